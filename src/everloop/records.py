@@ -1,0 +1,314 @@
+"""The nouns that travel between rooms, as frozen values. Knows nothing of where they are kept or who makes them.
+
+Every record is JSON through `encode` and `decode`; instants are aware and in UTC.
+"""
+
+import hashlib
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Literal, TypeVar
+
+import msgspec
+
+ColumnType = Literal["number", "integer", "boolean", "text", "instant"]
+"""number: float64. integer: int64. instant: int64 microseconds since 1970 in UTC. Each may be missing."""
+
+Task = Literal["binary", "multiclass", "regression"]
+Stage = Literal["empty", "steady", "shadow", "canary"]
+Arm = Literal["champion", "challenger"]
+
+MISSING_INTEGER = -(2**63)
+"""How a missing integer, boolean or instant stands in an int64 array (numpy's NaT). Numbers use NaN."""
+MISSING_TEXT = "\x00"
+"""How a missing text stands in an array of strings; a client that sends it is refused."""
+
+T = TypeVar("T")
+
+
+def _encode_extra(value: Any) -> Any:
+    if isinstance(value, set | frozenset):
+        return sorted(value)
+    if hasattr(value, "item"):  # a numpy scalar
+        return value.item()
+    raise TypeError(f"{type(value).__name__} {value!r} has no JSON form")
+
+
+def encode(record: Any) -> bytes:
+    """Canonical JSON: keys sorted, no spaces, so that equal records have equal bytes."""
+    return msgspec.json.encode(record, enc_hook=_encode_extra, order="sorted")
+
+
+def decode(data: bytes | str, kind: type[T]) -> T:
+    return msgspec.json.decode(data, type=kind)
+
+
+def digest_of(data: bytes) -> str:
+    """SHA-256 as 64 hexadecimal digits: the name of everything that is named by its content."""
+    return hashlib.sha256(data).hexdigest()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evidence:
+    """A named fact behind a decision: small, JSON, readable by a person."""
+
+    name: str
+    value: Any
+    limit: Any = None
+    detail: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Batch:
+    """One file of rows as it was taken in. ``digest`` is of its content: the same content twice is one batch."""
+
+    loop: str
+    digest: str
+    path: str
+    at: datetime
+    rows: int
+    added: int = 0
+    copies: int = 0
+    outcomes: int = 0
+    quarantined: int = 0
+    raw_version: int = -1
+    """The version of the raw table after this batch."""
+    refused: str | None = None
+    """Why the whole batch was refused, if it was."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Snapshot:
+    """Exactly which rows a fit sees: the same rows for ever. Instants bound ``event_time``: from ≤ t < to."""
+
+    digest: str
+    loop: str
+    as_of: datetime
+    raw_version: int
+    outcomes_version: int
+    train_from: datetime
+    test_from: datetime
+    to: datetime
+    train_rows: int
+    test_rows: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Category:
+    """A learned table for one text feature. Missing and unseen each have a place of their own."""
+
+    values: tuple[str, ...]
+    """Known values, most frequent first; the code of a value is its position."""
+    one_hot: bool
+    """False: one column of codes (known 0…K-1, missing K, unseen K+1). True: K+2 columns of 0 and 1 in that order."""
+    rare: tuple[str, ...] = ()
+    """Values seen in training but too rarely: with ``one_hot`` they share the unseen place."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FeatureEncoding:
+    """How one feature becomes estimator columns. ``category`` is None for numbers (NaN where missing)."""
+
+    name: str
+    type: ColumnType
+    category: Category | None = None
+    fill: float | None = None
+    """For estimators that refuse NaN: what a missing number becomes. None: NaN stays."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Encoding:
+    """How the features become the estimator's matrix [rows, width], values rounded to float32."""
+
+    features: tuple[FeatureEncoding, ...]
+
+    @property
+    def width(self) -> int:
+        return sum(len(f.category.values) + 2 if f.category and f.category.one_hot else 1 for f in self.features)
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The names of the matrix columns, for importances and for a person."""
+        names: list[str] = []
+        for each in self.features:
+            if each.category and each.category.one_hot:
+                names += [f"{each.name}={value}" for value in each.category.values]
+                names += [f"{each.name} missing", f"{each.name} unseen"]
+            else:
+                names.append(each.name)
+        return tuple(names)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InputColumn:
+    """A raw column that the graph takes. ``index`` is its place in the packed input of its kind."""
+
+    name: str
+    type: ColumnType
+    index: int
+    time_zone: str | None = None
+    """For an instant: the zone that naive text is read in."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Signature:
+    """What a graph takes and gives.
+
+    Graph inputs (each only if it has columns): ``numbers`` float64 [rows, n], NaN missing; ``integers`` int64
+    [rows, n] for integers, booleans and instants, `MISSING_INTEGER` missing; ``texts`` string [rows, n],
+    `MISSING_TEXT` missing.
+    Graph outputs: ``prediction`` float64 [rows, classes] probabilities, or [rows, 1] for regression; and for
+    classification ``decision`` int64 [rows], the index into ``classes``.
+    """
+
+    inputs: tuple[InputColumn, ...]
+    task: Task
+    classes: tuple[str | int | bool, ...] = ()
+    positive: int | None = None
+    """Binary: the index of the positive class."""
+    key: tuple[str, ...] = ()
+    event_time: str | None = None
+
+    def of(self, *types: ColumnType) -> tuple[InputColumn, ...]:
+        return tuple(c for c in self.inputs if c.type in types)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """What the gate found. ``because`` is one sentence with the figures."""
+
+    outcome: Literal["better", "not_worse", "unsure", "worse", "first", "ungated"]
+    promote: bool
+    because: str
+    evidence: tuple[Evidence, ...] = ()
+    more_labels: int | None = None
+    """Unsure: about how many more labels would settle it if the two are equal."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Candidate:
+    """A fitted and exported model before it is signed. ``digest`` names snapshot + code + parameters."""
+
+    digest: str
+    loop: str
+    snapshot: str
+    code: str
+    """Digest of the declaration's meaning and of the source that defines user functions."""
+    estimator: str
+    parameters: dict[str, Any]
+    seed: int
+    folder: str
+    """Where graph.onnx, profile.json and test.parquet lie."""
+    signature: Signature
+    score: float
+    """On the snapshot's test rows, in the declared score."""
+    seconds: dict[str, float] = field(default_factory=dict)
+    """Where the time went: read, features, search, fit, export, parity."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Version:
+    """A package under its number in its loop. Numbers rise by one and are never used again."""
+
+    loop: str
+    number: int
+    package: str
+    snapshot: str
+    created_at: datetime
+    score: float
+    verdict: Verdict
+    trigger: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Release:
+    """Who serves what, now. ``revision`` rises by one with each change and is what compare-and-swap compares."""
+
+    loop: str
+    revision: int = 0
+    stage: Stage = "empty"
+    champion: int | None = None
+    challenger: int | None = None
+    share: float = 0.0
+    """The challenger's share of live traffic: 0 in shadow."""
+    epoch: int = 0
+    """Rises whenever the share or a participant changes; counts are kept per epoch."""
+    started: datetime | None = None
+    """When this challenger began (shadow or canary)."""
+    since: datetime | None = None
+    """When the present stage and share began."""
+    previous: int | None = None
+    """The champion before this one: where a rollback by command goes."""
+    paused: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decision:
+    """One thing that was decided, with its reason, kept for ever."""
+
+    loop: str
+    at: datetime
+    action: str
+    because: str
+    evidence: tuple[Evidence, ...] = ()
+    version: int | None = None
+    revision: int | None = None
+    run: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What came true. ``id`` is the prediction's id or the row's key joined by '|'. Late and corrected is normal."""
+
+    id: str
+    name: str
+    value: str | int | float | bool | None
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ArmCounts:
+    """Four counts of one guard in one share epoch: enough for every rule (statistics: counts form)."""
+
+    share: float
+    challenger_events: float
+    challenger_units: float
+    champion_events: float
+    champion_units: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GuardEvidence:
+    """One guard's counts, one entry per share epoch, and the champion rate frozen before the canary."""
+
+    guard: str
+    baseline: float
+    margin: float
+    epochs: tuple[ArmCounts, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PairedCounts:
+    """Paired shadow answers on the same rows, once labels are known.
+
+    ``differences`` are loss(challenger) − loss(champion) summed up: pairs, sum and sum of squares; for 0/1 losses
+    ``only_challenger_wrong`` and ``only_champion_wrong`` are the discordant counts.
+    """
+
+    pairs: int
+    total: float
+    squares: float
+    only_challenger_wrong: int = 0
+    only_champion_wrong: int = 0
+    bounded: bool = False
+    """True when every difference lies in [-1, 1] (0/1 loss, Brier)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReleaseEvidence:
+    """All that the judge looks at: additive over replicas and time."""
+
+    guards: tuple[GuardEvidence, ...] = ()
+    shadow: PairedCounts | None = None
+    shadow_margin: float | None = None
+    requests: int = 0
+    """Challenger requests in all epochs of this release."""

@@ -1,0 +1,65 @@
+"""Where everything of one installation lies on disk. Knows no formats, only places."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class Home:
+    """`.everloop/` beside the declaration, or where everloop.toml says. Places are made when first asked for."""
+
+    root: Path
+
+    @property
+    def ledger(self) -> Path:
+        return self._made(self.root) / "ledger.sqlite"
+
+    @property
+    def packages(self) -> Path:
+        """One folder a package, named by the digest of its manifest."""
+        return self._made(self.root / "packages")
+
+    @property
+    def keys(self) -> Path:
+        """signing.pem (private, 0600) and trusted/<key id>.pem."""
+        return self._made(self.root / "keys")
+
+    @property
+    def code(self) -> Path:
+        """Sources of user functions, by digest."""
+        return self._made(self.root / "code")
+
+    @property
+    def releases(self) -> Path:
+        """<loop>.json: what servers watch. Derived from the ledger, replaced atomically."""
+        return self._made(self.root / "releases")
+
+    @property
+    def servers(self) -> Path:
+        """<pid>.json: port and revision of each running server process."""
+        return self._made(self.root / "servers")
+
+    @property
+    def jobs(self) -> Path:
+        return self._made(self.root / "jobs")
+
+    @property
+    def candidates(self) -> Path:
+        """Fitted, exported and not yet signed models, by candidate digest."""
+        return self._made(self.root / "candidates")
+
+    def lake(self, loop: str) -> Path:
+        """raw, quarantine, predictions, outcomes: Delta tables."""
+        return self._made(self.root / "lake" / loop)
+
+    def segments(self, loop: str) -> Path:
+        """The prediction log and acknowledged outcomes, before they are folded into the lake."""
+        return self._made(self.root / "segments" / loop)
+
+    def release_file(self, loop: str) -> Path:
+        return self.releases / f"{loop}.json"
+
+    @staticmethod
+    def _made(path: Path) -> Path:
+        path.mkdir(parents=True, exist_ok=True)
+        return path
