@@ -1,0 +1,42 @@
+# Two commands do everything on a fresh machine: `make demo` and `make test`.
+PYTHON ?= python3
+BIN := .venv/bin
+DATA ?=
+ARGS ?=
+
+.PHONY: demo test lint types house unit bench clean
+
+demo: .venv/core
+	@$(BIN)/everloop demo $(if $(DATA),--data $(DATA)) $(ARGS)
+
+test: .venv/dev lint types house unit
+
+lint: .venv/dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: .venv/dev
+	$(BIN)/mypy
+
+house: .venv/dev
+	$(BIN)/lint-imports
+
+unit: .venv/dev
+	$(BIN)/pytest -n 2 --dist worksteal $(ARGS)
+
+bench: .venv/dev
+	$(BIN)/python -m bench.all $(ARGS)
+
+.venv/bin/python:
+	$(PYTHON) -m venv .venv
+
+.venv/core: pyproject.toml constraints.txt | .venv/bin/python
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[boost]'
+	@touch $@
+
+.venv/dev: pyproject.toml constraints.txt | .venv/bin/python
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[boost,dev]'
+	@touch $@ .venv/core
+
+clean:
+	rm -rf .venv .everloop demo build src/*.egg-info
