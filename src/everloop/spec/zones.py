@@ -1,0 +1,67 @@
+"""The offsets of a time zone as one table, for every renderer. Knows nothing of trees or graphs.
+
+polars, Python and the served graph each carry a time zone database of their own, of different years. Features use this
+table alone, so that an hour is the same hour in all of them; a package carries the table it was trained with.
+"""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from functools import cache
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+from everloop.clock import MICROSECOND, microseconds
+from everloop.errors import SpecError
+
+FIRST = datetime(1900, 1, 1, tzinfo=UTC)
+LAST = datetime(2100, 1, 1, tzinfo=UTC)
+_STRIDE = timedelta(days=5)
+"""Two changes of one zone lie further apart than this, but for a few of before 1970 that cancel out."""
+
+
+@dataclass(frozen=True, slots=True)
+class Transitions:
+    """The offset is ``offsets[0]`` before ``instants[0]``, ``offsets[i + 1]`` from ``instants[i]`` on; microseconds."""
+
+    instants: tuple[int, ...]
+    offsets: tuple[int, ...]
+
+
+def _offset(zone: ZoneInfo, instant: datetime) -> int:
+    offset = instant.astimezone(zone).utcoffset()
+    assert offset is not None
+    return offset // MICROSECOND
+
+
+@cache
+def transitions(time_zone: str) -> Transitions:
+    """All changes of the UTC offset from 1900 to 2100; before and after, the nearest offset holds.
+
+    Found by asking `zoneinfo` every few days and halving the days where the answer changes, to the second.
+    Raises SpecError for a zone that does not exist.
+
+    >>> transitions("UTC")
+    Transitions(instants=(), offsets=(0,))
+    """
+    try:
+        zone = ZoneInfo(time_zone)
+    except (ZoneInfoNotFoundError, ValueError, OSError):
+        raise SpecError(
+            f"there is no time zone {time_zone!r}; write its name in the IANA database, for example 'Europe/Paris'"
+        ) from None
+    instants: list[int] = []
+    offsets = [_offset(zone, FIRST)]
+    earlier = FIRST
+    while earlier < LAST:
+        later = min(earlier + _STRIDE, LAST)
+        while (last := _offset(zone, later)) != (known := _offset(zone, earlier)):
+            low, high = earlier, later
+            while high - low > timedelta(seconds=1):
+                middle = low + timedelta(seconds=int((high - low).total_seconds()) // 2)
+                low, high = (middle, high) if _offset(zone, middle) == known else (low, middle)
+            instants.append(microseconds(high))
+            offsets.append(_offset(zone, high))
+            earlier = high
+            if offsets[-1] == last:
+                break
+        earlier = later
+    return Transitions(tuple(instants), tuple(offsets))
