@@ -167,6 +167,9 @@ class Signature:
     """Binary: the index of the positive class."""
     key: tuple[str, ...] = ()
     event_time: str | None = None
+    carried: tuple[InputColumn, ...] = ()
+    """Columns a request may bring besides ``inputs`` (of the key, the event time, the unit): read and typed, not given
+    to the graph; their ``index`` is −1. One that is named above but not here is taken as any JSON scalar."""
 
     def of(self, *types: ColumnType) -> tuple[InputColumn, ...]:
         return tuple(c for c in self.inputs if c.type in types)

@@ -1,0 +1,301 @@
+"""Packages: folders of files, named by the digest of their manifest and signed. Knows nothing of what is in a graph.
+
+``<digest>/`` holds ``manifest.json`` (canonical JSON: every other file with its size and SHA-256), ``signature.json``
+(Ed25519 over the manifest) and the files. One changed byte in any of them, one file more or less, is found.
+"""
+
+import os
+import re
+import stat
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+    load_pem_private_key,
+    load_pem_public_key,
+)
+
+from everloop.errors import NotFound, PackageError, PackageTampered
+from everloop.records import Signature, decode, digest_of, encode
+from everloop.store.files import storing, write_atomically, write_folder_atomically
+
+MANIFEST = "manifest.json"
+SEAL = "signature.json"
+MODEL = "model.onnx"
+FORMAT = 1
+CONTEXT = b"everloop package 1\n"
+"""Goes before the manifest when it is signed, so that the signature means nothing anywhere else."""
+LARGEST_MANIFEST = 4 * 2**20
+PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,120}")
+DIGEST = re.compile(r"[0-9a-f]{64}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class File:
+    sha256: str
+    size: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Manifest:
+    """What a package is and where it comes from. Its SHA-256 is the package's name."""
+
+    loop: str
+    created_at: datetime
+    files: dict[str, File]
+    signature: Signature
+    score: float | None = None
+    metric: str = ""
+    lineage: dict[str, Any] = field(default_factory=dict)
+    """snapshot, code, features, parameters, parent, data versions."""
+    requirements: dict[str, str] = field(default_factory=dict)
+    opset: dict[str, int] = field(default_factory=dict)
+    extensions: bool = False
+    """The graph uses operators of onnxruntime-extensions."""
+    format: int = FORMAT
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Seal:
+    key: str
+    manifest: str
+    signature: str
+    algorithm: str = "ed25519"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Opened:
+    """A package whose every byte was checked. ``files`` are the bytes that were checked, not to be read again."""
+
+    digest: str
+    folder: Path
+    manifest: Manifest
+    files: dict[str, bytes]
+
+    @property
+    def model(self) -> bytes:
+        return self.files[MODEL]
+
+
+def key_id(key: Ed25519PublicKey) -> str:
+    """The name of a public key: the first 16 hexadecimal digits of its SHA-256."""
+    return digest_of(key.public_bytes(Encoding.Raw, PublicFormat.Raw))[:16]
+
+
+def generate_key(keys: Path) -> Ed25519PrivateKey:
+    """Make the signing key of a home (``signing.pem``, 0600) and trust it; the present one if there is one."""
+    place = keys / "signing.pem"
+    if place.exists():
+        return load_signing_key(keys)
+    key = Ed25519PrivateKey.generate()
+    trust(keys, key.public_key())
+    secret = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    with storing(place):
+        beside = keys / f".signing.{os.getpid()}.{os.urandom(4).hex()}"
+        write_atomically(beside, secret, mode=0o600)
+        try:
+            os.link(beside, place)  # unlike rename, fails when another process made a key meanwhile
+        except FileExistsError:
+            return load_signing_key(keys)
+        finally:
+            beside.unlink()
+    return key
+
+
+def load_signing_key(keys: Path) -> Ed25519PrivateKey:
+    """The home's signing key. Raises NotFound."""
+    place = keys / "signing.pem"
+    try:
+        key = load_pem_private_key(place.read_bytes(), None)
+    except FileNotFoundError:
+        raise NotFound(f"There is no signing key at {place}; make one with generate_key.") from None
+    if not isinstance(key, Ed25519PrivateKey):
+        raise PackageError(f"{place} holds a {type(key).__name__}; packages are signed with Ed25519 keys.")
+    return key
+
+
+def trust(keys: Path, key: Ed25519PublicKey) -> str:
+    """Accept packages signed by ``key`` from now on. Returns its name."""
+    name = key_id(key)
+    (keys / "trusted").mkdir(parents=True, exist_ok=True)
+    write_atomically(
+        keys / "trusted" / f"{name}.pem", key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+    )
+    return name
+
+
+def trusted_keys(keys: Path) -> dict[str, Ed25519PublicKey]:
+    """Every key whose packages are accepted, by name. A file that is not what its name says is an error."""
+    found: dict[str, Ed25519PublicKey] = {}
+    for place in sorted((keys / "trusted").glob("*.pem")):
+        if place.name.startswith("."):
+            continue
+        try:
+            key = load_pem_public_key(place.read_bytes())
+        except ValueError as error:
+            raise PackageError(f"{place} is not a public key in PEM form: {error}. Remove it.") from None
+        if not isinstance(key, Ed25519PublicKey) or key_id(key) != place.stem:
+            raise PackageError(f"{place} is not the Ed25519 key that its name says. Remove it.")
+        found[place.stem] = key
+    return found
+
+
+def seal(
+    packages: Path,
+    files: Mapping[str, bytes],
+    *,
+    loop: str,
+    created_at: datetime,
+    signature: Signature,
+    key: Ed25519PrivateKey,
+    score: float | None = None,
+    metric: str = "",
+    lineage: Mapping[str, Any] | None = None,
+    requirements: Mapping[str, str] | None = None,
+    opset: Mapping[str, int] | None = None,
+    extensions: bool = False,
+) -> str:
+    """Write and sign a package in ``packages`` in one step; the same content again changes nothing.
+
+    ``files`` must hold ``model.onnx``; names are plain. Returns the digest that names it. Raises StoreFull with
+    nothing half written, PackageError for a name that is not plain.
+    """
+    for name in files:
+        if not PLAIN_NAME.fullmatch(name) or name in (MANIFEST, SEAL):
+            raise PackageError(f"{name!r} cannot be a file in a package; use letters, digits, '.', '_' and '-'.")
+    if MODEL not in files:
+        raise PackageError(f"A package needs {MODEL}; these are its files: {sorted(files)}.")
+    manifest = encode(
+        Manifest(
+            loop=loop,
+            created_at=created_at,
+            files={name: File(sha256=digest_of(data), size=len(data)) for name, data in files.items()},
+            signature=signature,
+            score=score,
+            metric=metric,
+            lineage=dict(lineage or {}),
+            requirements=dict(requirements or {}),
+            opset=dict(opset or {}),
+            extensions=extensions,
+        )
+    )
+    digest = digest_of(manifest)
+    sealed = Seal(key=key_id(key.public_key()), manifest=digest, signature=key.sign(CONTEXT + manifest).hex())
+    write_folder_atomically(packages / digest, {**files, MANIFEST: manifest, SEAL: encode(sealed)})
+    return digest
+
+
+def open_package(folder: Path, trusted: Mapping[str, Ed25519PublicKey]) -> Opened:
+    """Read a package and check its signature, every byte and every name.
+
+    Raises NotFound when there is none, PackageTampered with everything that does not match.
+    """
+    opened, problems = _examine(folder, trusted)
+    if opened is None or problems:
+        raise PackageTampered(
+            f"Package {folder.name[:12]} is not loaded: {'; '.join(problems)}. "
+            "Restore its folder from where it was made, or release another version."
+        )
+    return opened
+
+
+def verify(folder: Path, trusted: Mapping[str, Ed25519PublicKey]) -> list[str]:
+    """Everything that is wrong with a package, as sentences; empty when it is sound. Raises NotFound."""
+    return _examine(folder, trusted)[1]
+
+
+def _examine(folder: Path, trusted: Mapping[str, Ed25519PublicKey]) -> tuple[Opened | None, list[str]]:
+    if not DIGEST.fullmatch(folder.name):
+        raise NotFound(f"{folder.name!r} is not the name of a package: 64 hexadecimal digits.")
+    try:
+        names = sorted(path.name for path in folder.iterdir())
+    except (FileNotFoundError, NotADirectoryError):
+        raise NotFound(f"There is no package {folder.name} in {folder.parent}.") from None
+    problems: list[str] = []
+    data = _read(folder / MANIFEST, LARGEST_MANIFEST, problems)
+    if data is None:
+        return None, problems
+    if digest_of(data) != folder.name:
+        problems.append(f"{MANIFEST} does not match the package's name")
+    sealed = _read(folder / SEAL, LARGEST_MANIFEST, problems)
+    if sealed is not None:
+        problems += _seal_problems(data, sealed, folder.name, trusted)
+    if problems:  # what an unproven manifest says about other files is worth nothing
+        return None, problems
+    try:
+        manifest = decode(data, Manifest)
+    except (msgspec.MsgspecError, ValueError) as error:
+        return None, [f"{MANIFEST} cannot be read by this version of everloop: {error}"]
+    if manifest.format != FORMAT:
+        return None, [f"its format is {manifest.format}; this version of everloop reads {FORMAT}"]
+    expected = {*manifest.files, MANIFEST, SEAL}
+    problems += [f"{name} is not in the manifest" for name in names if name not in expected]
+    read: dict[str, bytes] = {}
+    for name, file in manifest.files.items():
+        if not PLAIN_NAME.fullmatch(name):
+            problems.append(f"{name!r} is not a plain file name")
+            continue
+        content = _read(folder / name, file.size, problems)
+        if content is None:
+            continue
+        if len(content) != file.size or digest_of(content) != file.sha256:
+            problems.append(f"{name} does not match the manifest")
+        read[name] = content
+    if MODEL not in manifest.files:
+        problems.append(f"it has no {MODEL}")
+    return Opened(digest=folder.name, folder=folder, manifest=manifest, files=read), problems
+
+
+def _seal_problems(manifest: bytes, sealed: bytes, digest: str, trusted: Mapping[str, Ed25519PublicKey]) -> list[str]:
+    try:
+        seal_record = decode(sealed, Seal)
+        signature = bytes.fromhex(seal_record.signature)
+    except (msgspec.MsgspecError, ValueError):
+        return [f"{SEAL} cannot be read"]
+    # One form only: otherwise a byte could change and mean the same.
+    if encode(seal_record) != sealed or signature.hex() != seal_record.signature or seal_record.algorithm != "ed25519":
+        return [f"{SEAL} is not in its one form"]
+    if seal_record.manifest != digest:
+        return [f"{SEAL} belongs to another package"]
+    key = trusted.get(seal_record.key)
+    if key is None:
+        return [f"it is signed by the key {seal_record.key}, which is not trusted here"]
+    try:
+        key.verify(signature, CONTEXT + manifest)
+    except InvalidSignature:
+        return ["its signature is wrong"]
+    return []
+
+
+def _read(path: Path, size: int, problems: list[str]) -> bytes | None:
+    """The bytes of a regular file of at most ``size``; None and a problem when it is something else."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except FileNotFoundError:
+        problems.append(f"{path.name} is not there")
+        return None
+    except OSError as error:
+        problems.append(f"{path.name} cannot be read ({error.strerror})")
+        return None
+    try:
+        found = os.fstat(descriptor)
+        if not stat.S_ISREG(found.st_mode):
+            problems.append(f"{path.name} is not a regular file")
+            return None
+        if found.st_size > size:
+            problems.append(f"{path.name} has {found.st_size} bytes, more than the {size} it may have")
+            return None
+        with os.fdopen(os.dup(descriptor), "rb") as file:
+            return file.read(size + 1)
+    finally:
+        os.close(descriptor)
