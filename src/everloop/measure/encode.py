@@ -1,0 +1,158 @@
+"""Turns feature columns into the estimator's matrix, by tables learned once. Knows nothing of estimators or graphs.
+
+``package`` renders the same `Encoding` to ONNX; both must round, clip and code alike, bit for bit.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Mapping
+from itertools import repeat
+
+import numpy as np
+import numpy.typing as npt
+
+from everloop.errors import DataError, TrainError
+from everloop.records import (
+    MISSING_INTEGER,
+    MISSING_TEXT,
+    Category,
+    ColumnType,
+    Encoding,
+    FeatureEncoding,
+)
+
+Matrix = npt.NDArray[np.float64]
+
+LARGEST = float(np.finfo(np.float32).max)
+"""Numbers beyond the float32 range are held at its edge, so that no estimator sees an infinity."""
+
+NATIVE_LIMIT = 20_000
+"""Most values in a table of native codes; what is rarer counts as unseen."""
+ONE_HOT_LIMIT = 200
+"""Most one-hot columns of known values for one feature."""
+RARE_ROWS = 5
+RARE_SHARE = 0.0005
+"""A value in fewer training rows than both ask for shares the unseen place, which so learns a weight of its own."""
+
+
+def learn(
+    features: Mapping[str, npt.NDArray[np.generic]],
+    types: Mapping[str, ColumnType],
+    *,
+    native_categories: bool,
+    accepts_missing: bool,
+) -> Encoding:
+    """Learn how each feature becomes matrix columns, from training rows only.
+
+    ``features``: one array [rows] per feature. number: float64, NaN missing. integer, boolean: int64 with
+    `MISSING_INTEGER`, or float64 with NaN, or bool. text: str objects with None or `MISSING_TEXT` missing.
+    ``native_categories``: one column of codes per text feature (trees that split on sets), else one-hot.
+    ``accepts_missing``: False learns the training median as a fill for missing numbers.
+
+    >>> table = learn({"x": np.array([1.0, np.nan, 3.0]), "c": np.array(["b", "b", "a"], dtype=object)},
+    ...               {"x": "number", "c": "text"}, native_categories=True, accepts_missing=False)
+    >>> table.features[0].fill, table.features[1].category.values
+    (2.0, ('b', 'a'))
+    """
+    learned: list[FeatureEncoding] = []
+    for name, values in features.items():
+        kind = types[name]
+        if kind == "instant":
+            raise TrainError(
+                f"feature {name!r} is an instant, which no estimator takes; give its parts, for example "
+                f"row.{name}.dt.hour()."
+            )
+        if kind == "text":
+            category = _learn_category(values, one_hot=not native_categories)
+            learned.append(FeatureEncoding(name=name, type=kind, category=category))
+        else:
+            fill = None if accepts_missing else _median(_numbers(values))
+            learned.append(FeatureEncoding(name=name, type=kind, fill=fill))
+    if not learned:
+        raise TrainError("there are no features; name at least one column in features= or leave features out.")
+    return Encoding(features=tuple(learned))
+
+
+def apply(encoding: Encoding, features: Mapping[str, npt.NDArray[np.generic]]) -> Matrix:
+    """The matrix float64 [rows, ``encoding.width``], C order, every value exactly representable in float32."""
+    missing = [each.name for each in encoding.features if each.name not in features]
+    if missing:
+        raise DataError(f"feature {missing[0]!r} is not among {sorted(features)}; compute every feature first.")
+    rows = len(features[encoding.features[0].name])
+    matrix = np.empty((rows, encoding.width), dtype=np.float64)
+    place = 0
+    for each in encoding.features:
+        values = features[each.name]
+        if each.category is None:
+            column = rounded(_numbers(values))
+            if each.fill is not None:
+                column[np.isnan(column)] = each.fill
+            matrix[:, place] = column
+            place += 1
+            continue
+        codes = category_codes(each.category, values)
+        if each.category.one_hot:
+            width = len(each.category.values) + 2
+            block = matrix[:, place : place + width]
+            block[:] = 0.0
+            block[np.arange(rows), codes] = 1.0
+            place += width
+        else:
+            matrix[:, place] = codes
+            place += 1
+    return matrix
+
+
+def category_codes(category: Category, values: npt.NDArray[np.generic]) -> npt.NDArray[np.int64]:
+    """Codes int64 [rows]: known values 0…K-1, missing K, unseen and rare K+1."""
+    known = len(category.values)
+    table: dict[object, int] = {value: code for code, value in enumerate(category.values)}
+    table[None] = table[MISSING_TEXT] = known
+    return np.fromiter(map(table.get, _texts(values), repeat(known + 1)), dtype=np.int64, count=len(values))
+
+
+def rounded(numbers: Matrix) -> Matrix:
+    """To the nearest float32, held in float64; NaN stays, what is too large stops at `LARGEST`."""
+    return np.clip(numbers, -LARGEST, LARGEST).astype(np.float32).astype(np.float64)
+
+
+def native_columns(encoding: Encoding) -> tuple[int, ...]:
+    """Places of the matrix columns that hold native category codes."""
+    places: list[int] = []
+    place = 0
+    for each in encoding.features:
+        if each.category is not None and not each.category.one_hot:
+            places.append(place)
+        place += len(each.category.values) + 2 if each.category and each.category.one_hot else 1
+    return tuple(places)
+
+
+def _learn_category(values: npt.NDArray[np.generic], *, one_hot: bool) -> Category:
+    counts = Counter(_texts(values))
+    for absent in (None, MISSING_TEXT):
+        counts.pop(absent, None)
+    ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    at_least = min(RARE_ROWS, max(1, math.ceil(RARE_SHARE * len(values)))) if one_hot else 1
+    limit = ONE_HOT_LIMIT if one_hot else NATIVE_LIMIT
+    kept = tuple(str(value) for value, count in ordered[:limit] if count >= at_least)
+    rare = tuple(str(value) for value, _ in ordered[len(kept) :])
+    return Category(values=kept, one_hot=one_hot, rare=rare[:NATIVE_LIMIT])
+
+
+def _texts(values: npt.NDArray[np.generic]) -> list[str | None]:
+    texts: list[str | None] = values.tolist()
+    return texts
+
+
+def _numbers(values: npt.NDArray[np.generic]) -> Matrix:
+    if values.dtype.kind == "O":
+        return np.array([np.nan if value is None else value for value in values.tolist()], dtype=np.float64)
+    numbers = values.astype(np.float64)
+    if values.dtype.kind == "i":
+        numbers[values == MISSING_INTEGER] = np.nan
+    return numbers
+
+
+def _median(numbers: Matrix) -> float:
+    present = numbers[~np.isnan(numbers)]
+    return float(rounded(np.array([np.median(present)]))[0]) if len(present) else 0.0
