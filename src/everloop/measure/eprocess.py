@@ -1,0 +1,271 @@
+"""Evidence from a randomised canary that may be looked at after every request. Knows nothing of guards or releases.
+
+The router draws the arm of each unit at random with a known share w. If the challenger changes nothing then, given the
+outcome, the arm is still a coin with chance w, whatever the traffic does. Two bets follow whose whole state is four
+counts per share epoch: order-free, additive over replicas, exact at every look. Evidence of different epochs
+multiplies, so a change of the share restarts nothing.
+
+Both bets are convex in the outcome, so fractional events (the failing share of a user's requests, any loss in [0, 1])
+keep their level when they are put into the counts: they only cost power.
+
+Derivations and operating characteristics: docs/statistics.md.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.special import betaln, logsumexp
+
+from everloop.records import ArmCounts
+
+Floats = NDArray[np.float64]
+
+ROLLBACK_RATIOS: Floats = np.array([1.1, 1.25, 1.5, 2.0, 3.0, 5.0, 10.0])
+"""How many times worse the challenger may be: one bet for each, evenly mixed."""
+PROMOTION_STAKES: Floats = np.array([0.25, 0.5, 1.0, 1.5])
+"""Multiples of the stake that is best when the arms are equal, evenly mixed."""
+EQUAL_RATIOS: Floats = np.array([0.5, 0.75, 1.0, 1.25])
+LARGEST_LOSS = 0.9
+"""The largest share of its wealth that one promotion bet may lose on one unit."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Counts:
+    """Four counts and the share for each epoch: float64 arrays [..., epochs] that broadcast against one another."""
+
+    challenger_events: Floats
+    challenger_units: Floats
+    champion_events: Floats
+    champion_units: Floats
+    share: Floats
+
+    @property
+    def units(self) -> Floats:
+        """Units of both arms and all epochs, [...]."""
+        total: Floats = np.sum(self.challenger_units + self.champion_units, axis=-1)
+        return total
+
+
+def counts(
+    challenger_events: ArrayLike,
+    challenger_units: ArrayLike,
+    champion_events: ArrayLike,
+    champion_units: ArrayLike,
+    share: ArrayLike,
+) -> Counts:
+    """Counts from arrays [..., epochs] or single numbers (one epoch)."""
+    arrays = [
+        np.atleast_1d(np.asarray(each, dtype=np.float64))
+        for each in (challenger_events, challenger_units, champion_events, champion_units, share)
+    ]
+    return Counts(
+        challenger_events=arrays[0],
+        challenger_units=arrays[1],
+        champion_events=arrays[2],
+        champion_units=arrays[3],
+        share=arrays[4],
+    )
+
+
+def counts_of(epochs: Sequence[ArmCounts]) -> Counts:
+    """Counts of one guard, [epochs]; epochs without a share strictly between 0 and 1 say nothing and are left out."""
+    told = [each for each in epochs if 0.0 < each.share < 1.0]
+    return counts(
+        [each.challenger_events for each in told],
+        [each.challenger_units for each in told],
+        [each.champion_events for each in told],
+        [each.champion_units for each in told],
+        [each.share for each in told],
+    )
+
+
+def frozen_baseline(events: float, units: float) -> float:
+    """The champion's rate before the canary, (k + ½)/(n + 1): never 0 or 1. Any fixed value keeps the level."""
+    return (events + 0.5) / (units + 1.0)
+
+
+def rollback(observed: Counts, baseline: float) -> Floats:
+    """ln E against "the challenger is not worse", [...]: roll back once E ≥ guards / alpha.
+
+    Given an outcome x, the factor exp(arm·b(x−m)) / (1 + w(exp(b(x−m)) − 1)) has mean 1 over the arm; b = ln r, mixed
+    evenly over `ROLLBACK_RATIOS`. By Ville's inequality P(ever E ≥ 1/alpha) ≤ alpha. Only worsening counts.
+
+    >>> float(rollback(counts(0, 0, 0, 0, 0.1), 0.02))
+    0.0
+    """
+    m = _inside(baseline)
+    b = np.log(ROLLBACK_RATIOS)
+    k1, n1 = observed.challenger_events[..., None, :], observed.challenger_units[..., None, :]
+    k0, n0 = observed.champion_events[..., None, :], observed.champion_units[..., None, :]
+    w = observed.share[..., None, :]
+    b = b[:, None]
+    log_e = (
+        b * (1 - m) * k1
+        - b * m * (n1 - k1)
+        - (k1 + k0) * np.log1p(w * np.expm1(b * (1 - m)))
+        - (n1 + n0 - k1 - k0) * np.log1p(w * np.expm1(-b * m))
+    )
+    return _mixture(np.sum(log_e, axis=-1))
+
+
+def rollback_bounded(arm: ArrayLike, outcome: ArrayLike, share: ArrayLike, baseline: float) -> Floats:
+    """ln E_r for each of `ROLLBACK_RATIOS`, [7], from single units with outcomes in [0, 1].
+
+    The form for outcomes that are not 0 or 1: sharper than counts of fractions. Sums over units and replicas; mix the
+    sums with `mixed`. ``arm`` is 1 for the challenger.
+    """
+    m = _inside(baseline)
+    x = np.asarray(outcome, dtype=np.float64)
+    if x.size and (x.min() < 0 or x.max() > 1):
+        raise ValueError(f"Outcomes lie in [{x.min()}, {x.max()}]; scale them into [0, 1] first.")
+    b = np.log(ROLLBACK_RATIOS)[:, None]
+    w = np.broadcast_to(np.asarray(share, dtype=np.float64), x.shape)
+    stake = b * (x - m)
+    factors = np.asarray(arm, dtype=np.float64) * stake - np.log1p(w * np.expm1(stake))
+    total: Floats = np.sum(factors, axis=-1)
+    return total
+
+
+def mixed(log_evidence: ArrayLike) -> float:
+    """ln of the even mixture of the last axis: what `rollback_bounded` sums lead to."""
+    return float(_mixture(np.asarray(log_evidence, dtype=np.float64)))
+
+
+def promotion(observed: Counts, baseline: float, margin: float) -> Floats:
+    """ln K against "the challenger is worse by at least ``margin`` at every request", [...]: passes once K ≥ 1/alpha.
+
+    z = (A/w − (1−A)/(1−w))(x − m) has mean p1 − p0; K = mean over stakes of Π(1 + λ(margin − z)), λ near the stake
+    that is best for two equal arms and small enough that no unit costs more than 90 % of the wealth. Several guards
+    must each pass at the same alpha: an intersection-union test, not divided by their number.
+    """
+    m = _inside(baseline)
+    log_factors = _promotion_log_factors(observed.share, m, margin)  # [..., stakes, 4 cells, epochs]
+    cells = np.stack(
+        np.broadcast_arrays(
+            observed.challenger_events,
+            observed.challenger_units - observed.challenger_events,
+            observed.champion_events,
+            observed.champion_units - observed.champion_events,
+        ),
+        axis=-2,
+    )
+    return _mixture(np.sum(cells[..., None, :, :] * log_factors, axis=(-2, -1)))
+
+
+def promotion_by_ratio(observed: Counts, ratio: float) -> Floats:
+    """ln K against "the challenger's rate is at least ``ratio`` times the champion's", [...]; events only.
+
+    For rare events, where a margin in points needs too many requests. Choose it before the start: passing either this
+    or the margin doubles alpha.
+    """
+    if ratio <= 1:
+        raise ValueError(f"The ratio is {ratio}; it must be above 1, for example 2.")
+    tried = EQUAL_RATIOS[ratio > EQUAL_RATIOS][:, None]
+    w = observed.share[..., None, :]
+    chance = w * tried / (1 + w * (tried - 1))
+    limit = w * ratio / (1 + w * (ratio - 1))
+    log_k = observed.challenger_events[..., None, :] * np.log(chance / limit) + observed.champion_events[
+        ..., None, :
+    ] * np.log((1 - chance) / (1 - limit))
+    return _mixture(np.sum(log_k, axis=-1))
+
+
+def difference(observed: Counts) -> Floats:
+    """Challenger's rate − champion's rate, [...]: per epoch, then weighted by units. Never pooled over epochs (Simpson).
+
+    0 where an arm has seen nothing.
+    """
+    n1, n0 = observed.challenger_units, observed.champion_units
+    both = (n1 > 0) & (n0 > 0)
+    gap = observed.challenger_events / np.maximum(n1, 1e-12) - observed.champion_events / np.maximum(n0, 1e-12)
+    weight = np.where(both, n1 + n0, 0.0)
+    total = np.sum(weight, axis=-1)
+    mean: Floats = np.sum(np.where(both, gap, 0.0) * weight, axis=-1) / np.maximum(total, 1e-12)
+    return mean
+
+
+def more_to_promote(observed: Counts, baseline: float, margin: float, alpha: float, share: float) -> int | None:
+    """About how many more requests (both arms, at ``share``) until `promotion` passes if things stay as they are.
+
+    From the expected growth of the bet at the champion's rate and the gap seen so far (0 if the challenger looks
+    better). None when the gap is at or over the margin: more traffic is unlikely to help.
+    """
+    gap = max(0.0, float(difference(observed)))
+    if gap >= margin:
+        return None
+    m = _inside(baseline)
+    # The rate is shrunk to the frozen one as if by a hundred requests, so that a first look is not a first guess.
+    champion = float(np.sum(observed.champion_events) + 100 * m) / float(np.sum(observed.champion_units) + 100)
+    challenger = min(1.0, champion + gap)
+    log_factors = _promotion_log_factors(np.array([share]), m, margin)[..., 0]  # [stakes, 4]
+    chances = np.array(
+        [share * challenger, share * (1 - challenger), (1 - share) * champion, (1 - share) * (1 - champion)]
+    )
+    growth = log_factors @ chances
+    if not np.any(growth > 0):
+        return None
+    now = float(promotion(observed, baseline, margin))
+    return max(0, math.ceil((math.log(1 / alpha) - now) / float(np.max(growth))))
+
+
+def requests_to_find(baseline: float, ratio: float, alpha: float, share: float) -> int:
+    """About how many requests (both arms) until `rollback` finds a challenger whose rate is ``ratio`` times as high."""
+    m = _inside(baseline)
+    worse = min(1.0, m * ratio)
+    b = np.log(ROLLBACK_RATIOS)
+    on_event, on_none = np.log1p(share * np.expm1(b * (1 - m))), np.log1p(share * np.expm1(-b * m))
+    growth = (
+        share * (worse * b * (1 - m) - (1 - worse) * b * m)
+        - (share * worse + (1 - share) * m) * on_event
+        - (share * (1 - worse) + (1 - share) * (1 - m)) * on_none
+    )
+    return math.ceil(math.log(1 / alpha) / float(np.max(growth)))
+
+
+def sample_ratio(challenger_units: ArrayLike, champion_units: ArrayLike, share: ArrayLike) -> Floats:
+    """ln E against "units fall to the challenger with chance share", [...] from arrays [..., epochs].
+
+    A beta prior of weight 1,000 around the share; alarm at E ≥ 1,000. Count the units that were randomised, and the
+    units that have an outcome: an answer that was lost shows in the second.
+    """
+    n1, n0 = np.asarray(challenger_units, dtype=np.float64), np.asarray(champion_units, dtype=np.float64)
+    w = np.asarray(share, dtype=np.float64)
+    weight = 1_000.0
+    log_e = (
+        betaln(weight * w + n1, weight * (1 - w) + n0)
+        - betaln(weight * w, weight * (1 - w))
+        - n1 * np.log(w)
+        - n0 * np.log1p(-w)
+    )
+    total: Floats = np.sum(np.atleast_1d(log_e), axis=-1)
+    return total
+
+
+def _promotion_log_factors(share: Floats, m: float, margin: float) -> Floats:
+    """ln(1 + λ(margin − z)) for shares [..., epochs]: [..., stakes, 4 cells, epochs]."""
+    if not 0 < margin:
+        raise ValueError(f"The margin is {margin}; it must be above 0, for example 0.01.")
+    w = share
+    z = np.stack([(1 - m) / w, -m / w, -(1 - m) / (1 - w), m / (1 - w)], axis=-2)  # [..., 4, epochs]
+    variance = m * (1 - m) * (1 / w + 1 / (1 - w))
+    # With a high baseline and a large share the champion's clean answers are the costly cell, not the challenger's
+    # events: the bound takes whichever is larger.
+    worst = (np.maximum((1 - m) / w, m / (1 - w)) - margin)[..., None, :]
+    stake = PROMOTION_STAKES[:, None] * (margin / (variance + margin**2))[..., None, :]  # [..., stakes, epochs]
+    stake = np.where(worst > 0, np.minimum(stake, LARGEST_LOSS / np.maximum(worst, 1e-12)), stake)
+    factors: Floats = np.log1p(stake[..., :, None, :] * (margin - z[..., None, :, :]))
+    return factors
+
+
+def _mixture(log_evidence: Floats) -> Floats:
+    mean: Floats = logsumexp(log_evidence, axis=-1) - math.log(log_evidence.shape[-1])
+    return mean
+
+
+def _inside(baseline: float) -> float:
+    if not 0.0 < baseline < 1.0:
+        raise ValueError(f"The baseline rate is {baseline}; freeze it with frozen_baseline(events, units).")
+    return baseline
