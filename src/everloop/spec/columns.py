@@ -490,11 +490,11 @@ class Text:
         return self._column._call("str_ends_with", text=self._literal(text, "ends_with"))
 
     def lower(self) -> Column:
-        """Lower case of ASCII, Latin-1, Greek and Cyrillic letters."""
+        """Lower case, letter by letter: never longer than the text was."""
         return self._column._call("str_lower")
 
     def upper(self) -> Column:
-        """Upper case of a to z; other letters stay (use `lower` to make texts alike)."""
+        """Upper case, letter by letter: never longer than the text was."""
         return self._column._call("str_upper")
 
     def length(self) -> Column:

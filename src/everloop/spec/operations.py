@@ -6,7 +6,7 @@ number that would not be finite (x/0, log(0), overflow) is missing; an integer s
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, get_args
+from typing import Any
 
 from everloop.errors import SpecError
 from everloop.records import ColumnType
@@ -16,7 +16,11 @@ Types = Sequence[str]
 Rule = Callable[[Types, Mapping[str, Any]], ColumnType]
 
 NUMERIC = frozenset({"number", "integer", "boolean"})
-COLUMN_TYPES = frozenset(get_args(ColumnType))
+
+NUMBER_TEXT = r"[+\-]?([0-9]{1,40}(\.[0-9]{0,40})?|\.[0-9]{1,40})([eE][+\-]?[0-9]{1,2})?"
+"""Text that ``.to_number()`` reads: within these bounds no reader overflows."""
+INTEGER_TEXT = r"[+\-]?[0-9]{1,18}"
+"""Text that ``.to_integer()`` reads: always fits into 64 bits."""
 
 
 class Untypeable(Exception):
@@ -273,9 +277,9 @@ OPERATIONS: dict[str, Operation] = {
     "str_starts_with": Operation(written="a.str.starts_with(text)", rule=_text("boolean"), does="does it begin with this text?"),
     "str_ends_with": Operation(written="a.str.ends_with(text)", rule=_text("boolean"), does="does it end with this text?"),
     "str_lower": Operation(
-        written="a.str.lower()", rule=_text("text"), does="lower case of ASCII, Latin-1, Greek and Cyrillic letters"
+        written="a.str.lower()", rule=_text("text"), does="lower case, letter by letter (the sharp s and final sigma stay as they are)"
     ),
-    "str_upper": Operation(written="a.str.upper()", rule=_text("text"), does="upper case of a to z; other letters stay"),
+    "str_upper": Operation(written="a.str.upper()", rule=_text("text"), does="upper case, letter by letter (the sharp s stays as it is)"),
     "str_length": Operation(written="a.str.length()", rule=_text("integer"), does="the number of Unicode code points"),
     "dt_year": Operation(written="a.dt.year()", rule=_instant, does="the year in the column's time zone"),
     "dt_month": Operation(written="a.dt.month()", rule=_instant, does="1 to 12"),

@@ -1,9 +1,10 @@
-"""The offsets of a time zone as one table, for every renderer. Knows nothing of trees or graphs.
+"""The offsets of a time zone as one table, for every renderer. Knows nothing of renderers.
 
 polars, Python and the served graph each carry a time zone database of their own, of different years. Features use this
 table alone, so that an hour is the same hour in all of them; a package carries the table it was trained with.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cache
@@ -11,6 +12,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from everloop.clock import MICROSECOND, microseconds
 from everloop.errors import SpecError
+from everloop.spec.tree import Call, describe, inputs_of
 
 FIRST = datetime(1900, 1, 1, tzinfo=UTC)
 LAST = datetime(2100, 1, 1, tzinfo=UTC)
@@ -65,3 +67,19 @@ def transitions(time_zone: str) -> Transitions:
                 break
         earlier = later
     return Transitions(tuple(instants), tuple(offsets))
+
+
+def zone_of(call: Call, zones: Mapping[str, str | None]) -> str:
+    """The zone of a date part: the one it names, else the one its columns are declared in, else UTC.
+
+    ``zones`` is the declared zone by column. Raises SpecError when columns of two zones meet.
+    """
+    named: str | None = call.option("time_zone")
+    if named is not None:
+        return named
+    found = {zones.get(name) or "UTC" for name in inputs_of(call.arguments[0])} or {"UTC"}
+    if len(found) > 1:
+        raise SpecError(
+            f"{describe(call)} mixes the time zones {' and '.join(sorted(found))}; name one: (time_zone={min(found)!r})"
+        )
+    return found.pop()

@@ -1,0 +1,178 @@
+"""Writes the feature tree as ONNX nodes, from packed inputs to one tensor a feature. Knows nothing of estimators.
+
+The same tree is rendered to polars by `everloop.data.features`; a property test holds the two equal.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import onnx
+from onnx import helper
+
+from everloop.errors import PackageError
+from everloop.package.nodes import BOOL, DOUBLE, INT64, MACHINE_LEARNING_OPSET, OPSET, STRING, Nodes
+from everloop.package.operators import Renderer
+from everloop.package.tensors import NAN, Tensor, clean, convert, missing, nowhere
+from everloop.records import MISSING_INTEGER, ColumnType, InputColumn
+from everloop.spec.tree import FeatureTree, Input
+
+KINDS = {"number": "numbers", "integer": "integers", "boolean": "integers", "instant": "integers", "text": "texts"}
+"""Which packed input carries a column type."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FeatureTensors:
+    """One rendered feature, tensors of shape [rows, 1].
+
+    number   ``value`` float64, NaN where missing and never infinite; ``missing`` None
+    text     ``value`` string, `MISSING_TEXT` where missing; ``missing`` None
+    integer, boolean, instant  ``value`` int64, bool, int64 µs; ``missing`` a bool tensor, or None: never missing
+    """
+
+    value: str
+    missing: str | None
+    type: ColumnType
+
+
+class GraphParts:
+    """The nodes of the features, to be continued by the one who has the model.
+
+    Continue with ``parts.graph`` (a `Nodes`: ``graph.add("Cast", name, to=…)`` returns the output's name) or take
+    ``nodes`` and ``initializers`` when done; names made here begin with ``feature_``. ``numeric_block`` and ``column``
+    add nodes, so read ``nodes`` after calling them.
+    """
+
+    def __init__(
+        self, graph: Nodes, inputs: Sequence[InputColumn], features: dict[str, FeatureTensors], plain: dict[str, InputColumn]
+    ) -> None:
+        self.graph = graph
+        self.features = features
+        """By feature name, in the tree's order."""
+        self._columns = tuple(inputs)
+        self._plain = plain
+
+    @property
+    def nodes(self) -> list[onnx.NodeProto]:
+        return self.graph.nodes
+
+    @property
+    def initializers(self) -> list[onnx.TensorProto]:
+        return self.graph.initializers
+
+    @property
+    def inputs(self) -> list[onnx.ValueInfoProto]:
+        """``numbers``, ``integers``, ``texts``: each only if it has columns. Shapes ["rows", n]."""
+        kinds = {"numbers": DOUBLE, "integers": INT64, "texts": STRING}
+        widths = {kind: sum(KINDS[each.type] == kind for each in self._columns) for kind in kinds}
+        return [
+            helper.make_tensor_value_info(name, kind, ["rows", widths[name]]) for name, kind in kinds.items() if widths[name]
+        ]
+
+    @property
+    def extensions(self) -> bool:
+        """Whether the session must register onnxruntime-extensions (only ``.str.length()`` needs it)."""
+        return self.graph.extensions
+
+    @property
+    def opsets(self) -> list[onnx.OperatorSetIdProto]:
+        """What the model must import at least; ``ai.onnx.ml`` may be raised, the nodes used are in every version ≥ 2."""
+        wanted = [("", OPSET), ("ai.onnx.ml", MACHINE_LEARNING_OPSET), *([("ai.onnx.contrib", 1)] if self.extensions else [])]
+        return [helper.make_opsetid(domain, version) for domain, version in wanted]
+
+    def column(self, name: str) -> str:
+        """A feature of type number, integer, boolean or instant as float64 [rows, 1], NaN where missing."""
+        feature = self.features[name]
+        if feature.type == "text":
+            raise PackageError(f"the feature {name!r} is text; encode it as a category")
+        whole: str = "integer" if feature.type == "instant" else feature.type
+        return convert(self.graph, Tensor(whole, feature.value, feature.missing), "number").name
+
+    def numeric_block(self, names: Iterable[str]) -> str:
+        """These features side by side: float64 [rows, len(names)], NaN where missing.
+
+        Raw number columns that follow one another are taken with a single node (none when they are the whole packed
+        input), raw integer and boolean columns with four.
+        """
+        wanted = list(names)
+        pieces: list[str] = []
+        at = 0
+        while at < len(wanted):
+            run = self._run(wanted, at)
+            if run:
+                pieces.append(self._gathered(wanted[at : at + run]))
+                at += run
+            else:
+                pieces.append(self.column(wanted[at]))
+                at += 1
+        return pieces[0] if len(pieces) == 1 else self.graph.add("Concat", *pieces, axis=1)
+
+    def _run(self, names: list[str], at: int) -> int:
+        """How many raw columns of one packed input stand together from here; 0: this one is not raw."""
+        kinds = [KINDS[self._plain[each].type] if each in self._plain else None for each in names[at:]]
+        if kinds[0] is None:
+            return 0
+        return next((length for length, kind in enumerate(kinds) if kind != kinds[0]), len(kinds))
+
+    def _gathered(self, names: list[str]) -> str:
+        columns = [self._plain[each] for each in names]
+        source = KINDS[columns[0].type]
+        width = sum(KINDS[each.type] == source for each in self._columns)
+        places = [each.index for each in columns]
+        block = source
+        if places != list(range(width)):
+            block = self.graph.add("Gather", source, self.graph.constant(places, INT64, (len(places),)), axis=1)
+        if source == "numbers":
+            return block
+        absent = self.graph.add("Equal", block, self.graph.constant(MISSING_INTEGER, INT64))
+        return self.graph.where(absent, self.graph.constant(NAN, DOUBLE), self.graph.cast(block, DOUBLE))
+
+
+def render(tree: FeatureTree, inputs: Sequence[InputColumn]) -> GraphParts:
+    """Nodes for every feature of ``tree`` over packed ``inputs`` (see `everloop.records.Signature`).
+
+    Number columns must hold no infinities (`everloop.package.pack` makes them missing). Raises SpecError when a type
+    does not fit, PackageError when a column is not among the inputs.
+    """
+    known = {each.name: each for each in inputs}
+    absent = [name for name in tree.inputs if name not in known]
+    if absent:
+        raise PackageError(f"features read {', '.join(absent)}, which the signature does not list; add them to its inputs")
+    tree.types({each.name: each.type for each in inputs})
+    graph = Nodes()
+    renderer = Renderer(graph, known)
+    features: dict[str, FeatureTensors] = {}
+    for name, node in tree.columns:
+        tensor = clean(graph, renderer.of(node))
+        features[name] = _finished(graph, tensor)
+    plain = {
+        name: known[node.name]
+        for name, node in tree.columns
+        if isinstance(node, Input) and known[node.name].type in ("number", "integer", "boolean")
+    }
+    return GraphParts(graph, inputs, features, plain)
+
+
+def _finished(graph: Nodes, tensor: Tensor) -> FeatureTensors:
+    kind: ColumnType = tensor.type  # type: ignore[assignment]
+    if kind in ("number", "text"):
+        return FeatureTensors(value=tensor.name, missing=None, type=kind)
+    mask = missing(graph, tensor)
+    if mask is not None and graph.is_narrow(mask):
+        mask = graph.add("Or", mask, nowhere(graph, tensor))
+    return FeatureTensors(value=tensor.name, missing=mask, type=kind)
+
+
+def model_of(parts: GraphParts) -> onnx.ModelProto:
+    """The features alone as a model: outputs ``value_<i>``, and ``missing_<i>`` where there is one, in the tree's order.
+
+    For tests and for showing a person what a row becomes; a package holds the estimator too.
+    """
+    kinds = {"number": DOUBLE, "integer": INT64, "instant": INT64, "boolean": BOOL, "text": STRING}
+    nodes, outputs = list(parts.nodes), []
+    for index, feature in enumerate(parts.features.values()):
+        for word, tensor, kind in (("value", feature.value, kinds[feature.type]), ("missing", feature.missing, BOOL)):
+            if tensor is not None:
+                nodes.append(helper.make_node("Identity", [tensor], [f"{word}_{index}"]))
+                outputs.append(helper.make_tensor_value_info(f"{word}_{index}", kind, ["rows", 1]))
+    graph = helper.make_graph(nodes, "features", parts.inputs, outputs, parts.initializers)
+    return helper.make_model(graph, opset_imports=parts.opsets, ir_version=9)
