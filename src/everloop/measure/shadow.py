@@ -19,7 +19,7 @@ Floats = NDArray[np.float64]
 
 WRONG_SHARES: Floats = np.array([0.55, 0.6, 0.7, 0.8, 0.9])
 """Shares of the discordant rows on which the challenger is the wrong one: one bet against ½ for each."""
-STAKES: Floats = 0.9 * 2.0 ** -np.arange(8)
+STAKES: Floats = 0.9 * 2.0 ** -np.arange(6)
 """Shares of the wealth that one pair may cost, evenly mixed."""
 
 

@@ -1,0 +1,262 @@
+"""What a set of rows looks like, column by column, in a few kilobytes. Knows nothing of thresholds or alarms.
+
+Numbers: 201 quantiles and counts in ten bins of about equal mass; categories: counts of the most frequent values.
+Missing values are counted apart everywhere. A profile built `like` a reference counts in the reference's bins and its
+values, so the two compare exactly.
+"""
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from everloop.measure.distance import counts_from_quantiles, ks, psi
+from everloop.records import MISSING_INTEGER, MISSING_TEXT, ColumnType, decode, encode
+
+BINS = 10
+QUANTILES = 201
+MOST_CATEGORIES = 200
+LEAST_PER_BIN = 30
+"""Rows per bin below which the χ² limit of PSI is more than a few percent too low."""
+MOST_CATEGORY_BINS = 19
+MOST_TEXT = 6_000
+"""Bytes of category names kept in one column: the rest counts as other, so that a column stays under 10 KB."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ColumnProfile:
+    """One column. ``rows`` counts all rows, missing ones among them."""
+
+    kind: Literal["number", "category"]
+    rows: int
+    missing: int
+    edges: tuple[float, ...] = ()
+    """Numbers: inner edges of the bins, rising; a value equal to an edge lies below it."""
+    counts: tuple[int, ...] = ()
+    """Numbers: rows per bin, one more than ``edges``."""
+    quantiles: tuple[float, ...] = ()
+    """Numbers: the values at levels 0, 0.005 … 1 of what is present; empty when nothing is."""
+    mean: float | None = None
+    deviation: float | None = None
+    values: tuple[str, ...] = ()
+    """Categories: the most frequent values, most frequent first (of the reference, if built like one)."""
+    value_counts: tuple[int, ...] = ()
+    other: int = 0
+    """Categories: rows with a value that is not among ``values``."""
+    distinct: int = 0
+
+    @property
+    def present(self) -> int:
+        return self.rows - self.missing
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Profile:
+    """Columns by name. Instants are left out: time always moves."""
+
+    rows: int
+    columns: dict[str, ColumnProfile]
+
+
+def build(
+    columns: Mapping[str, NDArray[Any]],
+    *,
+    types: Mapping[str, ColumnType] | None = None,
+    like: Profile | None = None,
+) -> Profile:
+    """Profile of named columns of equal length.
+
+    float arrays: NaN and infinities are missing; int64: `MISSING_INTEGER` is missing; bool; text arrays (object or str): None and
+    `MISSING_TEXT` are missing. ``types`` tells integers from booleans and instants; without it the dtype decides.
+    """
+    lengths = {len(values) for values in columns.values()}
+    if len(lengths) > 1:
+        raise ValueError(f"The columns have {sorted(lengths)} rows; a profile needs one length.")
+    built: dict[str, ColumnProfile] = {}
+    for name, values in columns.items():
+        kind = types.get(name) if types else None
+        if kind == "instant" or np.issubdtype(values.dtype, np.datetime64):
+            continue
+        reference = like.columns.get(name) if like else None
+        built[name] = _column(np.asarray(values), kind, reference)
+    return Profile(rows=lengths.pop() if lengths else 0, columns=built)
+
+
+def to_json(profile: Profile) -> bytes:
+    return encode(profile)
+
+
+def from_json(data: bytes | str) -> Profile:
+    return decode(data, Profile)
+
+
+def _column(values: NDArray[Any], kind: ColumnType | None, reference: ColumnProfile | None) -> ColumnProfile:
+    if kind == "boolean" or values.dtype == np.bool_:
+        return _boolean(values, reference)
+    if kind == "text" or values.dtype.kind in "OUST":
+        return _categories(values, reference)
+    if np.issubdtype(values.dtype, np.integer):
+        missing = values == MISSING_INTEGER
+        return _numbers(values[~missing].astype(np.float64), int(missing.sum()), reference)
+    missing = ~np.isfinite(values)
+    return _numbers(values[~missing].astype(np.float64), int(missing.sum()), reference)
+
+
+def _numbers(present: NDArray[np.float64], missing: int, reference: ColumnProfile | None) -> ColumnProfile:
+    edges: tuple[float, ...] = ()
+    quantiles: tuple[float, ...] = ()
+    mean = deviation = None
+    if len(present):
+        # Values that were there, not values between them: discrete columns keep their steps.
+        grid = np.quantile(present, np.linspace(0, 1, QUANTILES), method="inverted_cdf")
+        quantiles = tuple(float(f"{each:.9g}") for each in grid)
+        mean, deviation = float(present.mean()), float(present.std())
+    if reference is not None and reference.kind == "number":
+        edges = reference.edges
+    elif len(present):
+        tenths = np.quantile(present, np.arange(1, BINS) / BINS, method="inverted_cdf")
+        edges = tuple(float(each) for each in np.unique(tenths) if each < present.max())
+    counts = np.bincount(np.searchsorted(np.array(edges), present, side="left"), minlength=len(edges) + 1)
+    return ColumnProfile(
+        kind="number",
+        rows=len(present) + missing,
+        missing=missing,
+        edges=edges,
+        counts=tuple(int(each) for each in counts),
+        quantiles=quantiles,
+        mean=mean,
+        deviation=deviation,
+        distinct=min(len(np.unique(quantiles)), QUANTILES),
+    )
+
+
+def _boolean(values: NDArray[Any], reference: ColumnProfile | None) -> ColumnProfile:
+    if values.dtype == np.bool_:
+        texts = np.where(values, "true", "false").astype(object)
+    else:
+        texts = np.where(values == MISSING_INTEGER, MISSING_TEXT, np.where(values != 0, "true", "false")).astype(object)
+    return _categories(texts, reference)
+
+
+def _categories(values: NDArray[Any], reference: ColumnProfile | None) -> ColumnProfile:
+    texts = [MISSING_TEXT if each is None or each != each else str(each) for each in values.tolist()]
+    found = Counter(texts)
+    missing = found.pop(MISSING_TEXT, 0)
+    if reference is not None and reference.kind == "category":
+        kept = list(reference.values)
+    else:
+        kept = _most_frequent(found)
+    value_counts = tuple(found.get(each, 0) for each in kept)
+    return ColumnProfile(
+        kind="category",
+        rows=len(texts),
+        missing=missing,
+        values=tuple(kept),
+        value_counts=value_counts,
+        other=len(texts) - missing - sum(value_counts),
+        distinct=len(found),
+    )
+
+
+def _most_frequent(found: Mapping[str, int]) -> list[str]:
+    kept: list[str] = []
+    size = 0
+    for name in sorted(found, key=lambda each: (-found[each], each))[:MOST_CATEGORIES]:
+        size += len(name.encode()) + 12
+        if size > MOST_TEXT:
+            break
+        kept.append(name)
+    return kept
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ColumnComparison:
+    """One column now against its reference. Shares are of all rows (missing) or of those present (new)."""
+
+    column: str
+    kind: Literal["number", "category"]
+    rows: int
+    """Present now; ``reference_rows`` likewise then."""
+    reference_rows: int
+    psi: float
+    bins: int
+    """The bins behind ``psi``: at least thirty rows each, so that its χ² limit holds."""
+    ks: float | None
+    """Numbers only."""
+    missing: float
+    reference_missing: float
+    new: float
+    """Categories: share with a value that the reference does not list."""
+    reference_new: float
+
+
+def compare(reference: Profile, current: Profile) -> tuple[ColumnComparison, ...]:
+    """Every column that both have, in the reference's order. Best with ``current`` built `like` the reference."""
+    return tuple(
+        _compare(name, before, current.columns[name])
+        for name, before in reference.columns.items()
+        if name in current.columns and current.columns[name].kind == before.kind
+    )
+
+
+def _compare(name: str, before: ColumnProfile, now: ColumnProfile) -> ColumnComparison:
+    if before.kind == "number":
+        then, present = np.array(before.counts, dtype=np.float64), _counts_in(now, before.edges)
+        then, present = _merged(then, present, now.present)
+        distance = ks(before.quantiles, now.quantiles)
+        new = reference_new = 0.0
+    else:
+        found = dict(zip(now.values, now.value_counts, strict=True))
+        listed = np.array([found.get(each, 0) for each in before.values], dtype=np.float64)
+        other = max(0.0, now.present - float(listed.sum()))
+        then, present = _largest(np.array(before.value_counts, dtype=np.float64), listed, now.present)
+        # What is rare and what is new share the last bin.
+        then[-1] += before.other
+        present[-1] += other
+        distance = None
+        new = other / max(now.present, 1)
+        reference_new = before.other / max(before.present, 1)
+    return ColumnComparison(
+        column=name,
+        kind=before.kind,
+        rows=now.present,
+        reference_rows=before.present,
+        psi=psi(then, present) if now.present and before.present and len(then) > 1 else 0.0,
+        bins=len(then),
+        ks=distance,
+        missing=now.missing / max(now.rows, 1),
+        reference_missing=before.missing / max(before.rows, 1),
+        new=new,
+        reference_new=reference_new,
+    )
+
+
+def _counts_in(now: ColumnProfile, edges: tuple[float, ...]) -> NDArray[np.float64]:
+    if now.edges == edges:
+        return np.array(now.counts, dtype=np.float64)
+    return counts_from_quantiles(now.quantiles, edges, now.present)
+
+
+def _merged(
+    then: NDArray[np.float64], now: NDArray[np.float64], rows: int
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Neighbouring bins put together until each would hold thirty of ``rows``."""
+    wanted = max(2, min(len(then), rows // LEAST_PER_BIN))
+    if len(then) <= wanted:
+        return then, now
+    group = np.minimum((np.cumsum(then) - then / 2) * wanted / max(then.sum(), 1.0), wanted - 1).astype(np.int64)
+    return np.bincount(group, weights=then), np.bincount(group, weights=now)
+
+
+def _largest(
+    then: NDArray[np.float64], now: NDArray[np.float64], rows: int
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """A bin for each of the most frequent categories and one last bin for all others."""
+    wanted = max(1, min(len(then), MOST_CATEGORY_BINS, rows // LEAST_PER_BIN - 1))
+    return (
+        np.append(then[:wanted], then[wanted:].sum()),
+        np.append(now[:wanted], now[wanted:].sum()),
+    )
