@@ -5,7 +5,7 @@ from datetime import datetime
 from sqlalchemy import Connection, insert, select
 from sqlalchemy.exc import IntegrityError
 
-from everloop.clock import instant, microseconds
+from everloop.clock import microseconds
 from everloop.errors import ReleaseConflict, ReleaseError
 from everloop.records import Decision, Release, decode, encode
 from everloop.store.ledger import decisions
@@ -59,10 +59,10 @@ def at(connection: Connection, loop: str, time: datetime) -> Release | None:
     return None if record is None else decode(record, Release)
 
 
-def history(connection: Connection, loop: str) -> tuple[tuple[datetime, Release], ...]:
-    """Every release with the instant it came into force, oldest first; `decisions.of` says why."""
-    query = select(releases.c.at, releases.c.record).where(releases.c.loop == loop).order_by(releases.c.revision)
-    return tuple((instant(at), decode(record, Release)) for at, record in connection.execute(query))
+def history(connection: Connection, loop: str) -> tuple[Release, ...]:
+    """Every release, oldest first, one a revision; the decision of the same revision says when and why."""
+    query = select(releases.c.record).where(releases.c.loop == loop).order_by(releases.c.revision)
+    return tuple(decode(record, Release) for record in connection.execute(query).scalars())
 
 
 def _conflict(loop: str, expected: int, present: int) -> ReleaseConflict:

@@ -121,7 +121,7 @@ runs = Table(
     Column("code", Text, nullable=False),
     Column("status", Text, nullable=False),
     Column("submitted", BigInteger, nullable=False),
-    Column("due", BigInteger, nullable=False),
+    Column("due", BigInteger),
     Column("updated", BigInteger, nullable=False),
     Column("owner", Text),
     Column("lease", BigInteger),
@@ -130,6 +130,7 @@ runs = Table(
     Column("progress", Text),
     Column("result", Text),
     Column("because", Text),
+    Column("accepts", Boolean, nullable=False),
     Column("forked_from", Text),
     Index(None, "status", "due"),
     Index(None, "loop", "submitted"),
@@ -155,8 +156,8 @@ signals = Table(
     Column("name", Text, nullable=False),
     Column("payload", Text, nullable=False),
     Column("at", BigInteger, nullable=False),
-    Column("taken", Boolean, nullable=False),
-    Index(None, "run", "name", "taken"),
+    Column("taken_by", Integer),
+    Index(None, "run", "name"),
 )
 
 # The last tick of each schedule that was followed or skipped.

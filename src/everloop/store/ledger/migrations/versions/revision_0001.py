@@ -70,7 +70,7 @@ def upgrade() -> None:
         sa.Column("code", sa.Text(), nullable=False),
         sa.Column("status", sa.Text(), nullable=False),
         sa.Column("submitted", sa.BigInteger(), nullable=False),
-        sa.Column("due", sa.BigInteger(), nullable=False),
+        sa.Column("due", sa.BigInteger(), nullable=True),
         sa.Column("updated", sa.BigInteger(), nullable=False),
         sa.Column("owner", sa.Text(), nullable=True),
         sa.Column("lease", sa.BigInteger(), nullable=True),
@@ -79,6 +79,7 @@ def upgrade() -> None:
         sa.Column("progress", sa.Text(), nullable=True),
         sa.Column("result", sa.Text(), nullable=True),
         sa.Column("because", sa.Text(), nullable=True),
+        sa.Column("accepts", sa.Boolean(), nullable=False),
         sa.Column("forked_from", sa.Text(), nullable=True),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_runs")),
         sa.UniqueConstraint("key", name=op.f("uq_runs_key")),
@@ -98,10 +99,10 @@ def upgrade() -> None:
         sa.Column("name", sa.Text(), nullable=False),
         sa.Column("payload", sa.Text(), nullable=False),
         sa.Column("at", sa.BigInteger(), nullable=False),
-        sa.Column("taken", sa.Boolean(), nullable=False),
+        sa.Column("taken_by", sa.Integer(), nullable=True),
         sa.PrimaryKeyConstraint("sequence", name=op.f("pk_signals")),
     )
-    op.create_index(op.f("ix_signals_run_name_taken"), "signals", ["run", "name", "taken"], unique=False)
+    op.create_index(op.f("ix_signals_run_name"), "signals", ["run", "name"], unique=False)
     op.create_table(
         "snapshots",
         sa.Column("sequence", sequence, autoincrement=True, nullable=False),
