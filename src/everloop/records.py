@@ -74,6 +74,12 @@ class Batch:
     """The version of the raw table after this batch."""
     refused: str | None = None
     """Why the whole batch was refused, if it was."""
+    reasons: dict[str, int] = field(default_factory=dict)
+    """Why rows were quarantined → how many."""
+    new_columns: tuple[str, ...] = ()
+    """Columns that no batch before had."""
+    absent_columns: tuple[str, ...] = ()
+    """Columns that batches before had and this one lacks: missing in its rows."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
