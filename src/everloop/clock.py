@@ -1,8 +1,9 @@
 """Where time comes from. Knows nothing of schedules or of what is timed.
 
-Pure functions take ``now``; only the outermost loop holds a clock. The simulated one lives in ``everloop.testing``.
+Pure functions take ``now``; only the outermost loop holds a clock. The simulated one is the clock of a replay.
 """
 
+import threading
 import time
 from datetime import UTC, datetime, timedelta
 from typing import Protocol
@@ -27,6 +28,31 @@ class SystemClock:
 
     def sleep(self, duration: timedelta) -> None:
         time.sleep(max(0.0, duration.total_seconds()))
+
+
+class SimulatedClock:
+    """A clock that stands still until it is moved; sleeping moves it. For replays and tests. Safe between threads.
+
+    >>> clock = SimulatedClock(EPOCH)
+    >>> clock.sleep(timedelta(hours=1)); clock.now().isoformat()
+    '1970-01-01T01:00:00+00:00'
+    """
+
+    def __init__(self, start: datetime) -> None:
+        self._now = start.astimezone(UTC)
+        self._lock = threading.Lock()
+
+    def now(self) -> datetime:
+        return self._now
+
+    def sleep(self, duration: timedelta) -> None:
+        with self._lock:
+            self._now += max(timedelta(0), duration)
+
+    def advance_to(self, instant: datetime) -> None:
+        """Never backwards: an earlier instant changes nothing."""
+        with self._lock:
+            self._now = max(self._now, instant.astimezone(UTC))
 
 
 def microseconds(instant: datetime) -> int:

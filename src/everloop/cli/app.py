@@ -1,0 +1,354 @@
+"""The commands, their options and their help. What they do is in the modules beside this one, loaded when called.
+
+Exit codes: 0 done; 1 something else failed; 2 the command line itself; 3 the declaration; 4 rows or files; 5 the fit
+or a job; 6 a package; 7 the server; 8 a release; 9 a durable run; 10 storage; 11 no such thing; 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from everloop.errors import EverloopError
+
+app = typer.Typer(
+    name="everloop",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    help=(
+        "Declare how a model is made and what it must hold; everloop keeps it true, and can prove what it did.\n\n"
+        "Start with `everloop demo`, then `everloop check FILE`, `everloop replay FILE`, `everloop up FILE`."
+    ),
+    epilog=(
+        "Exit codes: 0 done, 2 the command line, 3 the declaration, 4 rows or files, 5 the fit, 6 a package, "
+        "7 the server, 8 a release, 9 a durable run, 10 storage, 11 no such thing, 130 interrupted."
+    ),
+)
+data = typer.Typer(no_args_is_help=True, help="What was taken in: batches, versions of the tables, rows.")
+package = typer.Typer(no_args_is_help=True, help="Look into a package and hold it against its signature.")
+app.add_typer(data, name="data")
+app.add_typer(package, name="package")
+
+Declaration = Annotated[Path, typer.Argument(help="The Python file that declares the loop.")]
+LoopName = Annotated[str | None, typer.Option("--loop", help="Which loop, when there are several.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON value for machines.")]
+Env = Annotated[str | None, typer.Option("--env", help="The table of everloop.toml to use.")]
+HomeFolder = Annotated[
+    Path, typer.Option("--home", help="Where everything is kept: the `.everloop` folder beside the declaration.")
+]
+DEFAULT_HOME = Path(".everloop")
+
+
+@app.command()
+def check(
+    declaration: Declaration,
+    loop: LoopName = None,
+    turn: Annotated[int, typer.Option(help="Also make a whole turn on this many of the newest rows, released to nobody.")] = 0,
+    env: Env = None,
+    as_json: AsJson = False,
+) -> None:
+    """Is the declaration sound, and what will it do?
+
+    Reads the source's columns and labels, and says in plain words what the loop will do, defaults included.
+    """
+    from everloop.cli import declared
+
+    declared.check(declaration, loop=loop, turn=turn, environment=env, as_json=as_json)
+
+
+@app.command()
+def run(declaration: Declaration, loop: LoopName = None, env: Env = None, as_json: AsJson = False) -> None:
+    """One turn of the loop, now: take in new files, fit, gate, package, release.
+
+    Exits with 0 when a version was made, whatever the gate said of it, and with 5 when none could be made.
+    """
+    from everloop.cli import declared
+
+    declared.run(declaration, loop=loop, environment=env, as_json=as_json)
+
+
+@app.command()
+def up(
+    declaration: Declaration,
+    loop: LoopName = None,
+    env: Env = None,
+    host: Annotated[str | None, typer.Option(help="Where to listen; 127.0.0.1 unless everloop.toml says otherwise.")] = None,
+    port: Annotated[int | None, typer.Option(help="The port; 8700 unless everloop.toml says otherwise.")] = None,
+    every: Annotated[float, typer.Option(min=0.05, help="Seconds between two looks at the signals.")] = 5.0,
+) -> None:
+    """Serve, watch, retrain and release until stopped (Ctrl-C or SIGTERM; it drains and ends with 0)."""
+    from everloop.cli import declared
+
+    declared.up(declaration, loop=loop, environment=env, host=host, port=port, every=every)
+
+
+@app.command()
+def replay(
+    declaration: Declaration,
+    loop: LoopName = None,
+    start: Annotated[str | None, typer.Option(help="First instant served, ISO; before it lies only history.")] = None,
+    to: Annotated[str | None, typer.Option(help="Last instant served, ISO.")] = None,
+    look: Annotated[str, typer.Option(help="Event time between two looks, such as 1d, 12h or 7d.")] = "1d",
+    drift: Annotated[str | None, typer.Option(help="Turn the world around from here on: 0.5 (share of history) or an instant.")] = None,
+    poison: Annotated[str | None, typer.Option(help="Report wrong labels for a while: START or START+7d.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Write the HTML report here.")] = None,
+    home: Annotated[Path | None, typer.Option(help="Keep the replay's home here, to look into it afterwards.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Your own history through the whole real system, in event time.
+
+    Serves the rows over HTTP in their order with a simulated clock, reveals labels after their delay, and lets the
+    loop turn: triggers, fits, gate, shadow, canary, promotion and rollback are the real ones.
+    """
+    from everloop.cli import replayed
+
+    replayed.replay(
+        declaration,
+        loop=loop,
+        start=start,
+        to=to,
+        look=look,
+        drift=drift,
+        poison=poison,
+        out=out,
+        home=home,
+        as_json=as_json,
+    )
+
+
+@app.command()
+def demo(
+    dataset: Annotated[str | None, typer.Option("--data", help="hflights or elec2 instead of the simulated service.")] = None,
+    out: Annotated[Path, typer.Option(help="Where the demo and its report go.")] = Path("demo"),
+    seed: Annotated[int, typer.Option(help="The simulation's seed.")] = 7,
+    as_json: AsJson = False,
+) -> None:
+    """Watch a model go stale, be retrained and released, and a bad candidate be turned back. Under a minute."""
+    from everloop.cli import replayed
+
+    replayed.demo(dataset=dataset, out=out, seed=seed, as_json=as_json)
+
+
+@app.command()
+def status(home: HomeFolder = DEFAULT_HOME, loop: LoopName = None, as_json: AsJson = False) -> None:
+    """Who serves, what is under way, and what was decided last."""
+    from everloop.cli import kept
+
+    kept.status(home, loop=loop, as_json=as_json)
+
+
+@app.command()
+def versions(home: HomeFolder = DEFAULT_HOME, loop: LoopName = None, as_json: AsJson = False) -> None:
+    """Every version with its trigger, its score, its gate and what became of it."""
+    from everloop.cli import kept
+
+    kept.versions(home, loop=loop, as_json=as_json)
+
+
+@app.command()
+def why(
+    subject: Annotated[str, typer.Argument(help="A prediction's id, or a version such as v3.")],
+    home: HomeFolder = DEFAULT_HOME,
+    loop: LoopName = None,
+    as_json: AsJson = False,
+) -> None:
+    """Walk back: prediction → package → fit → exact rows → what triggered it → what the gate saw."""
+    from everloop.cli import kept
+
+    kept.why(subject, home, loop=loop, as_json=as_json)
+
+
+@app.command("live-at")
+def live_at(
+    time: Annotated[str, typer.Argument(help="An instant, ISO: 2026-03-01T12:00 (UTC unless it says otherwise).")],
+    home: HomeFolder = DEFAULT_HOME,
+    loop: LoopName = None,
+    as_json: AsJson = False,
+) -> None:
+    """What served at that time."""
+    from everloop.cli import kept
+
+    kept.live_at(time, home, loop=loop, as_json=as_json)
+
+
+@app.command()
+def promote(
+    version: Annotated[int | None, typer.Argument(help="Which version; the challenger if none is named.")] = None,
+    home: HomeFolder = DEFAULT_HOME,
+    loop: LoopName = None,
+    as_json: AsJson = False,
+) -> None:
+    """Make a version champion now, without waiting for the judge."""
+    from everloop.cli import kept
+
+    kept.ask("promote", home, loop=loop, version=version, as_json=as_json)
+
+
+@app.command()
+def rollback(home: HomeFolder = DEFAULT_HOME, loop: LoopName = None, as_json: AsJson = False) -> None:
+    """Turn the challenger back; without one, return to the champion before this one."""
+    from everloop.cli import kept
+
+    kept.ask("rollback", home, loop=loop, as_json=as_json)
+
+
+@app.command()
+def pause(home: HomeFolder = DEFAULT_HOME, loop: LoopName = None, as_json: AsJson = False) -> None:
+    """Keep serving as it is, decide nothing until `everloop resume`."""
+    from everloop.cli import kept
+
+    kept.ask("pause", home, loop=loop, as_json=as_json)
+
+
+@app.command()
+def resume(home: HomeFolder = DEFAULT_HOME, loop: LoopName = None, as_json: AsJson = False) -> None:
+    """Decide again."""
+    from everloop.cli import kept
+
+    kept.ask("resume", home, loop=loop, as_json=as_json)
+
+
+@app.command()
+def outcomes(
+    file: Annotated[Path, typer.Argument(help="JSON lines, CSV or Parquet with id, value and optionally name, at.")],
+    home: HomeFolder = DEFAULT_HOME,
+    loop: LoopName = None,
+    as_json: AsJson = False,
+) -> None:
+    """Report what came true, from a file."""
+    from everloop.cli import kept
+
+    kept.outcomes(file, home, loop=loop, as_json=as_json)
+
+
+@app.command()
+def decide(
+    run_id: Annotated[str, typer.Argument(metavar="RUN", help="The run that `everloop status` shows as needs-decision.")],
+    way: Annotated[str, typer.Argument(help="continue (with the new code), restart or cancel.")],
+    home: HomeFolder = DEFAULT_HOME,
+    as_json: AsJson = False,
+) -> None:
+    """How a run goes on whose code changed while it waited."""
+    from everloop.cli import kept
+
+    kept.decide(run_id, way, home, as_json=as_json)
+
+
+@app.command()
+def batch(
+    source: Annotated[Path, typer.Argument(metavar="IN", help="Parquet, CSV or JSON lines with the raw columns.")],
+    target: Annotated[Path, typer.Argument(metavar="OUT", help="Where the answers go; the ending says the form.")],
+    home: HomeFolder = DEFAULT_HOME,
+    loop: LoopName = None,
+    version: Annotated[int | None, typer.Option(help="Which version; the champion unless named.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Score a file with the same graph that serves."""
+    from everloop.cli import kept
+
+    kept.batch(source, target, home, loop=loop, version=version, as_json=as_json)
+
+
+@data.command("log")
+def data_log(home: HomeFolder = DEFAULT_HOME, loop: LoopName = None, as_json: AsJson = False) -> None:
+    """Every batch: its file, its rows, what was new, a copy, an outcome or quarantined."""
+    from everloop.cli import kept
+
+    kept.data_log(home, loop=loop, as_json=as_json)
+
+
+@data.command("diff")
+def data_diff(
+    first: Annotated[int, typer.Argument(help="A version of the raw table.")],
+    second: Annotated[int, typer.Argument(help="A later version.")],
+    home: HomeFolder = DEFAULT_HOME,
+    loop: LoopName = None,
+    as_json: AsJson = False,
+) -> None:
+    """Rows that came between two versions of the raw table."""
+    from everloop.cli import kept
+
+    kept.data_diff(first, second, home, loop=loop, as_json=as_json)
+
+
+@data.command("show")
+def data_show(
+    table: Annotated[str, typer.Argument(help="raw, quarantine, predictions or outcomes.")] = "raw",
+    home: HomeFolder = DEFAULT_HOME,
+    loop: LoopName = None,
+    version: Annotated[int | None, typer.Option(help="As of this version of the table.")] = None,
+    limit: Annotated[int, typer.Option(min=1, help="How many rows, the newest.")] = 10,
+    as_json: AsJson = False,
+) -> None:
+    """Rows of a table, as they are or as they were."""
+    from everloop.cli import kept
+
+    kept.data_show(table, home, loop=loop, version=version, limit=limit, as_json=as_json)
+
+
+@package.command("verify")
+def package_verify(
+    target: Annotated[str, typer.Argument(help="A package folder, a version such as v3, or a digest's beginning.")],
+    home: HomeFolder = DEFAULT_HOME,
+    loop: LoopName = None,
+    as_json: AsJson = False,
+) -> None:
+    """Hold every byte of a package against its manifest and the manifest against its signature."""
+    from everloop.cli import kept
+
+    kept.package_verify(target, home, loop=loop, as_json=as_json)
+
+
+@package.command("show")
+def package_show(
+    target: Annotated[str, typer.Argument(help="A package folder, a version such as v3, or a digest's beginning.")],
+    home: HomeFolder = DEFAULT_HOME,
+    loop: LoopName = None,
+    as_json: AsJson = False,
+) -> None:
+    """What a package takes, gives, and where it comes from."""
+    from everloop.cli import kept
+
+    kept.package_show(target, home, loop=loop, as_json=as_json)
+
+
+def run_app(arguments: list[str] | None = None) -> int:
+    """The exit code of a command line, with mistakes told in one line."""
+    given = sys.argv[1:] if arguments is None else arguments
+    try:
+        app(args=given, standalone_mode=False)
+    except EverloopError as error:
+        _tell(f"{type(error).__name__}: {error}", error.exit_code, "--json" in given)
+        return error.exit_code
+    except typer.Exit as ended:
+        return ended.exit_code
+    except typer.Abort:
+        return 130
+    except KeyboardInterrupt:
+        _tell("interrupted", 130, False)
+        return 130
+    except Exception as error:
+        show = getattr(error, "show", None)  # the command line's own mistakes know how to show themselves
+        if show is None:
+            raise
+        show()
+        return int(getattr(error, "exit_code", 2))
+    return 0
+
+
+def _tell(message: str, code: int, as_json: bool) -> None:
+    if as_json:
+        value: dict[str, Any] = {"error": message, "exit_code": code}
+        print(json.dumps(value))
+    else:
+        print(message, file=sys.stderr)
+
+
+def run_and_exit() -> None:
+    sys.exit(run_app())

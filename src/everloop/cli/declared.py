@@ -1,0 +1,141 @@
+"""The commands that begin with a declaration: check, run, up."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from datetime import timedelta
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from rich.console import Console
+
+from everloop.cli.kept import serving
+from everloop.cli.show import emit, when
+from everloop.durable.engine import Engine
+from everloop.errors import TrainError
+from everloop.jobs.process import ProcessExecutor
+from everloop.loop import trial
+from everloop.loop.controller import Controller
+from everloop.loop.events import Asked
+from everloop.loop.installation import Installation, chosen, install, label_facts
+from everloop.loop.publish import publish
+from everloop.loop.turn import plain
+from everloop.loop.up import Upkeep
+from everloop.data import sources
+from everloop.records import Decision
+from everloop.spec.describe import describe
+from everloop.spec.load import load
+from everloop.spec.resolve import resolve
+from everloop.store.ledger import decisions, releases, versions
+
+
+def check(path: Path, *, loop: str | None, turn: int, environment: str | None, as_json: bool) -> None:
+    declaration = load(path)
+    declared = chosen(declaration, loop)
+    folder = declaration.path.parent
+    schema = sources.schema_of(declared.source, folder)
+    facts = label_facts(declared, folder, schema)
+    resolved = resolve(declared, schema, facts)
+    findings = sources.examine(declared, folder, schema)
+    lines = describe(resolved)
+    tried = trial.turn(declared, folder=folder, source=declaration.source, rows=turn) if turn else None
+    value: dict[str, Any] = {
+        "loop": declared.name,
+        "sound": True,
+        "will": lines,
+        "source": findings.to_json(),
+        "turn": None if tried is None else tried.to_json(),
+    }
+
+    def people(console: Console) -> None:
+        console.print(f"[bold]{declared.name}[/bold] is sound. It will:")
+        for line in lines:
+            console.print(f"  • {line}", markup=False)
+        for line in findings.sentences():
+            console.print(f"  {line}", markup=False)
+        if tried is not None:
+            console.print()
+            for line in tried.sentences():
+                console.print(line, markup=False)
+
+    emit(value, as_json, people)
+
+
+def run(path: Path, *, loop: str | None, environment: str | None, as_json: bool) -> None:
+    installation = install(path, name=loop, environment=environment)
+    console = Console(stderr=True, soft_wrap=True, highlight=False)
+    told: list[Decision] = []
+
+    def progress(step: str, detail: dict[str, Any]) -> None:
+        if not as_json:
+            text = ", ".join(f"{key} {value}" for key, value in detail.items())
+            console.print(f"  {step}{': ' + text if text else ''}", style="dim", markup=False)
+
+    executor = ProcessExecutor()
+    try:
+        controller = Controller(
+            installation, Engine(installation.ledger, installation.clock), executor, told=told.append, progress=progress
+        )
+        taken = controller.take_in()
+        if not as_json:
+            console.print(f"took in {len(taken)} files, {sum(batch.added for batch in taken):,} new rows", style="dim")
+        controller.ask(Asked(action="run"))
+        controller.work()
+        release = publish(installation)
+        with installation.ledger.read() as connection:
+            made = versions.of(connection, installation.name)
+            last = decisions.of(connection, installation.name, newest=1)
+        emit(
+            {"release": plain(release), "version": plain(made[-1]) if made else None, "decisions": [plain(d) for d in told]},
+            as_json,
+            lambda out: [
+                *(out.print(f"{d.action}: {d.because}", markup=False) for d in told),
+                out.print(f"[bold]{installation.name}[/bold]: {serving(release)}"),
+            ]
+            and None,
+        )
+        if last and last[-1].action == "turn failed":
+            raise TrainError(last[-1].because)
+    finally:
+        executor.close()
+        installation.close()
+
+
+def up(
+    path: Path, *, loop: str | None, environment: str | None, host: str | None, port: int | None, every: float
+) -> None:
+    installation = install(path, name=loop, environment=environment)
+    console = Console(soft_wrap=True, highlight=False)
+    stop = threading.Event()
+
+    def asked_to_stop(number: int, frame: FrameType | None) -> None:
+        stop.set()
+
+    for each in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(each, asked_to_stop)
+
+    def told(decision: Decision) -> None:
+        version = f" v{decision.version}" if decision.version is not None else ""
+        console.print(f"{when(decision.at)}  {decision.action}{version}  {decision.because}", markup=False)
+
+    settings = installation.environment
+    try:
+        upkeep = Upkeep(
+            installation,
+            host=host or settings.host,
+            port=settings.port if port is None else port,
+            processes=settings.processes,
+            every=timedelta(seconds=every),
+            told=told,
+            said=lambda text: console.print(text, markup=False),
+        )
+        upkeep.run(stop)
+    finally:
+        installation.close()
+
+
+def served_by(installation: Installation) -> str:
+    with installation.ledger.read() as connection:
+        return serving(releases.get(connection, installation.name))

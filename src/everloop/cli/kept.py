@@ -1,0 +1,314 @@
+"""The commands that look into a home, or ask its loop for something. They need no declaration file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+import polars as pl
+from rich.console import Console
+
+from everloop.cli.show import Usage, emit, parse_instant, table, when
+from everloop.data import show as shown_data
+from everloop.durable import runs
+from everloop.durable.engine import WAYS, Engine
+from everloop.errors import NotFound
+from everloop.loop import explain
+from everloop.loop.controller import Controller
+from everloop.loop.events import Asked
+from everloop.loop.installation import Installation, reopen
+from everloop.loop.outcomes import read_outcomes, report
+from everloop.loop.publish import publish
+from everloop.loop.turn import plain
+from everloop.jobs.process import ProcessExecutor
+from everloop.records import Release, Version
+from everloop.serve import offline
+from everloop.store import packages
+from everloop.store.ledger import batches, decisions, releases
+from everloop.store.ledger import versions as version_ledger
+
+
+@contextmanager
+def opened(home: Path, loop: str | None) -> Iterator[Installation]:
+    installation = reopen(home, name=loop)
+    try:
+        yield installation
+    finally:
+        installation.close()
+
+
+def status(home: Path, *, loop: str | None, as_json: bool) -> None:
+    with opened(home, loop) as each:
+        with each.ledger.read() as connection:
+            release = releases.get(connection, each.name)
+            newest = decisions.of(connection, each.name, newest=8)
+            known = version_ledger.of(connection, each.name)
+            under_way = runs.under_way(connection, each.name)
+        value = {
+            "loop": each.name,
+            "release": plain(release),
+            "versions": len(known),
+            "runs": [plain(run) for run in under_way],
+            "decisions": [plain(decision) for decision in newest],
+        }
+
+        def people(console: Console) -> None:
+            console.print(f"[bold]{each.name}[/bold]: {serving(release)}")
+            for run in under_way:
+                console.print(f"run {run.id}: {run.status}{f' ({run.because})' if run.because else ''}")
+                if run.status == "needs-decision":
+                    console.print(f"  go on with: everloop decide {run.id} continue | restart | cancel")
+            console.print()
+            table(
+                console,
+                ("when", "what", "version", "because"),
+                ((when(d.at), d.action, d.version, d.because) for d in newest),
+            )
+
+        emit(value, as_json, people)
+
+
+def serving(release: Release) -> str:
+    if release.champion is None:
+        return "nothing serves yet; `everloop run FILE` makes the first version"
+    text = f"version {release.champion} serves"
+    if release.challenger is not None:
+        text += (
+            f", version {release.challenger} in shadow"
+            if release.share == 0
+            else f", version {release.challenger} takes {release.share:.0%}"
+        )
+    return text + (" (paused: nothing is decided)" if release.paused else "")
+
+
+def versions(home: Path, *, loop: str | None, as_json: bool) -> None:
+    with opened(home, loop) as each:
+        with each.ledger.read() as connection:
+            known = version_ledger.of(connection, each.name)
+            release = releases.get(connection, each.name)
+            fates = {
+                version.number: [d.action for d in decisions.of(connection, each.name, version=version.number)]
+                for version in known
+            }
+
+        def mark(version: Version) -> str:
+            if version.number == release.champion:
+                return "champion"
+            if version.number == release.challenger:
+                return "challenger"
+            return fates[version.number][-1] if fates[version.number] else "–"
+
+        emit(
+            [{**plain(version), "now": mark(version)} for version in known],
+            as_json,
+            lambda console: table(
+                console,
+                ("version", "made", "now", each.resolved.score.name, "trigger", "gate"),
+                ((v.number, when(v.created_at), mark(v), f"{v.score:.4f}", v.trigger, v.verdict.because) for v in known),
+            ),
+        )
+
+
+def why(subject: str, home: Path, *, loop: str | None, as_json: bool) -> None:
+    with opened(home, loop) as each:
+        number = version_number(subject)
+        if number is not None:
+            value = explain.of_version(each, number)
+        else:
+            value = explain.prediction(each, subject)
+
+        def people(console: Console) -> None:
+            for row in value.get("prediction", ()):
+                console.print(f"[bold]prediction {row['id']}[/bold] at {row['at']}: arm {row['arm']}, version {row['version']}")
+            for row in value.get("outcomes", ()):
+                known = row["value_text"] if row["value_text"] is not None else row["value_number"]
+                console.print(f"  came true at {row['at']}: {row['name']} = {known}")
+            version, lineage = value["version"], value["package"]["lineage"]
+            console.print(f"[bold]version {version['number']}[/bold] {version['package'][:16]}…, made {version['created_at']}")
+            console.print(f"  trigger: {version['trigger']}")
+            console.print(f"  fit: {lineage['estimator']} {lineage['parameters']}")
+            rows = value["rows"]
+            console.print(
+                f"  rows: {rows['train_rows']:,} to fit from {rows['train_from']}, {rows['test_rows']:,} to test from "
+                f"{rows['test_from']} to {rows['to']}; raw version {rows['raw_version']}, snapshot {rows['digest'][:16]}…"
+            )
+            console.print(f"  {value['package']['metric']}: {value['package']['score']}")
+            console.print(f"  gate: {value['gate']['because']}")
+            for fact in value["gate"]["evidence"]:
+                console.print(f"    {fact['name']}: {fact['value']}{_limit(fact)}")
+            for decision in value["decisions"]:
+                console.print(f"  {decision['at']} {decision['action']}: {decision['because']}")
+
+        emit(value, as_json, people)
+
+
+def _limit(fact: dict[str, Any]) -> str:
+    return f" (limit {fact['limit']})" if fact["limit"] is not None else ""
+
+
+def version_number(subject: str) -> int | None:
+    return int(subject[1:]) if subject[:1] in "vV" and subject[1:].isdigit() else None
+
+
+def live_at(time: str, home: Path, *, loop: str | None, as_json: bool) -> None:
+    with opened(home, loop) as each:
+        instant = parse_instant(time)
+        value = explain.live_at(each, instant)
+
+        def people(console: Console) -> None:
+            with each.ledger.read() as connection:
+                release = releases.at(connection, each.name, instant)
+            assert release is not None
+            console.print(f"at {instant.isoformat()}: {serving(release)} (since {when(release.since)})")
+            for name, digest in value["packages"].items():
+                console.print(f"  {name}: {digest}")
+            for decision in value["because"]:
+                console.print(f"  because {decision['because']}")
+
+        emit(value, as_json, people)
+
+
+def ask(
+    action: Literal["promote", "rollback", "pause", "resume"],
+    home: Path,
+    *,
+    loop: str | None,
+    as_json: bool,
+    version: int | None = None,
+) -> None:
+    with opened(home, loop) as each:
+        if version is not None:
+            with each.ledger.read() as connection:
+                version_ledger.get(connection, each.name, version)
+        controller = Controller(each, Engine(each.ledger, each.clock), ProcessExecutor())
+        controller.ask(Asked(action=action, version=version))
+        release = publish(each)
+        emit(plain(release), as_json, lambda console: console.print(f"{each.name}: {serving(release)}"))
+
+
+def decide(run_id: str, way: str, home: Path, *, as_json: bool) -> None:
+    chosen = next((known for known in WAYS if known == way), None)
+    if chosen is None:
+        raise Usage(f"{way!r} is not a way on; write {', '.join(WAYS)}.")
+    with opened(home, None) as each:
+        Engine(each.ledger, each.clock).decide(run_id, chosen)
+        emit({"run": run_id, "way": way}, as_json, lambda console: console.print(f"run {run_id}: {way}"))
+
+
+def outcomes(file: Path, home: Path, *, loop: str | None, as_json: bool) -> None:
+    with opened(home, loop) as each:
+        found = read_outcomes(file, label=each.loop.label.column, now=each.clock.now())
+        report(each, found)
+        emit(
+            {"outcomes": len(found)},
+            as_json,
+            lambda console: console.print(f"{len(found):,} outcomes are on disk; the next look takes them in."),
+        )
+
+
+def batch(source: Path, target: Path, home: Path, *, loop: str | None, version: int | None, as_json: bool) -> None:
+    with opened(home, loop) as each:
+        with each.ledger.read() as connection:
+            number = version or releases.get(connection, each.name).champion
+            if number is None:
+                raise NotFound(f"{each.name} has no champion yet; `everloop run FILE` makes the first version.")
+            package = version_ledger.get(connection, each.name, number).package
+        scored = offline.score(each.home.packages / package, source, target, trusted=packages.trusted_keys(each.home.keys))
+        emit(
+            {"rows": scored.rows, "seconds": scored.seconds, "version": number, "out": str(target)},
+            as_json,
+            lambda console: console.print(
+                f"{scored.rows:,} rows scored by version {number} in {scored.seconds:.1f} s → {target}"
+            ),
+        )
+
+
+def data_log(home: Path, *, loop: str | None, as_json: bool) -> None:
+    with opened(home, loop) as each:
+        with each.ledger.read() as connection:
+            known = batches.of(connection, each.name)
+        emit(
+            [plain(each_batch) for each_batch in known],
+            as_json,
+            lambda console: table(
+                console,
+                ("when", "file", "rows", "new", "copies", "outcomes", "quarantined", "raw version", "digest"),
+                (
+                    (
+                        when(b.at),
+                        Path(b.path).name,
+                        f"{b.rows:,}",
+                        b.refused and f"refused: {b.refused}" or f"{b.added:,}",
+                        f"{b.copies:,}",
+                        f"{b.outcomes:,}",
+                        f"{b.quarantined:,}",
+                        b.raw_version,
+                        b.digest[:12],
+                    )
+                    for b in known
+                ),
+            ),
+        )
+
+
+def data_diff(first: int, second: int, home: Path, *, loop: str | None, as_json: bool) -> None:
+    with opened(home, loop) as each:
+        difference = shown_data.diff(each.lake, first, second)
+        emit(difference.to_json(), as_json, lambda console: console.print(difference.text()))
+
+
+def data_show(name: str, home: Path, *, loop: str | None, version: int | None, limit: int, as_json: bool) -> None:
+    with opened(home, loop) as each:
+        frame = shown_data.show(each.lake, name, version=version, limit=limit)
+
+        def people(console: Console) -> None:
+            with pl.Config(tbl_rows=limit, tbl_cols=-1, tbl_hide_dataframe_shape=True, tbl_width_chars=console.width):
+                console.print(str(frame), markup=False)
+
+        emit(frame.to_dicts(), as_json, people)
+
+
+def package_folder(each: Installation, target: str) -> Path:
+    """A folder, a version such as v3, or the beginning of a digest."""
+    number = version_number(target)
+    if number is not None:
+        with each.ledger.read() as connection:
+            return each.home.packages / version_ledger.get(connection, each.name, number).package
+    found = [path for path in each.home.packages.iterdir() if path.name.startswith(target)] if len(target) >= 4 else []
+    if len(found) == 1:
+        return found[0]
+    if Path(target).is_dir():
+        return Path(target)
+    raise NotFound(f"There is no package {target!r}; write a folder, a version such as v3, or a digest's beginning.")
+
+
+def package_verify(target: str, home: Path, *, loop: str | None, as_json: bool) -> None:
+    with opened(home, loop) as each:
+        folder = package_folder(each, target)
+        # Opening raises with every problem by name; that it returns is the proof.
+        verified = packages.open_package(folder, packages.trusted_keys(each.home.keys))
+        emit(
+            {"digest": verified.digest, "files": len(verified.manifest.files), "sound": True},
+            as_json,
+            lambda console: console.print(
+                f"{verified.digest}: every byte of {len(verified.manifest.files)} files is as it was signed."
+            ),
+        )
+
+
+def package_show(target: str, home: Path, *, loop: str | None, as_json: bool) -> None:
+    with opened(home, loop) as each:
+        shown = packages.open_package(package_folder(each, target), packages.trusted_keys(each.home.keys))
+        manifest: Any = plain(shown.manifest)
+
+        def people(console: Console) -> None:
+            console.print(f"[bold]{manifest['loop']}[/bold] {shown.digest}")
+            console.print(f"  made {manifest['created_at']}, {manifest['metric']} {manifest['score']}")
+            console.print(f"  task {manifest['signature']['task']}, classes {manifest['signature']['classes']}")
+            table(console, ("input", "type"), ((c["name"], c["type"]) for c in manifest["signature"]["inputs"]))
+            for key, value in manifest["lineage"].items():
+                console.print(f"  {key}: {value}")
+
+        emit({"digest": shown.digest, "manifest": manifest}, as_json, people)

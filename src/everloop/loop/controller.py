@@ -1,0 +1,209 @@
+"""Turns one loop: looks at the signals, asks ``decide``, performs what it says. Holds no rule of its own.
+
+Everything it knows is in the ledger: another controller can go on where this one was killed. Two of them at once do
+no harm, for a release changes by compare-and-swap.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Connection
+
+from everloop.data import sources
+from everloop.data.ingest import Ingest
+from everloop.durable import runs
+from everloop.durable.engine import Engine
+from everloop.errors import DataError
+from everloop.jobs.process import ProcessExecutor
+from everloop.loop.decide import decide
+from everloop.loop.events import (
+    Asked,
+    ChangeRelease,
+    Command,
+    Event,
+    KeepTrigger,
+    Looked,
+    Note,
+    StartTurn,
+    State,
+    TurnEnded,
+)
+from everloop.loop.installation import Installation
+from everloop.loop.publish import publish
+from everloop.loop.signals import Signals, Watcher
+from everloop.loop.turn import Turn, plain, restored
+from everloop.records import Batch, Decision, Evidence
+from everloop.release.judge import judge
+from everloop.store.ledger import batches, decisions, releases, watermarks
+from everloop.watch.triggers import Fired
+
+Told = Callable[[Decision], None]
+MEMORY = "controller"
+"""The name under which the ledger keeps the trigger that waits."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Look:
+    """What one look saw and did."""
+
+    batches: tuple[Batch, ...]
+    signals: Signals
+    commands: tuple[Command, ...]
+
+
+class Controller:
+    def __init__(
+        self,
+        installation: Installation,
+        engine: Engine,
+        executor: ProcessExecutor,
+        *,
+        told: Told | None = None,
+        progress: Callable[[str, dict[str, Any]], None] | None = None,
+    ) -> None:
+        self.installation = installation
+        self.engine = engine
+        self._listener = told or (lambda decision: None)
+        self._told: list[Decision] = []
+        self._published = -1
+        self._ingest = Ingest(installation.resolved, installation.lake)
+        self._watcher = Watcher(installation)
+        self._turn = Turn(installation, executor, self._end, progress)
+        self._problems: set[str] = set()
+
+    # What it remembers, in the ledger.
+
+    def state(self) -> State:
+        each = self.installation
+        with each.ledger.read() as connection:
+            release = releases.get(connection, each.name)
+            kept = watermarks.get(connection, each.name, MEMORY, {})
+        waiting = kept.get("waiting")
+        return State(
+            release=release,
+            rollout=each.loop.rollout,
+            gate=each.loop.gate,
+            turn=self._turn_under_way(),
+            waiting=restored(waiting, Fired) if waiting else None,
+        )
+
+    def _turn_under_way(self) -> str | None:
+        with self.installation.ledger.read() as connection:
+            known = runs.under_way(connection, self.installation.name, name="turn")
+        # The run that is just ending must not stand in its own way.
+        active = [run.id for run in known if run.id != self._turn.ending]
+        return active[-1] if active else None
+
+    # What it does.
+
+    def take_in(self) -> tuple[Batch, ...]:
+        """Take in every file of the source that is new. A bad file is noted once and stops nobody else's."""
+        each = self.installation
+        with each.ledger.read() as connection:
+            known = batches.known(connection, each.name)
+        taken: list[Batch] = []
+        for path in sources.files(each.loop.source, each.folder):
+            try:
+                batch = self._ingest.file(path, known=known, now=each.clock.now())
+            except DataError as error:
+                if str(error) not in self._problems:
+                    self._problems.add(str(error))
+                    self._note(Note(action="batch refused", because=str(error)))
+                continue
+            if batch is None:
+                continue
+            with each.ledger.write() as connection:
+                batches.add(connection, batch)
+            taken.append(batch)
+        return tuple(taken)
+
+    def look(self) -> Look:
+        """One look: take in files and answers, read the signals, decide, perform."""
+        taken = self.take_in()
+        state = self.state()
+        signals = self._watcher.look(state.release)
+        now = self.installation.clock.now()
+        judgement = None
+        if state.release.challenger is not None and signals.evidence is not None:
+            judgement = judge(state.rollout, signals.evidence, release=state.release, now=now)
+        fired = self._watcher.fired(signals, state.last_turn, now)
+        commands = self._decide(state, Looked(fired=fired, judgement=judgement), now)
+        return Look(batches=taken, signals=signals, commands=commands)
+
+    def ask(self, asked: Asked) -> tuple[Command, ...]:
+        """Do what a person asks for. Raises ReleaseError when it cannot be done."""
+        return self._decide(self.state(), asked, self.installation.clock.now())
+
+    def work(self) -> int:
+        """Carry on the runs that are due, in this thread; returns how many were worked on."""
+        worked = self.engine.work({"turn": self._turn}, self.installation.code, loop=self.installation.name)
+        self._tell()
+        return worked
+
+    def _end(self, connection: Connection, ended: TurnEnded) -> None:
+        """What follows from a turn, in the transaction that ends its last step: exactly once, however often killed."""
+        now = self.installation.clock.now()
+        self._told.extend(self._perform(connection, decide(self.state(), ended, now)))
+
+    def _decide(self, state: State, event: Event, now: datetime) -> tuple[Command, ...]:
+        commands = decide(state, event, now)
+        if commands:
+            with self.installation.ledger.write() as connection:
+                done = self._perform(connection, commands)
+            self._told.extend(done)
+        self._tell()
+        return commands
+
+    def _tell(self) -> None:
+        """After the transaction: servers and people hear what is now so."""
+        told, self._told = self._told, []
+        if self._published != self._revision():
+            self._published = publish(self.installation).revision
+        for decision in told:
+            self._listener(decision)
+
+    def _revision(self) -> int:
+        with self.installation.ledger.read() as connection:
+            return releases.get(connection, self.installation.name).revision
+
+    def _perform(self, connection: Connection, commands: Sequence[Command]) -> list[Decision]:
+        return [done for command in commands if (done := self._performed(connection, command)) is not None]
+
+    def _performed(self, connection: Connection, command: Command) -> Decision | None:
+        each = self.installation
+        match command:
+            case StartTurn():
+                arguments = {"because": command.because}
+                run = self.engine.submit("turn", each.name, arguments, each.code, connection=connection)
+                decision = self._decision("turn started", command.because, command.evidence, run=run)
+            case KeepTrigger():
+                self._remember(connection, waiting=plain(command.fired) if command.fired else None)
+                return None
+            case Note():
+                decision = self._decision(
+                    command.action, command.because, command.evidence, version=command.version, run=command.run
+                )
+            case ChangeRelease():
+                change = command.change
+                decision = self._decision(
+                    change.action, change.because, change.evidence, version=command.version, run=command.run
+                )
+                releases.change(connection, change.release.revision - 1, change.release, decision)
+                return decision
+        return decisions.add(connection, decision)
+
+    def _decision(self, action: str, because: str, evidence: tuple[Evidence, ...], **named: Any) -> Decision:
+        now = self.installation.clock.now()
+        return Decision(loop=self.installation.name, at=now, action=action, because=because, evidence=evidence, **named)
+
+    def _note(self, note: Note) -> None:
+        with self.installation.ledger.write() as connection:
+            self._told.extend(self._perform(connection, [note]))
+
+    def _remember(self, connection: Connection, **values: Any) -> None:
+        kept = watermarks.get(connection, self.installation.name, MEMORY, {})
+        watermarks.put(connection, self.installation.name, MEMORY, {**kept, **values})

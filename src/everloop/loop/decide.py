@@ -1,0 +1,115 @@
+"""What to do next: state, event and time in, commands with their reasons out.
+
+Pure: the replay, the tests and production call this same function. Knows no files, no processes and no clock.
+"""
+
+from datetime import datetime
+
+from everloop.loop.events import (
+    Asked,
+    ChangeRelease,
+    Command,
+    Event,
+    KeepTrigger,
+    Looked,
+    Note,
+    StartTurn,
+    State,
+    TurnEnded,
+)
+from everloop.records import Verdict
+from everloop.release import plan
+from everloop.spec.gate import NotWorse
+from everloop.spec.rollout import Canary
+from everloop.watch.triggers import Fired
+
+
+def decide(state: State, event: Event, now: datetime) -> tuple[Command, ...]:
+    match event:
+        case Looked():
+            return _looked(state, event, now)
+        case TurnEnded():
+            return _turn_ended(state, event, now)
+        case Asked():
+            return _asked(state, event, now)
+
+
+def _looked(state: State, event: Looked, now: datetime) -> tuple[Command, ...]:
+    commands: list[Command] = []
+    release = state.release
+    if event.judgement is not None and not release.paused:
+        change = plan.advance(release, state.rollout, event.judgement, now=now)
+        if change is not None:
+            commands.append(ChangeRelease(change=change, version=release.challenger))
+            release = change.release
+    wanted = event.fired or state.waiting
+    if wanted is None:
+        return tuple(commands)
+    hindrance = _hindrance(state, release.challenger is not None, release.paused)
+    if hindrance is None:
+        if state.waiting is not None:
+            commands.append(KeepTrigger(fired=None))
+        commands.append(StartTurn(because=wanted.because, evidence=wanted.evidence))
+    elif event.fired is not None and (state.waiting is None or state.waiting.because != event.fired.because):
+        commands.append(KeepTrigger(fired=event.fired))
+        commands.append(
+            Note(action="kept", because=f"{event.fired.because}; waits: {hindrance}", evidence=event.fired.evidence)
+        )
+    return tuple(commands)
+
+
+def _hindrance(state: State, releasing: bool, paused: bool) -> str | None:
+    """Why a turn cannot start now; None when it can."""
+    if paused:
+        return "the loop is paused"
+    if state.turn is not None:
+        return "a turn is under way"
+    if releasing:
+        return "a release is under way"
+    return None
+
+
+def _turn_ended(state: State, event: TurnEnded, now: datetime) -> tuple[Command, ...]:
+    verdict, version = event.verdict, event.version
+    if version is None or verdict is None:
+        return (Note(action="turn failed", because=event.because, run=event.run),)
+    if state.release.champion is None:
+        change = plan.begin(state.release, version, state.rollout, now=now, to="direct")
+        return (ChangeRelease(change=change, version=version, run=event.run),)
+    if not _goes_on(state, verdict):
+        action = "kept champion" if verdict.outcome == "unsure" else "rejected"
+        return (
+            Note(action=action, because=verdict.because, evidence=verdict.evidence, version=version, run=event.run),
+        )
+    # Whoever asked for a canary gets one, however sure the gate is; Direct releases at once.
+    to: plan.Start = "shadow" if isinstance(state.rollout, Canary) else "direct"
+    change = plan.begin(state.release, version, state.rollout, now=now, to=to)
+    return (ChangeRelease(change=change, version=version, run=event.run),)
+
+
+def _goes_on(state: State, verdict: Verdict) -> bool:
+    if verdict.outcome == "unsure" and isinstance(state.gate, NotWorse):
+        return state.gate.unsure == "shadow"
+    return verdict.promote
+
+
+def _asked(state: State, event: Asked, now: datetime) -> tuple[Command, ...]:
+    match event.action:
+        case "run":
+            fired = Fired(because=f"asked for by {event.by}", evidence=())
+            hindrance = _hindrance(state, state.release.challenger is not None, False)
+            if hindrance is None:
+                return (StartTurn(because=fired.because),)
+            return (
+                KeepTrigger(fired=fired),
+                Note(action="kept", because=f"{fired.because}; waits: {hindrance}"),
+            )
+        case "promote":
+            change = plan.promote(state.release, event.version, now=now)
+        case "rollback":
+            change = plan.rollback(state.release, now=now)
+        case "pause":
+            change = plan.pause(state.release, now=now)
+        case "resume":
+            change = plan.resume(state.release, now=now)
+    return (ChangeRelease(change=change, version=event.version or change.release.champion),)

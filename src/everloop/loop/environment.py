@@ -1,0 +1,54 @@
+"""Where a loop runs: everloop.toml, a table per environment. Knows nothing of what the loop is."""
+
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from everloop.errors import SpecError
+
+KNOWN = {"home", "ledger", "host", "port", "processes"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Environment:
+    """Without everloop.toml everything lives in `.everloop/` beside the declaration and serves on loopback."""
+
+    name: str
+    home: Path
+    ledger: str | None = None
+    """A database address such as postgresql+psycopg://…; None: SQLite in the home."""
+    host: str = "127.0.0.1"
+    port: int = 8700
+    processes: int = 1
+
+    @classmethod
+    def read(cls, folder: Path, name: str | None) -> "Environment":
+        path = folder / "everloop.toml"
+        if not path.exists():
+            if name is not None:
+                raise SpecError(f"--env is {name!r}, but there is no everloop.toml in {folder}; write one with [{name}].")
+            return cls(name="local", home=folder / ".everloop")
+        try:
+            tables = tomllib.loads(path.read_text("utf-8"))
+        except tomllib.TOMLDecodeError as error:
+            raise SpecError(f"{path.name} is not TOML: {error}.") from None
+        chosen = name or "local"
+        if chosen not in tables:
+            if name is None:
+                return cls(name="local", home=folder / ".everloop")
+            raise SpecError(f"{path.name} has no table [{chosen}]; it has: {', '.join(sorted(tables)) or 'none'}.")
+        return cls._of(chosen, tables[chosen], folder, path)
+
+    @classmethod
+    def _of(cls, name: str, table: Any, folder: Path, path: Path) -> "Environment":
+        if not isinstance(table, dict):
+            raise SpecError(f"{path.name}: {name} is {table!r}; write a table, [{name}].")
+        unknown = sorted(set(table) - KNOWN)
+        if unknown:
+            raise SpecError(f"{path.name}: [{name}] has {', '.join(unknown)}; known are {', '.join(sorted(KNOWN))}.")
+        for key, kind in (("port", int), ("processes", int), ("home", str), ("ledger", str), ("host", str)):
+            if key in table and not isinstance(table[key], kind):
+                raise SpecError(f"{path.name}: {name}.{key} is {table[key]!r}; write a {kind.__name__}.")
+        settings = {key: table[key] for key in ("ledger", "host", "port", "processes") if key in table}
+        return cls(name=name, home=folder / table.get("home", ".everloop"), **settings)

@@ -1,0 +1,181 @@
+"""One loop opened in its home: declaration, ledger, lake and keys at hand. Decides nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+
+from everloop.clock import Clock, SystemClock
+from everloop.data import sources
+from everloop.errors import NotFound, SpecError
+from everloop.loop.environment import Environment
+from everloop.records import ColumnType, encode
+from everloop.spec import codec
+from everloop.spec.load import Declaration, load
+from everloop.spec.loop import Loop
+from everloop.spec.resolve import LabelFacts, Resolved, resolve
+from everloop.store.home import Home
+from everloop.store.lake import Lake
+from everloop.store.ledger import Ledger, loops
+
+
+@dataclass(frozen=True)
+class Installation:
+    home: Home
+    ledger: Ledger
+    lake: Lake
+    loop: Loop
+    resolved: Resolved
+    schema: Mapping[str, ColumnType]
+    facts: LabelFacts | None
+    folder: Path
+    """What the source's path is relative to."""
+    source: bytes
+    """The declaration's text: user functions are imported from it, by digest."""
+    code: str
+    """Digest of the declaration's meaning: what a candidate and a waiting run are tied to."""
+    environment: Environment
+    clock: Clock
+
+    @property
+    def name(self) -> str:
+        return self.loop.name
+
+    def close(self) -> None:
+        self.ledger.close()
+
+
+def chosen(declaration: Declaration, name: str | None) -> Loop:
+    """The loop of that name, or the only one in the file."""
+    names = [each.name for each in declaration.loops]
+    if name is None and len(names) == 1:
+        return declaration.loops[0]
+    for each in declaration.loops:
+        if each.name == name:
+            return each
+    asked = "holds several loops" if name is None else f"holds no loop named {name!r}"
+    raise SpecError(f"{declaration.path.name} {asked}; choose one with --loop: {', '.join(names)}.")
+
+
+def install(
+    path: Path,
+    *,
+    name: str | None = None,
+    environment: str | None = None,
+    clock: Clock | None = None,
+    home: Path | None = None,
+) -> Installation:
+    """Open the loop that ``path`` declares, making its home at the first time.
+
+    Raises SpecError for a declaration that is not sound and DataError for a source that cannot be read.
+    """
+    declaration = load(path)
+    loop = chosen(declaration, name)
+    settings = Environment.read(declaration.path.parent, environment)
+    schema = sources.schema_of(loop.source, declaration.path.parent)
+    return open_installation(
+        loop,
+        schema=schema,
+        facts=label_facts(loop, declaration.path.parent, schema),
+        folder=declaration.path.parent,
+        source=declaration.source,
+        home=Home(home or settings.home),
+        environment=settings,
+        clock=clock or SystemClock(),
+    )
+
+
+def open_installation(
+    loop: Loop,
+    *,
+    schema: Mapping[str, ColumnType],
+    facts: LabelFacts | None,
+    folder: Path,
+    source: bytes,
+    home: Home,
+    environment: Environment,
+    clock: Clock,
+) -> Installation:
+    """Hold the declaration against the columns and labels that there are, and open its home."""
+    resolved = resolve(loop, schema, facts)
+    ledger = Ledger.open(environment.ledger or home.ledger)
+    meaning = codec.to_bytes(loop)
+    digest = codec.digest(loop)
+    code_file = home.code / digest / "declaration.py"
+    if not code_file.exists():
+        code_file.parent.mkdir(parents=True, exist_ok=True)
+        code_file.write_bytes(source)
+        (code_file.parent / "loop.json").write_bytes(meaning)
+    # The columns and labels of today, so that commands which only have the home need not read the source again.
+    (code_file.parent / "found.json").write_bytes(encode({"schema": dict(schema), "facts": facts}))
+    with ledger.write() as connection:
+        loops.put(connection, loop.name, meaning, digest, str(folder), at=clock.now())
+    return Installation(
+        home=home,
+        ledger=ledger,
+        lake=Lake(home.lake(loop.name)),
+        loop=loop,
+        resolved=resolved,
+        schema=schema,
+        facts=facts,
+        folder=folder,
+        source=source,
+        code=digest,
+        environment=environment,
+        clock=clock,
+    )
+
+
+def reopen(home: Path, *, name: str | None = None, clock: Clock | None = None) -> Installation:
+    """Open a loop from its home alone, as it was last declared. Raises NotFound when there is none.
+
+    Never imports the user's module.
+    """
+    place = Home(home)
+    if not (home / "ledger.sqlite").exists() and not Environment.read(home.absolute().parent, None).ledger:
+        raise NotFound(f"There is no everloop home at {home}; name one with --home, or run `everloop run FILE` first.")
+    settings = Environment.read(home.absolute().parent, None)
+    ledger = Ledger.open(settings.ledger or place.ledger)
+    with ledger.read() as connection:
+        names = loops.names(connection)
+        if name is None and len(names) != 1:
+            raise NotFound(f"This home holds {len(names)} loops; choose one with --loop: {', '.join(names) or 'none'}.")
+        known = loops.get(connection, name or names[0])
+    loop = codec.from_bytes(known.spec)
+    folder = place.code / known.digest
+    found = msgspec.json.decode((folder / "found.json").read_bytes())
+    facts = msgspec.convert(found["facts"], LabelFacts) if found["facts"] else None
+    return Installation(
+        home=place,
+        ledger=ledger,
+        lake=Lake(place.lake(loop.name)),
+        loop=loop,
+        resolved=resolve(loop, found["schema"], facts),
+        schema=found["schema"],
+        facts=facts,
+        folder=Path(known.folder),
+        source=(folder / "declaration.py").read_bytes(),
+        code=known.digest,
+        environment=settings,
+        clock=clock or SystemClock(),
+    )
+
+
+def label_facts(loop: Loop, folder: Path, schema: Mapping[str, ColumnType]) -> LabelFacts | None:
+    """What the label looks like in the source's newest file; None when labels come from elsewhere."""
+    if loop.label.column not in schema:
+        return None
+    files = sources.files(loop.source, folder)
+    facts: LabelFacts | None = None
+    # The oldest files are enough to know the classes; more are read only while the label is still constant.
+    for path in files[:50]:
+        found = sources.read(loop.source, path, schema, columns=[loop.label.column])[loop.label.column]
+        distinct = found.drop_nulls().unique(maintain_order=True).head(1_000).to_list()
+        merged = list(dict.fromkeys([*(facts.distinct if facts else ()), *distinct]))
+        facts = LabelFacts(distinct=tuple(merged), rows=len(found), missing=int(found.null_count()))
+        if len(merged) > 1:
+            break
+    return facts

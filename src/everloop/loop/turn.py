@@ -1,0 +1,210 @@
+"""One turn of the loop as a durable run: snapshot, fit, gate, package, release.
+
+Each step's result is JSON and its output is named by content, so a step that is run again after a kill changes
+nothing. What follows from the turn is decided in ``loop.decide``.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+from sqlalchemy import Connection
+
+from everloop.data import snapshot as snapshots
+from everloop.durable.run import Run
+from everloop.errors import DataError, JobError, PackageError, TrainError
+from everloop.jobs.process import Job, ProcessExecutor
+from everloop.loop import gating
+from everloop.loop.events import TurnEnded
+from everloop.loop.installation import Installation
+from everloop.records import Candidate, Snapshot, Verdict, Version, decode, digest_of, encode
+from everloop.store import packages
+from everloop.store.ledger import candidates, releases, versions
+from everloop.store.ledger import snapshots as snapshot_ledger
+
+Progress = Callable[[str, dict[str, Any]], None]
+JSON = dict[str, Any]
+T = TypeVar("T")
+
+
+def plain(record: Any) -> JSON:
+    value: JSON = msgspec.json.decode(encode(record))
+    return value
+
+
+def restored(value: JSON, kind: type[T]) -> T:
+    return decode(encode(value), kind)
+
+
+class Turn:
+    """The steps of one turn over one installation. ``end`` receives what came of it, exactly once per run."""
+
+    def __init__(
+        self,
+        installation: Installation,
+        executor: ProcessExecutor,
+        end: Callable[[Connection, TurnEnded], None],
+        progress: Progress | None = None,
+    ) -> None:
+        self._installation = installation
+        self._executor = executor
+        self._end = end
+        self.ending: str | None = None
+        """The run whose last step is under way."""
+        self._progress = progress or (lambda step, detail: None)
+
+    def __call__(self, run: Run) -> JSON:
+        try:
+            snapshot = run.step("snapshot", self.snapshot)
+            candidate = run.step("fit", lambda: self.fit(restored(snapshot, Snapshot)))
+            verdict = run.step("gate", lambda: self.gate(restored(candidate, Candidate)))
+            version = run.step(
+                "package",
+                lambda: self.package(
+                    restored(snapshot, Snapshot),
+                    restored(candidate, Candidate),
+                    restored(verdict, Verdict),
+                    str(run.arguments.get("because", "")),
+                ),
+            )
+            ended = TurnEnded(
+                run=run.id, version=restored(version, Version).number, verdict=restored(verdict, Verdict)
+            )
+        except (DataError, TrainError, JobError, PackageError) as error:
+            # The user's rows, code or model: the turn is over and says why. Everything else is for the engine.
+            ended = TurnEnded(run=run.id, version=None, verdict=None, because=f"{type(error).__name__}: {error}")
+        run.commit("release", lambda connection: self.release(connection, run.id, ended))
+        return {"version": ended.version, "because": ended.because or (ended.verdict.because if ended.verdict else "")}
+
+    def snapshot(self) -> JSON:
+        self._progress("snapshot", {})
+        each = self._installation
+        taken = snapshots.take(each.resolved, each.lake, as_of=each.clock.now())
+        with each.ledger.write() as connection:
+            snapshot_ledger.add(connection, taken)
+        return plain(taken)
+
+    def fit(self, snapshot: Snapshot) -> JSON:
+        each = self._installation
+        digest = digest_of(encode({"snapshot": snapshot.digest, "code": each.code}))
+        folder = each.home.candidates / digest
+        record = folder / "candidate.json"
+        if record.exists():
+            # Same rows, same code, same parameters: the same candidate. Fitting again could only waste time.
+            self._progress("fit", {"reused": digest})
+            return plain(decode(record.read_bytes(), Candidate))
+        self._progress("fit", {"rows": snapshot.train_rows})
+        job_folder = each.home.jobs / digest
+        shutil.rmtree(job_folder, ignore_errors=True)
+        timeout = min((t.timeout for t in _trains(each) if t.timeout is not None), default=None)
+        self._executor.run(
+            Job(
+                name="fit",
+                entry="everloop.loop.fit_job:main",
+                arguments={
+                    "loop": each.name,
+                    "home": str(each.home.root),
+                    "code": each.code,
+                    "declaration": str(each.home.code / each.code / "declaration.py"),
+                    "snapshot": plain(snapshot),
+                    "schema": dict(each.schema),
+                    "facts": plain(each.facts) if each.facts else None,
+                    "digest": digest,
+                },
+                folder=job_folder,
+                timeout=timeout,
+            ),
+            on_progress=lambda detail: self._progress("fit", detail),
+        )
+        _rename_into_place(job_folder / "candidate", folder)
+        shutil.rmtree(job_folder, ignore_errors=True)
+        candidate = decode(record.read_bytes(), Candidate)
+        with each.ledger.write() as connection:
+            candidates.add(connection, candidate)
+        return plain(candidate)
+
+    def gate(self, candidate: Candidate) -> JSON:
+        self._progress("gate", {})
+        each = self._installation
+        with each.ledger.read() as connection:
+            release = releases.get(connection, each.name)
+            known = versions.of(connection, each.name)
+        return plain(gating.judge(each, candidate, release, known))
+
+    def package(self, snapshot: Snapshot, candidate: Candidate, verdict: Verdict, trigger: str) -> JSON:
+        self._progress("package", {})
+        each = self._installation
+        folder = Path(candidate.folder)
+        details = msgspec.json.decode((folder / "details.json").read_bytes())
+        with each.ledger.read() as connection:
+            release = releases.get(connection, each.name)
+            parent = versions.get(connection, each.name, release.champion).package if release.champion else None
+        evidence = encode({"verdict": plain(verdict), "trigger": trigger, "parity": details["parity"]})
+        digest = packages.seal(
+            each.home.packages,
+            files={
+                "model.onnx": (folder / "graph.onnx").read_bytes(),
+                "profile.json": (folder / "profile.json").read_bytes(),
+                "evidence.json": evidence,
+            },
+            key=packages.load_signing_key(each.home.keys),
+            loop=each.name,
+            created_at=snapshot.as_of,
+            signature=candidate.signature,
+            extensions=bool(details["extensions"]),
+            score=candidate.score,
+            metric=each.resolved.score.name,
+            lineage={
+                "snapshot": snapshot.digest,
+                "code": candidate.code,
+                "features": each.resolved.features.digest,
+                "estimator": candidate.estimator,
+                "parameters": candidate.parameters,
+                "parent": parent,
+                "raw_version": snapshot.raw_version,
+                "outcomes_version": snapshot.outcomes_version,
+            },
+            requirements=details["requirements"],
+            opset=int(details["opset"]),
+        )
+        with each.ledger.write() as connection:
+            version = versions.add(
+                connection,
+                loop=each.name,
+                package=digest,
+                snapshot=snapshot.digest,
+                created_at=each.clock.now(),
+                score=candidate.score,
+                verdict=verdict,
+                trigger=trigger,
+            )
+        return plain(version)
+
+    def release(self, connection: Connection, run: str, ended: TurnEnded) -> JSON:
+        self.ending = run
+        try:
+            self._end(connection, ended)
+        finally:
+            self.ending = None
+        return {}
+
+
+def _trains(installation: Installation) -> tuple[Any, ...]:
+    train = installation.loop.train
+    return train if isinstance(train, tuple) else (train,)
+
+
+def _rename_into_place(made: Path, folder: Path) -> None:
+    try:
+        os.rename(made, folder)
+    except OSError:
+        if not (folder / "candidate.json").exists():
+            raise
+        # Somebody made the same candidate meanwhile: theirs is as good.
+        shutil.rmtree(made, ignore_errors=True)
+

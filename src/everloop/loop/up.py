@@ -1,0 +1,103 @@
+"""Keeps a loop up: a server beside a controller that looks, works and publishes until it is told to stop.
+
+The server outlives a killed controller: it is a process group of its own, and the next controller finds it by its
+status file.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from datetime import timedelta
+
+from everloop.durable.engine import Engine
+from everloop.errors import EverloopError, ReleaseConflict
+from everloop.jobs.process import ProcessExecutor
+from everloop.loop.controller import Controller
+from everloop.loop.events import Asked
+from everloop.loop.installation import Installation
+from everloop.loop.publish import publish
+from everloop.loop.server import ServingProcess
+from everloop.records import Decision
+
+
+class Upkeep:
+    def __init__(
+        self,
+        installation: Installation,
+        *,
+        host: str,
+        port: int,
+        processes: int,
+        every: timedelta,
+        told: Callable[[Decision], None],
+        said: Callable[[str], None],
+    ) -> None:
+        self._installation = installation
+        self._host, self._port, self._processes = host, port, processes
+        self._every = every.total_seconds()
+        self._said = said
+        self._executor = ProcessExecutor()
+        self._engine = Engine(installation.ledger, installation.clock)
+        self._controller = Controller(installation, self._engine, self._executor, told=told)
+        self._worker: threading.Thread | None = None
+        self._server: ServingProcess | None = None
+
+    def run(self, stop: threading.Event) -> None:
+        """Until ``stop`` is set. Ends the server it keeps, draining it, and returns."""
+        try:
+            self._controller.take_in()
+            publish(self._installation)
+            if self._controller.state().release.champion is None:
+                self._said("no version yet: the first turn starts now")
+                self._begin_first_turn()
+            while not stop.is_set():
+                self._once()
+                stop.wait(self._every)
+        finally:
+            self._said("stopping: the server drains, a turn under way goes on at the next start")
+            if self._server is not None:
+                self._server.stop()
+            self._executor.close()
+
+    def _begin_first_turn(self) -> None:
+        if self._controller.state().turn is None:
+            self._controller.ask(Asked(action="run", by="the first start"))
+
+    def _once(self) -> None:
+        try:
+            self._work()
+            self._controller.look()
+            self._serve()
+        except ReleaseConflict as conflict:
+            self._said(f"another controller was first: {conflict}")
+        except EverloopError as error:
+            # One look that fails (a full disk, say) must not end the loop: it serves on and says so at every look.
+            self._said(f"{type(error).__name__}: {error}")
+
+    def _work(self) -> None:
+        """Turns run beside the looks, so that a release goes on being judged while a fit takes its hours."""
+        if self._worker is None or not self._worker.is_alive():
+            self._worker = threading.Thread(target=self._worked, name="turns", daemon=True)
+            self._worker.start()
+
+    def _worked(self) -> None:
+        try:
+            self._controller.work()
+        except EverloopError as error:
+            self._said(f"{type(error).__name__}: {error}")
+
+    def _serve(self) -> None:
+        if self._server is not None and not self._server.alive():
+            self._said(f"the server ended by itself: {self._server.last_words()}; it is started again")
+            self._server = None
+        if self._server is None and self._controller.state().release.champion is not None:
+            self._server = ServingProcess.start(
+                self._installation.home,
+                [self._installation.name],
+                host=self._host,
+                port=self._port,
+                processes=self._processes,
+            )
+            self._port = self._server.port
+            self._said(f"serving on http://{self._host}:{self._port}/predict/{self._installation.name}")
