@@ -35,7 +35,8 @@ class Nodes:
         if key not in self._known:
             name = f"{self._prefix}_constant_{len(self.initializers)}"
             if kind == STRING:
-                tensor = helper.make_tensor(name, STRING, shape, [each.encode() for each in flat])
+                tensor = TensorProto(name=name, data_type=STRING, dims=shape)  # make_tensor drops a NUL at the end
+                tensor.string_data.extend(each.encode() for each in flat)
             else:
                 tensor = numpy_helper.from_array(
                     np.array(flat, dtype=helper.tensor_dtype_to_np_dtype(kind)).reshape(tuple(shape)), name
