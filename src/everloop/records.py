@@ -96,6 +96,8 @@ class Snapshot:
     to: datetime
     train_rows: int
     test_rows: int
+    unlabelled_rows: int = 0
+    """Rows of the window that are left out because their label is not known."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -248,6 +250,9 @@ class Release:
     previous: int | None = None
     """The champion before this one: where a rollback by command goes."""
     paused: bool = False
+    paused_at: datetime | None = None
+    paused_seconds: float = 0.0
+    """How long this release has been paused before: the time counts for no limit."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -23,9 +23,7 @@ from everloop.release.judge import Judgement
 from everloop.spec.rollout import Canary, Direct
 
 Start = Literal["shadow", "direct"]
-Action = Literal[
-    "shadow started", "share raised", "promoted", "rolled back", "paused", "resumed", "champion restored"
-]
+Action = Literal["released", "shadow", "canary", "promoted", "rolled back", "paused", "resumed"]
 
 SHADOW_PART = 0.5
 """The part of `longest` that shadow may take."""
@@ -56,19 +54,19 @@ def begin(
     if challenger == release.champion:
         raise ReleaseError(f"Version {challenger} is already the champion of {release.loop}; there is nothing to do.")
     if release.champion is None:
-        return _crown(release, challenger, now, "the first version: nothing serves yet", ())
+        return _crown(release, challenger, now, "the first version: nothing serves yet", (), action="released")
     if to == "direct" or isinstance(rollout, Direct):
-        return _crown(release, challenger, now, "released at once, without shadow or canary", ())
+        return _crown(release, challenger, now, "released at once, without shadow or canary", (), action="released")
     started = replace(release, challenger=challenger, started=now, paused_seconds=0.0)
     if rollout.shadow:
         return Change(
             release=_moved(started, now, stage="shadow", share=0.0),
-            action="shadow started",
+            action="shadow",
             because=f"version {challenger} answers all traffic in shadow beside version {release.champion}",
         )
     return Change(
         release=_moved(started, now, stage="canary", share=rollout.shares[0]),
-        action="share raised",
+        action="canary",
         because=f"version {challenger} takes {rollout.shares[0]:.0%} of the traffic; the declaration has no shadow",
     )
 
@@ -119,7 +117,7 @@ def rollback(release: Release, now: datetime) -> Change:
     restored = replace(_crown(release, release.previous, now, "", ()).release, previous=None)
     return Change(
         release=restored,
-        action="champion restored",
+        action="rolled back",
         because=f"rolled back by command from version {release.champion} to version {release.previous}",
     )
 
@@ -211,7 +209,7 @@ def _raise(
         return _crown_challenger(release, now, because, evidence)
     return Change(
         release=_moved(release, now, stage="canary", share=higher[0]),
-        action="share raised",
+        action="canary",
         because=f"version {release.challenger} goes to {higher[0]:.0%} of the traffic: {because}",
         evidence=evidence,
     )
@@ -222,13 +220,21 @@ def _crown_challenger(release: Release, now: datetime, because: str, evidence: t
     return _crown(release, release.challenger, now, because, evidence)
 
 
-def _crown(release: Release, version: int, now: datetime, because: str, evidence: tuple[Evidence, ...]) -> Change:
+def _crown(
+    release: Release,
+    version: int,
+    now: datetime,
+    because: str,
+    evidence: tuple[Evidence, ...],
+    *,
+    action: Action = "promoted",
+) -> Change:
     crowned = replace(
         release, champion=version, challenger=None, previous=release.champion, started=None, paused_seconds=0.0
     )
     return Change(
         release=_moved(crowned, now, stage="steady", share=0.0),
-        action="promoted",
+        action=action,
         because=f"version {version} is champion: {because}",
         evidence=evidence,
     )
