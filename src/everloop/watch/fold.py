@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from everloop.durable.crash import reached
 from everloop.errors import DataError, SchemaChanged
 from everloop.records import MISSING_INTEGER, MISSING_TEXT, ColumnType, InputColumn, Signature
 from everloop.store import segments
@@ -97,9 +98,11 @@ def fold(folder: Path, lake: Lake, signatures: Mapping[str, Signature], *, limit
         for piece in _pieces(folder, folded, limit):
             if piece.outcomes:
                 _commit(lake, OUTCOMES, _outcome_rows(piece.outcomes), folded[PREDICTIONS], piece.positions)
+                reached("fold.outcomes")
             if piece.predictions:
                 rows, unknown = prediction_rows(piece.predictions, signatures)
                 _commit_predictions(lake, rows, piece.positions)
+                reached("fold.predictions")
                 counts += FoldedCounts(predictions=len(rows), unknown=unknown)
             counts += FoldedCounts(outcomes=sum(len(each.outcomes) for each in piece.outcomes))
             folded = {PREDICTIONS: piece.positions, OUTCOMES: piece.positions}

@@ -1,0 +1,162 @@
+"""What came true for which prediction: labels that are old enough, joined by id. Knows nothing of scores or versions.
+
+A row is judged at a fixed age, event time plus the declared delay, the same for every arm: judged when its label
+happens to come, an arm whose labels come early would look different for that alone. Of several labels of one row the
+latest counts, wherever it came from: the source's own files or a reported outcome.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from everloop.records import Task
+from everloop.store.lake import OUTCOMES, PREDICTIONS, RAW, Lake
+
+Class = str | int | bool
+DAY = timedelta(days=1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Truth:
+    """What is declared of the label, as far as the watch needs it."""
+
+    column: str
+    delay: timedelta
+    task: Task
+    classes: tuple[Class, ...] = ()
+    absent: Class | float | None = None
+    """What a label is that has not come when it is due, where no news is an answer."""
+
+
+def matured(
+    lake: Lake,
+    truth: Truth,
+    *,
+    since: datetime | None,
+    until: datetime,
+    arms: Sequence[str] = ("champion",),
+    versions: Sequence[int] | None = None,
+    inputs: Sequence[str] = (),
+) -> pl.DataFrame:
+    """Answered rows whose label is due in (``since``, ``until``], oldest event first.
+
+    Columns: id, event_time, version, arm, epoch, decision, the answers (p_0 … or value), ``inputs`` as they stand in
+    the predictions table, and ``truth``: int64 index into ``truth.classes`` (−1: a class that nobody declared) or
+    float64; null where no label has come. An empty frame where nothing is due.
+    """
+    due = pl.col("event_time").is_between(
+        pl.lit(-1, pl.Datetime("us", "UTC")) if since is None else pl.lit(since - truth.delay),
+        pl.lit(until - truth.delay),
+        closed="right",
+    )
+    where = due & pl.col("arm").is_in(list(arms)) & ~pl.col("error")
+    if versions is not None:
+        where &= pl.col("version").is_in(list(versions))
+    known = lake.schema(PREDICTIONS)
+    answers = [name for name in known if name == "value" or (name.startswith("p_") and name[2:].isdigit())]
+    columns = ["id", "event_time", "version", "arm", "epoch", "decision", *answers]
+    rows = lake.read(PREDICTIONS, columns=[*columns, *(name for name in inputs if name in known)], where=where)
+    if rows.is_empty():
+        return rows
+    first, last = rows["event_time"].min(), rows["event_time"].max()
+    labels = known_labels(lake, truth, since=first, until=last, now=until)  # type: ignore[arg-type]
+    joined = rows.join(labels, on="id", how="left", maintain_order="left")
+    if truth.absent is not None:
+        joined = joined.with_columns(truth=pl.col("truth").fill_null(_place(truth, truth.absent)))
+    return joined.sort("event_time", maintain_order=True)
+
+
+def known_labels(lake: Lake, truth: Truth, *, since: datetime, until: datetime, now: datetime) -> pl.DataFrame:
+    """id and truth of rows with an event time in [since, until], as known ``now``: the latest value of each id."""
+    parts: list[pl.DataFrame] = []
+    raw = lake.schema(RAW)
+    if truth.column in raw and "_key" in raw:
+        inside = pl.col("_event_time").is_between(pl.lit(since - DAY), pl.lit(until + DAY))
+        known = pl.col("_event_time") + truth.delay <= pl.lit(now)
+        found = lake.read(
+            RAW,
+            columns=["_key", "_event_time", truth.column],
+            where=inside & known & pl.col(truth.column).is_not_null(),
+        )
+        text = raw[truth.column] == pl.String()
+        parts.append(
+            found.select(
+                id=pl.col("_key"),
+                at=pl.col("_event_time") + truth.delay,
+                value_text=pl.col(truth.column) if text else pl.lit(None, pl.String()),
+                value_number=pl.lit(None, pl.Float64()) if text else pl.col(truth.column).cast(pl.Float64()),
+            )
+        )
+    if lake.exists(OUTCOMES):
+        # An outcome may be known before the event it is about (a cancelled departure), though hardly by much.
+        reported = (
+            (pl.col("name") == truth.column)
+            & (pl.col("at") >= pl.lit(since - truth.delay - DAY))
+            & (pl.col("at") <= pl.lit(now))
+        )
+        parts.append(lake.read(OUTCOMES, columns=["id", "at", "value_text", "value_number"], where=reported))
+    if not parts:
+        return pl.DataFrame(schema={"id": pl.String(), "truth": pl.Float64()})
+    # Stable: of two with the same instant the reported one, which comes last here, is the correction.
+    latest = pl.concat(parts).sort("at", maintain_order=True).unique("id", keep="last", maintain_order=True)
+    return latest.select("id", truth=_places(truth))
+
+
+def _places(truth: Truth) -> pl.Expr:
+    """Values to class indexes, or to numbers."""
+    text, number = pl.col("value_text"), pl.col("value_number")
+    if truth.task == "regression":
+        return number
+    place = pl.when(text.is_null() & number.is_null()).then(None)
+    for index, each in enumerate(truth.classes):
+        # A client may write a number or a boolean as text; text is never read as a number.
+        same = text == _shown(each)
+        if not isinstance(each, str):
+            same = same.fill_null(False) | (number == float(each)).fill_null(False)
+        place = place.when(same).then(pl.lit(index, pl.Int64()))
+    return place.otherwise(pl.lit(-1, pl.Int64()))
+
+
+def _place(truth: Truth, value: Class | float) -> int | float:
+    if truth.task == "regression":
+        return float(value)
+    return next((index for index, each in enumerate(truth.classes) if each == value), -1)
+
+
+def _shown(value: Class) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def answers(
+    rows: pl.DataFrame, truth: Truth, classes: Mapping[int, tuple[Class, ...]] | None = None
+) -> npt.NDArray[np.float64]:
+    """What was answered, as the metrics take it: [n, classes] in the order of ``truth.classes``, or [n] numbers.
+
+    ``classes``: the order in which a version gives them, for versions that differ; a class that a version does not
+    know has probability 0.
+    """
+    if truth.task == "regression":
+        return rows["value"].to_numpy().astype(np.float64)
+    width = len(truth.classes)
+    matrix = np.zeros((len(rows), width))
+    version = rows["version"].to_numpy()
+    for number in np.unique(version):
+        inside = version == number
+        given = (classes or {}).get(int(number), truth.classes)
+        for index, each in enumerate(given):
+            if each in truth.classes and f"p_{index}" in rows.columns:
+                matrix[inside, truth.classes.index(each)] = rows[f"p_{index}"].to_numpy()[inside]
+    return matrix
+
+
+def truths(rows: pl.DataFrame, truth: Truth) -> npt.NDArray[Any]:
+    """The labels of labelled rows as the metrics take them: int64 [n] or float64 [n]."""
+    dtype = np.float64 if truth.task == "regression" else np.int64
+    return rows["truth"].to_numpy().astype(dtype)

@@ -1,0 +1,300 @@
+"""One look at a loop: new rows in, signals and release evidence out. Reads the lake; decides nothing.
+
+What a look remembers is small and JSON (`WatchState`). Old rows are not read again but for three bounded windows: the
+newest month of labels for the score, a day of labels that may still come, and a drift window at the moment it closes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+
+import polars as pl
+
+from everloop.measure.profile import Profile
+from everloop.records import Release, ReleaseEvidence, Signature
+from everloop.spec.metric import Metric
+from everloop.spec.retrain import Degraded, Drift
+from everloop.spec.rollout import Canary
+from everloop.store.lake import OUTCOMES, PREDICTIONS, RAW, Lake
+from everloop.watch import drift, score, service
+from everloop.watch.drift import Drifted, DriftState
+from everloop.watch.labels import Class, Truth, answers, matured, truths
+from everloop.watch.score import Degradation, Judged, Reference, Scored
+from everloop.watch.triggers import Signals, Trigger, TriggerState, leaves
+
+LONGEST = timedelta(days=28)
+"""How far back a score looks when the declaration names no window."""
+GRACE = timedelta(days=1)
+"""How long after its due time a label of a shadow pair may still come."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Champion:
+    """Who is watched. ``since``: when it became champion; ``score`` and ``test_rows`` are its gate's."""
+
+    version: int
+    since: datetime
+    score: float
+    test_rows: int
+    signature: Signature
+    profile: Profile
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Watched:
+    """What does not change from look to look."""
+
+    truth: Truth
+    metric: Metric
+    trigger: Trigger
+    positive: int = 1
+    rollout: Canary | None = None
+    """None: released at once, there is nothing to judge."""
+    shadow_margin: float | None = None
+    classes: Mapping[int, tuple[Class, ...]] = field(default_factory=dict)
+    """Version → its order of classes, where it is not ``truth.classes``."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReleaseWatch:
+    """The counts of the release under way. Frozen baseline, tallies and pairs up to where they are closed."""
+
+    started: datetime
+    challenger: int
+    baseline: service.Baseline
+    folded: int
+    """The version of the predictions table up to which tallies are counted."""
+    tallies: tuple[service.Tally, ...] = ()
+    pairs: service.Pairs = field(default_factory=service.Pairs)
+    closed: datetime | None = None
+    """Labels due until then are in ``pairs`` for good."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WatchState:
+    """All that looks remember. JSON through ``records.encode``; losing it costs time, not truth."""
+
+    triggers: TriggerState
+    drift: DriftState
+    best: float | None = None
+    """What the champion has reached since its release, less its noise."""
+    best_of: int | None = None
+    release: ReleaseWatch | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Seen:
+    """What one look saw. ``signals`` go to the triggers, ``evidence`` to the judge."""
+
+    signals: Signals
+    evidence: ReleaseEvidence | None = None
+    score: Scored | None = None
+    """The champion's score over the newest month, or the longest declared window."""
+    coverage: float | None = None
+    """The share of its due rows that have a label."""
+    largest_drift: float = 0.0
+    """The largest PSI of a column in the last full window."""
+    drifted_column: str | None = None
+
+
+def begin(now: datetime, *, rows: int = 0) -> WatchState:
+    return WatchState(triggers=TriggerState(began=now, looked=now, rows=rows), drift=DriftState(opened=now))
+
+
+def rows_so_far(lake: Lake) -> int:
+    """Rows that came in, ever; of a loop whose rows come through the server alone, its outcomes."""
+    table = RAW if lake.exists(RAW) else OUTCOMES
+    return sum(int(each["rows"]) for each in lake.history(table))
+
+
+def look(
+    lake: Lake,
+    watched: Watched,
+    champion: Champion | None,
+    release: Release,
+    state: WatchState,
+    *,
+    now: datetime,
+    asked: str | None = None,
+    busy: bool = False,
+) -> tuple[Seen, WatchState]:
+    """Look once, after `fold.fold`. Pure but for reading the lake: the same state and tables give the same answer.
+
+    The triggers themselves are asked afterwards, with ``triggers.fired(watched.trigger, seen.signals, …)``.
+    """
+    signals = Signals(rows=rows_so_far(lake), asked=asked, busy=busy)
+    seen = Seen(signals=signals)
+    if champion is not None and lake.exists(PREDICTIONS):
+        state = replace(state, drift=drift.close_windows(lake, state.drift, now))
+        drifts, state = _drifts(lake, watched, champion, state)
+        degradations, scored, coverage, state = _scores(lake, watched, champion, state, now)
+        seen = Seen(
+            signals=replace(signals, drift=drifts, degraded=degradations),
+            score=scored,
+            coverage=coverage,
+            largest_drift=state.drift.largest,
+            drifted_column=state.drift.column,
+        )
+    evidence, state = _evidence(lake, watched, release, state, now)
+    return replace(seen, evidence=evidence), state
+
+
+def _drifts(
+    lake: Lake, watched: Watched, champion: Champion, state: WatchState
+) -> tuple[dict[Drift, Drifted], WatchState]:
+    here = state.drift
+    triggers = [(place, each) for place, each in leaves(watched.trigger) if isinstance(each, Drift)]
+    # Windows change weekly: between two closings, and for the same champion, there is nothing new to say.
+    if here.closed and here.compared != champion.version:
+        profiles = [
+            drift.window_profile(lake, each, champion.signature, champion.profile, champion=champion.version)
+            for each in here.closed
+        ]
+        found = {
+            place: said
+            for place, each in triggers
+            if (said := drift.drifted(each, champion.profile, here.closed, profiles)) is not None
+        }
+        size, column = drift.largest(champion.profile, profiles[-1])
+        here = replace(here, largest=size, column=column, compared=champion.version, found=found)
+    return {each: here.found[place] for place, each in triggers if place in here.found}, replace(state, drift=here)
+
+
+def _scores(
+    lake: Lake,
+    watched: Watched,
+    champion: Champion,
+    state: WatchState,
+    now: datetime,
+) -> tuple[dict[Degraded, Degradation], Scored | None, float | None, WatchState]:
+    triggers = [(place, each) for place, each in leaves(watched.trigger) if isinstance(each, Degraded)]
+    span = max([each.over or LONGEST for _, each in triggers], default=LONGEST)
+    delay = watched.truth.delay
+    rows = matured(
+        lake,
+        watched.truth,
+        since=max(now - span, champion.since + delay),
+        until=now,
+        versions=[champion.version],
+    )
+    if rows.is_empty():
+        return {}, None, None, state
+    labelled = rows.filter(pl.col("truth").is_not_null())
+    coverage = len(labelled) / len(rows)
+    judged = _judged(labelled, watched)
+    scored = score.score(watched.metric, judged, positive=watched.positive)
+    if scored is None:
+        return {}, None, coverage, state
+    reference = _reference(watched.metric, champion, state)
+    found: dict[Degraded, Degradation] = {}
+    for place, each in leaves(watched.trigger):
+        if isinstance(each, Degraded):
+            after = max(now - delay - (each.over or LONGEST), state.triggers.used.get(place, champion.since))
+            # What this trigger fired on before is used up: it looks only at rows that came since.
+            own = _judged(labelled.filter(pl.col("event_time") > after), watched)
+            worse = score.degradation(watched.metric, own, reference, by=each.by, positive=watched.positive)
+            if worse is not None:
+                found[each] = worse
+    bound = score.bound(watched.metric, scored)
+    known = state.best if state.best_of == champion.version else None
+    best = bound if known is None else score.better(watched.metric, known, bound)
+    return found, scored, coverage, replace(state, best=best, best_of=champion.version)
+
+
+def _judged(labelled: pl.DataFrame, watched: Watched) -> Judged:
+    return Judged(
+        truth=truths(labelled, watched.truth),
+        prediction=answers(labelled, watched.truth, watched.classes),
+        times=labelled["event_time"].dt.epoch("us").to_numpy(),
+    )
+
+
+def _reference(metric: Metric, champion: Champion, state: WatchState) -> Reference:
+    """The better one of its gate's score and the best it reached since."""
+    at_gate = Reference(value=champion.score, rows=champion.test_rows, source="at its gate")
+    if state.best is None or state.best_of != champion.version:
+        return at_gate
+    if score.better(metric, state.best, champion.score) == champion.score:
+        return at_gate
+    return Reference(value=state.best, rows=None, source="reached since its release")
+
+
+def _evidence(
+    lake: Lake, watched: Watched, release: Release, state: WatchState, now: datetime
+) -> tuple[ReleaseEvidence | None, WatchState]:
+    rollout = watched.rollout
+    if rollout is None or release.challenger is None or release.champion is None or release.started is None:
+        return None, replace(state, release=None)
+    here = state.release
+    if here is None or here.challenger != release.challenger or here.started != release.started:
+        here = ReleaseWatch(
+            started=release.started,
+            challenger=release.challenger,
+            baseline=service.baseline(lake, release.champion, rollout.guards, before=release.started),
+            folded=-1,
+        )
+    here = _counted(lake, rollout, release, here)
+    pairs, here = _paired(lake, watched, release, here, now)
+    evidence = ReleaseEvidence(
+        guards=service.guard_evidence(rollout.guards, here.baseline, here.tallies),
+        shadow=pairs.counts(watched.metric) if rollout.shadow else None,
+        shadow_margin=watched.shadow_margin,
+        requests=sum(each.challenger_units for each in here.tallies),
+    )
+    return evidence, replace(state, release=here)
+
+
+def _counted(lake: Lake, rollout: Canary, release: Release, here: ReleaseWatch) -> ReleaseWatch:
+    newest = lake.version(PREDICTIONS)
+    if newest <= here.folded:
+        return here
+    fresh = here.folded < 0
+    since = pl.col("at") >= pl.lit(here.started)
+    if fresh or rollout.unit is not None:
+        # A unit's first request may have come looks ago; a release's rows are few enough to be read again.
+        rows = lake.read(PREDICTIONS, columns=service.COLUMNS, where=since & (pl.col("share") > 0))
+        before: tuple[service.Tally, ...] = ()
+    else:
+        rows = lake.diff(PREDICTIONS, here.folded, newest).filter(since)
+        before = here.tallies
+    tallies = service.tally(
+        rows, release, rollout.guards, here.baseline, unit=rollout.unit is not None, sticky=rollout.sticky
+    )
+    return replace(here, folded=newest, tallies=service.merged(before, tallies))
+
+
+def _paired(
+    lake: Lake, watched: Watched, release: Release, here: ReleaseWatch, now: datetime
+) -> tuple[service.Pairs, ReleaseWatch]:
+    """All pairs so far; those whose labels are a day overdue are closed and never read again."""
+    assert release.champion is not None
+    assert release.challenger is not None
+    delay = watched.truth.delay
+    rows = matured(
+        lake,
+        watched.truth,
+        since=here.closed or here.started - GRACE,
+        until=now,
+        arms=("champion", "shadow"),
+        versions=[release.champion, release.challenger],
+    )
+    if rows.is_empty():
+        return here.pairs, here
+    closing = now - GRACE
+    old = pl.col("event_time") + delay <= closing
+
+    def paired(part: pl.DataFrame) -> service.Pairs:
+        return service.pairs(
+            part,
+            watched.metric,
+            watched.truth,
+            champion=release.champion or 0,
+            challenger=release.challenger or 0,
+            classes=watched.classes,
+        )
+
+    closed = here.pairs + paired(rows.filter(old))
+    here = replace(here, pairs=closed, closed=max(closing, here.closed or closing))
+    return closed + paired(rows.filter(~old)), here
