@@ -1,0 +1,271 @@
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from datetime import timedelta as td
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+
+from everloop.clock import microseconds
+from everloop.measure import metrics, profile
+from everloop.records import MISSING_TEXT, Release, Signature, decode, encode
+from everloop.spec.guard import Errors
+from everloop.spec.metric import LogLoss
+from everloop.spec.retrain import AnyOf, Degraded, Drift, Rows
+from everloop.spec.rollout import Canary
+from everloop.store.lake import Lake
+from everloop.watch.drift import PREDICTION
+from everloop.watch.fold import fold
+from everloop.watch.labels import Truth
+from everloop.watch.look import Champion, Seen, Watched, WatchState, begin, look
+from everloop.watch.triggers import Fired, Trigger, fired
+
+START = datetime(2024, 1, 1, tzinfo=UTC)
+TRUTH = Truth(column="late", delay=td(days=3), task="binary", classes=(0, 1))
+DRIFT, DEGRADED = Drift(), Degraded(by=0.02)
+STEADY = Release(loop="parcels", revision=1, stage="steady", champion=1, since=START)
+PER_DAY = 100
+
+
+def at(day: float) -> datetime:
+    return START + td(days=day)
+
+
+@dataclass
+class Service:
+    """Parcels a day: numbers, texts, the champion's calibrated answer and the label that comes three days later."""
+
+    log: Any
+    random: np.random.Generator = field(default_factory=lambda: np.random.default_rng(11))
+    waiting: list[tuple[str, int, int]] = field(default_factory=list)
+
+    def columns(self, rows: int, *, shift: float = 0.0, new: float = 0.0) -> dict[str, Any]:
+        carrier = np.where(
+            self.random.random(rows) < new, "kestrel", self.random.choice(["heron", "plover"], rows, p=[0.7, 0.3])
+        )
+        return {
+            "distance": self.random.normal(shift, 1, rows),
+            "items": self.random.poisson(3, rows).astype(np.int64),
+            "insured": (self.random.random(rows) < 0.2).astype(np.int64),
+            "carrier": carrier.astype(object),
+            "region": self.random.choice(["hill", "bay", MISSING_TEXT], rows, p=[0.5, 0.4, 0.1]).astype(object),
+        }
+
+    def chance(self, columns: dict[str, Any]) -> Any:
+        return 1 / (1 + np.exp(-(columns["distance"] - 0.5)))
+
+    def day(self, day: int, *, turned: bool = False, shift: float = 0.0, new: float = 0.0) -> None:
+        made = self.columns(PER_DAY, shift=shift, new=new)
+        chance = self.chance(made)
+        true = 1 - chance if turned else chance
+        label = (self.random.random(PER_DAY) < true).astype(int)
+        ids = [f"{day}-{index}" for index in range(PER_DAY)]
+        times = [microseconds(at(day)) + index * 60_000_000 for index in range(PER_DAY)]
+        self.log.predictions(
+            ids,
+            at=times,
+            chance=chance,
+            numbers=made["distance"],
+            integers=np.stack([made["items"], made["insured"]], axis=1).ravel(),
+            texts=[each for pair in zip(made["carrier"], made["region"], strict=True) for each in pair],
+        )
+        delay = 3 * 86_400_000_000
+        self.waiting += [(key, int(value), when + delay) for key, value, when in zip(ids, label, times, strict=True)]
+        now = microseconds(at(day + 1))
+        due = [each for each in self.waiting if each[2] <= now]
+        self.waiting = [each for each in self.waiting if each[2] > now]
+        if due:
+            self.log.outcomes(due)
+
+    def champion(self, signature: Signature) -> Champion:
+        made = self.columns(5_000)
+        chance = self.chance(made)
+        label = (self.random.random(5_000) < chance).astype(np.int64)
+        types = {each.name: each.type for each in signature.inputs}
+        return Champion(
+            version=1,
+            since=START,
+            score=metrics.score(LogLoss(), label, np.stack([1 - chance, chance], axis=1)),
+            test_rows=1_000,
+            signature=signature,
+            profile=profile.build({**made, PREDICTION: chance}, types=types),
+        )
+
+
+@dataclass
+class Watch:
+    lake: Lake
+    champion: Champion
+    watched: Watched
+    state: WatchState = field(default_factory=lambda: begin(START))
+    fires: list[tuple[int, Fired]] = field(default_factory=list)
+    slowest: float = 0.0
+
+    def look(self, service: Service, day: int, release: Release = STEADY) -> Seen:
+        signatures = {"package": self.champion.signature}
+        fold(service.log.folder, self.lake, signatures)
+        begun = time.perf_counter()
+        # Through JSON and back at every look, as the ledger does it.
+        state = decode(encode(self.state), WatchState)
+        seen, state = look(self.lake, self.watched, self.champion, release, state, now=at(day + 1))
+        found, triggers = fired(self.watched.trigger, seen.signals, state.triggers, at(day + 1))
+        self.slowest = max(self.slowest, time.perf_counter() - begun)
+        self.state = replace(state, triggers=triggers)
+        if found:
+            self.fires.append((day, found))
+        return seen
+
+    def days(self, service: Service, days: Sequence[int], **world: Any) -> Seen:
+        for day in days:
+            service.day(day, **world)
+            seen = self.look(service, day)
+        return seen
+
+
+@pytest.fixture
+def service(log: Any) -> Service:
+    return Service(log)
+
+
+def watching(service: Service, lake: Lake, signatures: dict[str, Signature], trigger: Trigger, **more: Any) -> Watch:
+    champion = service.champion(signatures["package"])
+    return Watch(lake, champion, Watched(truth=TRUTH, metric=LogLoss(), trigger=trigger, **more))
+
+
+def test_a_quiet_service_fires_nothing_in_two_months(
+    service: Service, lake: Lake, signatures: dict[str, Signature]
+) -> None:
+    watch = watching(service, lake, signatures, AnyOf(DRIFT, DEGRADED))
+    seen = watch.days(service, range(60))
+    assert watch.fires == []
+    assert seen.coverage == 1.0
+    assert seen.score is not None
+    assert abs(seen.score.value - watch.champion.score) < 0.03
+    assert seen.largest_drift < 0.1
+
+
+def test_a_changed_concept_is_seen_within_days_of_its_labels(
+    service: Service, lake: Lake, signatures: dict[str, Signature]
+) -> None:
+    watch = watching(service, lake, signatures, AnyOf(DRIFT, DEGRADED))
+    watch.days(service, range(30))
+    watch.days(service, range(30, 40), turned=True)
+    day, reason = watch.fires[0]
+    assert 32 <= day <= 36
+    assert reason.evidence[0].name == "degraded"
+    assert "log_loss" in reason.because
+
+
+def test_moved_inputs_and_a_new_category_are_seen_after_two_windows(
+    service: Service, lake: Lake, signatures: dict[str, Signature]
+) -> None:
+    watch = watching(service, lake, signatures, DRIFT)
+    watch.days(service, range(21))
+    seen = watch.days(service, range(21, 36), shift=1.0, new=0.25)
+    ((day, reason),) = watch.fires
+    assert day == 34
+    columns = {(each.detail["column"], each.detail["measure"]) for each in reason.evidence}
+    assert ("distance", "distribution") in columns
+    assert ("carrier", "new values") in columns
+    assert (PREDICTION, "distribution") in columns
+    assert not {"items", "insured", "region"} & {column for column, _ in columns}
+    assert seen.largest_drift > 0.5
+
+
+def test_too_few_rows_make_a_longer_window(service: Service, lake: Lake, signatures: dict[str, Signature]) -> None:
+    watch = watching(service, lake, signatures, DRIFT)
+    watch.days(service, [0, 1])
+    for day in range(2, 10):
+        watch.look(service, day)
+    assert watch.state.drift.closed == ()
+    watch.days(service, [10])
+    (window,) = watch.state.drift.closed
+    assert window.until - window.since == td(days=11)
+
+
+def test_missing_labels_show_as_coverage(service: Service, lake: Lake, signatures: dict[str, Signature]) -> None:
+    watch = watching(service, lake, signatures, DEGRADED)
+    watch.days(service, range(6))
+    service.waiting = service.waiting[::2]
+    seen = watch.days(service, range(6, 10))
+    assert seen.coverage is not None
+    assert 0.7 < seen.coverage < 0.95
+
+
+def test_rows_are_those_that_came_into_the_raw_table(
+    service: Service, lake: Lake, signatures: dict[str, Signature]
+) -> None:
+    watch = watching(service, lake, signatures, Rows(10))
+    lake.append("raw", pl.DataFrame({"_key": [str(index) for index in range(12)]}))
+    service.day(0)
+    assert watch.look(service, 0).signals.rows == 12
+    assert len(watch.fires) == 1
+
+
+def test_pairs_seen_look_by_look_are_those_seen_at_once(
+    service: Service, lake: Lake, signatures: dict[str, Signature]
+) -> None:
+    watch = watching(service, lake, signatures, DEGRADED, rollout=Canary(guards=(Errors(),)), shadow_margin=0.01)
+    shadow = replace(STEADY, revision=2, stage="shadow", challenger=2, started=at(2), since=at(2), epoch=2)
+    service.day(0)
+    service.day(1)
+    assert watch.look(service, 1).evidence is None
+    for day in range(2, 12):
+        service.day(day)
+        ids = [f"{day}-{index}" for index in range(PER_DAY)]
+        times = [microseconds(at(day)) + index * 60_000_000 for index in range(PER_DAY)]
+        chance = service.random.random(PER_DAY)
+        service.log.predictions(ids, at=times, chance=chance, arm="shadow", version=2, epoch=2)
+        seen = watch.look(service, day, shadow)
+    assert seen.evidence is not None
+    assert seen.evidence.shadow is not None
+    assert seen.evidence.shadow_margin == 0.01
+    fresh, _ = look(lake, watch.watched, watch.champion, shadow, begin(START), now=at(12))
+    assert fresh.evidence is not None
+    assert fresh.evidence.shadow is not None
+    # Seven days are due, and of the eighth the row of midnight sharp.
+    assert seen.evidence.shadow.pairs == fresh.evidence.shadow.pairs == 7 * PER_DAY + 1
+    assert seen.evidence.shadow.total == pytest.approx(fresh.evidence.shadow.total)
+    assert seen.evidence.shadow.total > 0  # a challenger that guesses is worse
+
+
+def test_guards_counted_look_by_look_are_those_counted_at_once(
+    service: Service, lake: Lake, signatures: dict[str, Signature]
+) -> None:
+    watch = watching(service, lake, signatures, DEGRADED, rollout=Canary(guards=(Errors(),)))
+    canary = replace(STEADY, revision=3, stage="canary", challenger=2, share=0.1, started=at(1), since=at(1), epoch=3)
+    service.day(0)
+    for day in range(1, 6):
+        times = [microseconds(at(day)) + index for index in range(40)]
+        failed = (service.random.random(40) < 0.1).tolist()
+        service.log.predictions(
+            [f"{day}a{index}" for index in range(40)], at=times, epoch=3 + day // 3, share=0.1, failed=failed
+        )
+        service.log.predictions(
+            [f"{day}b{index}" for index in range(40)],
+            at=times,
+            epoch=3 + day // 3,
+            share=0.1,
+            arm="challenger",
+            version=2,
+            failed=failed,
+        )
+        seen = watch.look(service, day, canary)
+    fresh, _ = look(lake, watch.watched, watch.champion, canary, begin(START), now=at(6))
+    assert seen.evidence is not None
+    assert fresh.evidence is not None
+    assert seen.evidence.guards == fresh.evidence.guards
+    assert seen.evidence.requests == 200
+    assert len(seen.evidence.guards[0].epochs) == 2
+    assert seen.evidence.guards[0].baseline == pytest.approx(0.5 / 101)
+
+
+def test_without_a_champion_there_is_nothing_to_see(lake: Lake) -> None:
+    watched = Watched(truth=TRUTH, metric=LogLoss(), trigger=AnyOf(DRIFT, DEGRADED))
+    seen, state = look(lake, watched, None, Release(loop="parcels"), begin(START), now=at(1))
+    assert seen.score is None
+    assert not seen.signals.drift
+    assert state.release is None
