@@ -6,10 +6,12 @@ number: Float64, NaN becomes missing. integer: Int64. boolean: Boolean. text: St
 from collections.abc import Mapping
 from typing import cast, get_args
 
+import numpy as np
 import polars as pl
 
 from everloop.errors import DataError, SchemaChanged
 from everloop.records import ColumnType
+from everloop.spec.zones import transitions
 
 DTYPES: Mapping[ColumnType, pl.DataType] = {
     "number": pl.Float64(),
@@ -21,7 +23,6 @@ DTYPES: Mapping[ColumnType, pl.DataType] = {
 TYPES: tuple[ColumnType, ...] = get_args(ColumnType)
 
 EXACT = 2**53
-_DAY = pl.duration(days=1)
 _ISO = r"^(\d{4}-\d{2}-\d{2})(?:[T ](\d{2}:\d{2}(?::\d{2}(?:\.\d+)?)?))?\s*(Z|[+-]\d{2}:?\d{2})?$"
 # "007" is a name, not a number.
 _INTEGER = r"^[+-]?(0|[1-9]\d{0,18})$"
@@ -93,7 +94,12 @@ def instants(series: pl.Series, *, time_zone: str | None, where: str) -> pl.Seri
     """ISO 8601 texts as instants in UTC; a text without offset is read in ``time_zone``."""
     frame = series.to_frame("text").with_columns(pl.col("text").str.extract_groups(_ISO).struct.unnest())
     frame.columns = ["text", "date", "time", "offset"]
-    time = pl.when(pl.col("time").str.len_bytes() == 5).then(pl.col("time") + ":00").otherwise("time").fill_null("00:00:00")
+    time = (
+        pl.when(pl.col("time").str.len_bytes() == 5)
+        .then(pl.col("time") + ":00")
+        .otherwise("time")
+        .fill_null("00:00:00")
+    )
     sign = pl.when(pl.col("offset").str.starts_with("-")).then(-1).otherwise(1)
     minutes = pl.col("offset").str.slice(1, 2).cast(pl.Int64, strict=False) * 60
     minutes += pl.col("offset").str.slice(-2).cast(pl.Int64, strict=False)
@@ -128,15 +134,13 @@ def to_utc(naive: pl.Series, *, time_zone: str | None, where: str) -> pl.Series:
             f"Column {naive.name} in {where} holds instants without a zone, for example {naive.drop_nulls()[0]}. "
             f'Declare the zone of the source, for example time_zone="UTC" or time_zone="America/Chicago".'
         )
-    wall = pl.col("wall")
-    in_zone = wall.dt.replace_time_zone(time_zone, ambiguous="earliest", non_existent="null").dt.convert_time_zone("UTC")
-    frame = naive.to_frame("wall").with_columns(in_zone.alias("utc"))
-    lost = frame["wall"].is_not_null() & frame["utc"].is_null()
-    if lost.any():
-        # The same time a day before has the offset from before the change; nothing else can be in between.
-        before = (wall - _DAY).dt.replace_time_zone(time_zone, ambiguous="earliest", non_existent="null")
-        frame = frame.with_columns(pl.col("utc").fill_null(before.dt.convert_time_zone("UTC") + _DAY))
-    return frame["utc"].alias(naive.name)
+    table = transitions(time_zone)
+    wall = naive.dt.cast_time_unit("us").to_physical()
+    offsets = np.array(table.offsets, np.int64)
+    # On the wall a change is over once the later of its two clocks shows it: before, the offset before it holds.
+    changes = np.array(table.instants, np.int64) + np.maximum(offsets[:-1], offsets[1:])
+    before = offsets[np.searchsorted(changes, wall.fill_null(0).to_numpy(), side="right")]
+    return (wall - pl.Series(before)).cast(DTYPES["instant"]).alias(naive.name)
 
 
 def _same(series: pl.Series, kind: ColumnType, time_zone: str | None, where: str) -> pl.Series:

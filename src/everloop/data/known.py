@@ -47,6 +47,10 @@ class Prints:
                 fixed += fingerprint(series)
         return cls(rows[KEY].to_list(), fixed, {name: fingerprint(rows[name]) for name in late if name in rows.columns})
 
+    def take(self, rows: NDArray[np.int64]) -> "Prints":
+        late = {name: values[rows] for name, values in self.late.items()}
+        return Prints([self.keys[row] for row in rows], self.fixed[rows], late)
+
 
 @dataclass(slots=True)
 class Known:
@@ -135,7 +139,12 @@ def valued(outcomes: pl.DataFrame, kind: ColumnType) -> pl.Series:
         value = pl.coalesce(text.cast(pl.Int64, strict=False), whole)
     elif kind == "boolean":
         written = text.str.to_lowercase()
-        value = pl.when(number.is_not_null()).then(number != 0).when(written.is_in(["true", "false"])).then(written == "true")
+        value = (
+            pl.when(number.is_not_null())
+            .then(number != 0)
+            .when(written.is_in(["true", "false"]))
+            .then(written == "true")
+        )
     else:
         value = text.str.to_datetime("%Y-%m-%dT%H:%M:%S%.f%:z", strict=False, time_unit="us", time_zone="UTC")
     return outcomes.select(value.cast(DTYPES[kind]).alias("value")).to_series()

@@ -8,7 +8,6 @@ import csv
 import glob
 import hashlib
 import io
-import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -33,7 +32,7 @@ HEADS = 20
 def files(source: Source, folder: Path) -> list[Path]:
     """The files that match now, sorted by path."""
     pattern = str(Path(folder) / source.path)
-    return sorted(Path(found) for found in glob.glob(pattern, recursive=True) if Path(found).is_file())
+    return sorted(Path(found) for found in glob.glob(pattern, recursive=True) if Path(found).is_file())  # noqa: PTH207
 
 
 def digest_of_file(path: Path) -> str:
@@ -46,14 +45,14 @@ def digest_of_file(path: Path) -> str:
 
 
 def schema_of(source: Source, folder: Path) -> dict[str, ColumnType]:
-    """Column types from the heads of the files. A column that holds integers in one file and numbers in another is a
-    number; any other disagreement raises SchemaChanged. Columns that cannot be taken (lists, bytes, columns without
-    any value) are left out."""
+    """Column types from the heads of the files.
+
+    A column that holds integers in one file and numbers in another is a number; any other disagreement raises
+    SchemaChanged. Columns that cannot be taken (lists, bytes, columns without any value) are left out.
+    """
     found = files(source, folder)
     if not found:
-        raise DataError(
-            f"No file matches {source.path!r} in {folder}. Correct the path, or put the first file there."
-        )
+        raise DataError(f"No file matches {source.path!r} in {folder}. Correct the path, or put the first file there.")
     chosen = found if len(found) <= HEADS else found[: HEADS // 2] + found[-HEADS // 2 :]
     types: dict[str, ColumnType] = {}
     origin: dict[str, Path] = {}
@@ -71,14 +70,16 @@ def schema_of(source: Source, folder: Path) -> dict[str, ColumnType]:
     return types
 
 
-def read(source: Source, path: Path, schema: Mapping[str, ColumnType] | None = None) -> pl.DataFrame:
+def read(
+    source: Source, path: Path, schema: Mapping[str, ColumnType] | None = None, *, digest: str | None = None
+) -> pl.DataFrame:
     """All rows of one file, typed, with `_key`, `_event_time` and `_batch`, in the file's order.
 
     Columns outside ``schema`` are typed by what they hold. Raises DataError for a file that cannot be read whole,
     SchemaChanged for a column of another type; both name the file.
     """
-    digest = digest_of_file(path)
     before = _stamp(path)
+    digest = digest or digest_of_file(path)
     raw = _raw(source, path)
     if _stamp(path) != before:
         raise DataError(f"{path} was changed while it was read. Move files into the folder when they are complete.")
@@ -120,8 +121,13 @@ def key_text(column: pl.Expr, kind: ColumnType) -> pl.Expr:
         fraction = pl.when(column.dt.microsecond() == 0).then(pl.lit("")).otherwise(column.dt.strftime("%.6f"))
         return column.dt.strftime("%Y-%m-%dT%H:%M:%S") + fraction + pl.lit("+00:00")
     if kind == "number":
-        return column.map_elements(str, return_dtype=pl.String)
+        # polars writes 1e22 in another way than Python, and so than the server.
+        return column.map_batches(_written_as_python, return_dtype=pl.String)
     return column.cast(pl.String)
+
+
+def _written_as_python(numbers: pl.Series) -> pl.Series:
+    return pl.Series([None if each is None else str(each) for each in numbers.to_list()], dtype=pl.String)
 
 
 def _key(source: Source, rows: pl.DataFrame, where: str) -> pl.Expr:
@@ -138,7 +144,9 @@ def _event_time(source: Source, rows: pl.DataFrame, where: str) -> pl.Expr:
                 f"Column {declared.column} counts events in el.Fixed and must hold integers; in {where} it is {kind}."
             )
         step = declared.every.total_seconds() * 1e6
-        return pl.lit(declared.start).dt.cast_time_unit("us") + pl.duration(microseconds=pl.col(declared.column) * round(step))
+        return pl.lit(declared.start).dt.cast_time_unit("us") + pl.duration(
+            microseconds=pl.col(declared.column) * round(step)
+        )
     kind = _found(rows, declared, "event_time", where)
     if kind != "instant":
         raise DataError(
@@ -197,7 +205,7 @@ def _raw(source: Source, path: Path, head: int | None = None) -> pl.DataFrame:
         if isinstance(source, Parquet):
             return pl.read_parquet(path, n_rows=head, glob=False, hive_partitioning=False)
         if isinstance(source, Csv):
-            if os.path.getsize(path) == 0:
+            if path.stat().st_size == 0:
                 return pl.DataFrame()
             if head is None:
                 _ends_whole(path, source.separator)
@@ -222,7 +230,7 @@ def _ends_whole(path: Path, separator: str) -> None:
     """A CSV file has no end mark; a last line without newline and with too few fields was cut off."""
     with path.open("rb") as stream:
         header = stream.readline()
-        stream.seek(max(0, os.path.getsize(path) - (1 << 16)))
+        stream.seek(max(0, path.stat().st_size - (1 << 16)))
         tail = stream.read()
     last = tail.rsplit(b"\n", 1)[-1]
     if not last or last.count(b'"') % 2 or not tail.count(b"\n"):

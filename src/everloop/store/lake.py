@@ -42,12 +42,16 @@ COMPACT_EVERY = 50
 FILE_SIZE = 16 << 20
 """Files of this size are left alone by a merge, so that a big table is not rewritten again and again."""
 ATTEMPTS = 8
+OLD_TABLES = 8
+"""Old versions that stay open: what a turn reads, it reads more than once."""
 
-# Old versions must stay readable for ever, so the log is never cleaned. Statistics of long texts would bloat it.
+# Old versions must stay readable for ever, so the log is never cleaned. It holds no statistics of columns: long texts
+# would bloat it, each commit would cost more, and the files carry their own.
 _CONFIGURATION = {
     "delta.logRetentionDuration": "interval 36500 days",
     "delta.enableExpiredLogCleanup": "false",
     "delta.checkpointInterval": str(COMPACT_EVERY),
+    "delta.dataSkippingNumIndexedCols": "0",
 }
 _FULL = ("No space left", "os error 28", "StorageFull", "os error 122", "os error 27", "File too large", "FileTooLarge")
 
@@ -69,10 +73,14 @@ class Lake:
     def __init__(self, root: Path) -> None:
         self.root = Path(root)
         self._open: dict[str, _Open] = {}
+        self._old: dict[tuple[str, int], DeltaTable] = {}
         self._lock = threading.RLock()
 
     def exists(self, table: str) -> bool:
         return self._opened(table) is not None
+
+    def tables(self) -> list[str]:
+        return sorted(each.name for each in self.root.iterdir() if self.exists(each.name)) if self.root.is_dir() else []
 
     def version(self, table: str) -> int:
         """The newest version; -1 where there is no table yet."""
@@ -221,9 +229,9 @@ class Lake:
                     return None
                 seen = self._open[table] = _Open(fresh, _schema_of(fresh))
                 return seen
-            before = seen.table.version()
-            seen.table.update_incremental()
-            if seen.table.version() != before:
+            # Versions are dense: where the next log file is not there, nothing is newer.
+            if (self._path(table) / "_delta_log" / f"{seen.table.version() + 1:020d}.json").exists():
+                seen.table.update_incremental()
                 seen.schema = _schema_of(seen.table)
             return seen
 
@@ -233,13 +241,20 @@ class Lake:
             seen.schema = _schema_of(seen.table)
 
     def _at(self, table: str, version: int) -> DeltaTable:
+        old = self._old.get((table, version))
+        if old is not None:
+            return old
         newest = self.version(table)
         if not 0 <= version <= newest:
             raise NotFound(
                 f"Table {table} at {self._path(table)} has no version {version}; the newest is {newest}. "
                 f"`everloop data log` lists them."
             )
-        return DeltaTable(self._path(table), version=version)
+        with self._lock:
+            while len(self._old) >= OLD_TABLES:
+                self._old.pop(next(iter(self._old)))
+            old = self._old[table, version] = DeltaTable(self._path(table), version=version)
+        return old
 
     def _written(self, table: str, write: Callable[[], T]) -> T:
         try:
