@@ -20,12 +20,12 @@ from everloop.records import InputColumn, Release, Signature
 from everloop.spec.metric import LogLoss
 from everloop.spec.retrain import AnyOf, Degraded, Drift, Every
 from everloop.spec.rollout import Canary
-from everloop.store.lake import Lake
 from everloop.store.segments import OutcomeFrame, PredictionFrame, Writer, encode
 from everloop.watch import triggers
 from everloop.watch.fold import fold
 from everloop.watch.labels import Truth
 from everloop.watch.look import Champion, Watched, begin, look
+from everloop.watch.recent import Recent
 
 START = datetime(2024, 1, 1, tzinfo=UTC)
 NUMBERS, TEXTS, BATCH = 10, 2, 32
@@ -93,7 +93,7 @@ def main() -> None:
     per_week = rows // weeks
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
-        lake = Lake(root / "lake")
+        lake = Recent(root / "lake")
         writer = Writer(root / "segments", "bench")
         numbers, texts, _ = drawn(random, 5_000)
         reference = {f"number_{index}": numbers[:, index] for index in range(NUMBERS)}

@@ -41,6 +41,6 @@ loop = el.Loop(
     score=el.metric.RootMeanSquaredError(),
     gate=el.NotWorse(margin=5.0),
     # The season alone moves temperature every month: drift of the inputs would cry wolf here.
-    retrain=el.AnyOf(el.Every(td(days=28)), el.Degraded(by=0.15)),
+    retrain=el.AnyOf(el.Every(td(days=28)), el.Degraded(by=15.0)),
     rollout=el.Canary(longest=td(days=7)),
 )

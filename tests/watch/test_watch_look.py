@@ -3,6 +3,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from datetime import timedelta as td
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,14 +15,15 @@ from everloop.measure import metrics, profile
 from everloop.records import MISSING_TEXT, Release, Signature, decode, encode
 from everloop.spec.guard import Errors
 from everloop.spec.metric import LogLoss
-from everloop.spec.retrain import AnyOf, Degraded, Drift, Rows
+from everloop.spec.retrain import AnyOf, Degraded, Drift, Rows, Trigger
 from everloop.spec.rollout import Canary
 from everloop.store.lake import Lake
 from everloop.watch.drift import PREDICTION
 from everloop.watch.fold import fold
 from everloop.watch.labels import Truth
 from everloop.watch.look import Champion, Seen, Watched, WatchState, begin, look
-from everloop.watch.triggers import Fired, Trigger, fired
+from everloop.watch.recent import Recent
+from everloop.watch.triggers import Fired, fired
 
 START = datetime(2024, 1, 1, tzinfo=UTC)
 TRUTH = Truth(column="late", delay=td(days=3), task="binary", classes=(0, 1))
@@ -125,6 +127,12 @@ class Watch:
         return seen
 
 
+@pytest.fixture(params=[Lake, Recent])
+def lake(request: pytest.FixtureRequest, tmp_path: Path) -> Lake:
+    made: Lake = request.param(tmp_path / "lake")
+    return made
+
+
 @pytest.fixture
 def service(log: Any) -> Service:
     return Service(log)
@@ -180,9 +188,9 @@ def test_too_few_rows_make_a_longer_window(service: Service, lake: Lake, signatu
     watch.days(service, [0, 1])
     for day in range(2, 10):
         watch.look(service, day)
-    assert watch.state.drift.closed == ()
+    assert len(watch.state.drift.closed) == 0
     watch.days(service, [10])
-    (window,) = watch.state.drift.closed
+    window = watch.state.drift.closed[-1]
     assert window.until - window.since == td(days=11)
 
 
@@ -195,13 +203,19 @@ def test_missing_labels_show_as_coverage(service: Service, lake: Lake, signature
     assert 0.7 < seen.coverage < 0.95
 
 
-def test_rows_are_those_that_came_into_the_raw_table(
+def test_labelled_rows_are_counted_from_both_sides_and_once(
     service: Service, lake: Lake, signatures: dict[str, Signature]
 ) -> None:
     watch = watching(service, lake, signatures, Rows(10))
-    lake.append("raw", pl.DataFrame({"_key": [str(index) for index in range(12)]}))
+    delivered = pl.DataFrame({"_key": [str(index) for index in range(12)], "late": [1, 0, None] * 4})
+    delivered = delivered.with_columns(pl.lit(START).cast(pl.Datetime("us", "UTC")).alias("_event_time"))
+    lake.append("raw", delivered)
     service.day(0)
-    assert watch.look(service, 0).signals.rows == 12
+    assert watch.look(service, 0).signals.rows == 8
+    service.log.outcomes([("a", 1, 5), ("b", 0, 6)])
+    service.log.outcomes([("a", 7, 5)], name="something else")
+    assert watch.look(service, 1).signals.rows == 10
+    assert watch.look(service, 2).signals.rows == 10
     assert len(watch.fires) == 1
 
 

@@ -8,11 +8,11 @@ import pytest
 
 from everloop.clock import microseconds
 from everloop.records import InputColumn, Signature
-from everloop.spec.metric import Accuracy, LogLoss, RocAuc, RootMeanSquaredError
+from everloop.spec.metric import Accuracy, LogLoss, RocAuc
 from everloop.store.lake import Lake
 from everloop.watch.fold import fold
 from everloop.watch.labels import Truth, answers, matured, truths
-from everloop.watch.score import Judged, Reference, bound, degradation, score, tolerance
+from everloop.watch.score import Judged, Reference, bound, degradation, score
 
 START = datetime(2024, 1, 1, tzinfo=UTC)
 TRUTH = Truth(column="late", delay=td(days=3), task="binary", classes=(0, 1))
@@ -195,11 +195,6 @@ def test_days_that_differ_widen_the_noise() -> None:
     assert found is not None
     independent = float(np.log(7 / 3)) * 0.5 / np.sqrt(2_800)
     assert found.standard_error > 3 * independent
-
-
-def test_by_is_a_share_where_the_score_is_in_the_label_s_units() -> None:
-    assert tolerance(0.02, RootMeanSquaredError(), 60.0) == pytest.approx(1.2)
-    assert tolerance(0.02, LogLoss(), 60.0) == 0.02
 
 
 def test_what_was_reached_is_stated_less_its_noise() -> None:

@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 
 from everloop.records import decode, encode
-from everloop.spec.retrain import AllOf, AnyOf, Degraded, Drift, Every, Manual, Rows
+from everloop.spec.retrain import AllOf, AnyOf, Degraded, Drift, Every, Manual, Rows, Trigger
 from everloop.watch.drift import Drifted, DriftedColumn
 from everloop.watch.score import Degradation
-from everloop.watch.triggers import Fired, Signals, Trigger, TriggerState, begin, fired, leaves
+from everloop.watch.triggers import Fired, Signals, TriggerState, begin, fired, placed
 
 START = datetime(2024, 1, 1, 6, tzinfo=UTC)  # a Monday
 DAILY = Every(td(days=1))
@@ -205,4 +205,4 @@ def test_state_and_reason_survive_the_ledger() -> None:
 
 def test_each_condition_has_a_place_of_its_own() -> None:
     trigger = AnyOf(DAILY, AllOf(DAILY, Drift()))
-    assert [place for place, _ in leaves(trigger)] == ["0", "1.0", "1.1"]
+    assert [place for place, _ in placed(trigger)] == ["0", "1.0", "1.1"]

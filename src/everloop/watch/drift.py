@@ -22,6 +22,7 @@ from everloop.records import MISSING_INTEGER, Signature
 from everloop.spec.retrain import Drift
 from everloop.store.lake import PREDICTIONS, Lake
 from everloop.watch import fold
+from everloop.watch.recent import newest
 
 WINDOW = timedelta(days=7)
 STEP = timedelta(days=1)
@@ -100,14 +101,15 @@ def _inside(since: datetime, until: datetime) -> pl.Expr:
 
 
 def _count(lake: Lake, since: datetime, until: datetime) -> int:
-    return len(lake.read(PREDICTIONS, columns=["at"], where=_inside(since, until)))
+    return len(newest(lake, PREDICTIONS, since=since, columns=["at"], where=_inside(since, until)))
 
 
 def window_profile(
     lake: Lake, window: Window, signature: Signature, reference: Profile, *, champion: int | None = None
 ) -> Profile:
     """The requests of a window, counted in the reference's bins."""
-    rows = lake.read(PREDICTIONS, where=_inside(window.since, window.until))
+    known = list(lake.schema(PREDICTIONS))
+    rows = newest(lake, PREDICTIONS, since=window.since, columns=known, where=_inside(window.since, window.until))
     if len(rows) > MOST_ROWS:
         rows = rows.sort("at", "id").sample(MOST_ROWS, seed=0)
     types = {each.name: each.type for each in signature.inputs}

@@ -18,6 +18,7 @@ import polars as pl
 
 from everloop.records import Task
 from everloop.store.lake import OUTCOMES, PREDICTIONS, RAW, Lake
+from everloop.watch.recent import newest
 
 Class = str | int | bool
 DAY = timedelta(days=1)
@@ -62,7 +63,11 @@ def matured(
     known = lake.schema(PREDICTIONS)
     answers = [name for name in known if name == "value" or (name.startswith("p_") and name[2:].isdigit())]
     columns = ["id", "event_time", "version", "arm", "epoch", "decision", *answers]
-    rows = lake.read(PREDICTIONS, columns=[*columns, *(name for name in inputs if name in known)], where=where)
+    columns += [name for name in inputs if name in known]
+    if since is None:
+        rows = lake.read(PREDICTIONS, columns=columns, where=where)
+    else:
+        rows = newest(lake, PREDICTIONS, since=since - truth.delay, columns=columns, where=where)
     if rows.is_empty():
         return rows
     first, last = rows["event_time"].min(), rows["event_time"].max()
@@ -74,14 +79,16 @@ def matured(
 
 
 def known_labels(lake: Lake, truth: Truth, *, since: datetime, until: datetime, now: datetime) -> pl.DataFrame:
-    """id and truth of rows with an event time in [since, until], as known ``now``: the latest value of each id."""
+    """Columns id and truth of rows with an event time in [since, until]: the latest value of each, as known ``now``."""
     parts: list[pl.DataFrame] = []
     raw = lake.schema(RAW)
     if truth.column in raw and "_key" in raw:
         inside = pl.col("_event_time").is_between(pl.lit(since - DAY), pl.lit(until + DAY))
         known = pl.col("_event_time") + truth.delay <= pl.lit(now)
-        found = lake.read(
+        found = newest(
+            lake,
             RAW,
+            since=since - DAY,
             columns=["_key", "_event_time", truth.column],
             where=inside & known & pl.col(truth.column).is_not_null(),
         )
@@ -96,12 +103,10 @@ def known_labels(lake: Lake, truth: Truth, *, since: datetime, until: datetime, 
         )
     if lake.exists(OUTCOMES):
         # An outcome may be known before the event it is about (a cancelled departure), though hardly by much.
-        reported = (
-            (pl.col("name") == truth.column)
-            & (pl.col("at") >= pl.lit(since - truth.delay - DAY))
-            & (pl.col("at") <= pl.lit(now))
-        )
-        parts.append(lake.read(OUTCOMES, columns=["id", "at", "value_text", "value_number"], where=reported))
+        earliest = since - truth.delay - DAY
+        reported = (pl.col("name") == truth.column) & (pl.col("at") >= pl.lit(earliest)) & (pl.col("at") <= pl.lit(now))
+        columns = ["id", "at", "value_text", "value_number"]
+        parts.append(newest(lake, OUTCOMES, since=earliest, columns=columns, where=reported))
     if not parts:
         return pl.DataFrame(schema={"id": pl.String(), "truth": pl.Float64()})
     # Stable: of two with the same instant the reported one, which comes last here, is the correction.
@@ -114,14 +119,14 @@ def _places(truth: Truth) -> pl.Expr:
     text, number = pl.col("value_text"), pl.col("value_number")
     if truth.task == "regression":
         return number
-    place = pl.when(text.is_null() & number.is_null()).then(None)
+    place: pl.Expr = pl.lit(-1, pl.Int64())
     for index, each in enumerate(truth.classes):
         # A client may write a number or a boolean as text; text is never read as a number.
-        same = text == _shown(each)
+        same = (text == _shown(each)).fill_null(False)
         if not isinstance(each, str):
-            same = same.fill_null(False) | (number == float(each)).fill_null(False)
-        place = place.when(same).then(pl.lit(index, pl.Int64()))
-    return place.otherwise(pl.lit(-1, pl.Int64()))
+            same |= (number == float(each)).fill_null(False)
+        place = pl.when(same).then(pl.lit(index, pl.Int64())).otherwise(place)
+    return pl.when(text.is_not_null() | number.is_not_null()).then(place)
 
 
 def _place(truth: Truth, value: Class | float) -> int | float:

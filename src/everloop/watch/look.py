@@ -1,7 +1,8 @@
 """One look at a loop: new rows in, signals and release evidence out. Reads the lake; decides nothing.
 
-What a look remembers is small and JSON (`WatchState`). Old rows are not read again but for three bounded windows: the
-newest month of labels for the score, a day of labels that may still come, and a drift window at the moment it closes.
+What a look remembers is small and JSON (`WatchState`). Old rows are not looked at again but for three bounded windows:
+the newest month of labels for the score, a day of labels that may still come, and a drift window at the moment it
+closes; with a `Recent` for a lake these stay in memory and only what is new is read.
 """
 
 from __future__ import annotations
@@ -15,14 +16,14 @@ import polars as pl
 from everloop.measure.profile import Profile
 from everloop.records import Release, ReleaseEvidence, Signature
 from everloop.spec.metric import Metric
-from everloop.spec.retrain import Degraded, Drift
+from everloop.spec.retrain import Degraded, Drift, Rows, Trigger
 from everloop.spec.rollout import Canary
 from everloop.store.lake import OUTCOMES, PREDICTIONS, RAW, Lake
 from everloop.watch import drift, score, service
 from everloop.watch.drift import Drifted, DriftState
 from everloop.watch.labels import Class, Truth, answers, matured, truths
 from everloop.watch.score import Degradation, Judged, Reference, Scored
-from everloop.watch.triggers import Signals, Trigger, TriggerState, leaves
+from everloop.watch.triggers import Signals, TriggerState, placed
 
 LONGEST = timedelta(days=28)
 """How far back a score looks when the declaration names no window."""
@@ -78,6 +79,10 @@ class WatchState:
 
     triggers: TriggerState
     drift: DriftState
+    labelled: int = 0
+    """Labelled rows so far; counted where a trigger asks for them."""
+    counted: dict[str, int] = field(default_factory=dict)
+    """Table → its version up to which they are counted."""
     best: float | None = None
     """What the champion has reached since its release, less its noise."""
     best_of: int | None = None
@@ -99,14 +104,21 @@ class Seen:
     drifted_column: str | None = None
 
 
-def begin(now: datetime, *, rows: int = 0) -> WatchState:
-    return WatchState(triggers=TriggerState(began=now, looked=now, rows=rows), drift=DriftState(opened=now))
+def begin(now: datetime) -> WatchState:
+    """The state before the first look: schedules and windows count from ``now``."""
+    return WatchState(triggers=TriggerState(began=now, looked=now), drift=DriftState(opened=now))
 
 
-def rows_so_far(lake: Lake) -> int:
-    """Rows that came in, ever; of a loop whose rows come through the server alone, its outcomes."""
-    table = RAW if lake.exists(RAW) else OUTCOMES
-    return sum(int(each["rows"]) for each in lake.history(table))
+def _count_rows(lake: Lake, watched: Watched, state: WatchState) -> WatchState:
+    """Add the labelled rows of commits that are new: delivered with their label, or labelled by an outcome."""
+    counted, seen = state.labelled, dict(state.counted)
+    label = watched.truth.column
+    for table, known in ((RAW, pl.col(label).is_not_null()), (OUTCOMES, pl.col("name") == label)):
+        newest, before = lake.version(table), seen.get(table, -1)
+        if newest > before and (table == OUTCOMES or label in lake.schema(table)):
+            counted += len(lake.diff(table, before, newest).filter(known))
+            seen[table] = newest
+    return replace(state, labelled=counted, counted=seen)
 
 
 def look(
@@ -124,7 +136,9 @@ def look(
 
     The triggers themselves are asked afterwards, with ``triggers.fired(watched.trigger, seen.signals, …)``.
     """
-    signals = Signals(rows=rows_so_far(lake), asked=asked, busy=busy)
+    if any(isinstance(each, Rows) for _, each in placed(watched.trigger)):
+        state = _count_rows(lake, watched, state)
+    signals = Signals(rows=state.labelled, asked=asked, busy=busy)
     seen = Seen(signals=signals)
     if champion is not None and lake.exists(PREDICTIONS):
         state = replace(state, drift=drift.close_windows(lake, state.drift, now))
@@ -145,7 +159,7 @@ def _drifts(
     lake: Lake, watched: Watched, champion: Champion, state: WatchState
 ) -> tuple[dict[Drift, Drifted], WatchState]:
     here = state.drift
-    triggers = [(place, each) for place, each in leaves(watched.trigger) if isinstance(each, Drift)]
+    triggers = [(place, each) for place, each in placed(watched.trigger) if isinstance(each, Drift)]
     # Windows change weekly: between two closings, and for the same champion, there is nothing new to say.
     if here.closed and here.compared != champion.version:
         profiles = [
@@ -169,7 +183,7 @@ def _scores(
     state: WatchState,
     now: datetime,
 ) -> tuple[dict[Degraded, Degradation], Scored | None, float | None, WatchState]:
-    triggers = [(place, each) for place, each in leaves(watched.trigger) if isinstance(each, Degraded)]
+    triggers = [(place, each) for place, each in placed(watched.trigger) if isinstance(each, Degraded)]
     span = max([each.over or LONGEST for _, each in triggers], default=LONGEST)
     delay = watched.truth.delay
     rows = matured(
@@ -189,7 +203,7 @@ def _scores(
         return {}, None, coverage, state
     reference = _reference(watched.metric, champion, state)
     found: dict[Degraded, Degradation] = {}
-    for place, each in leaves(watched.trigger):
+    for place, each in placed(watched.trigger):
         if isinstance(each, Degraded):
             after = max(now - delay - (each.over or LONGEST), state.triggers.used.get(place, champion.since))
             # What this trigger fired on before is used up: it looks only at rows that came since.

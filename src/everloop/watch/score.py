@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from everloop.clock import instant
 from everloop.measure import metrics
-from everloop.spec.metric import Custom, MeanAbsoluteError, Metric, RootMeanSquaredError, SquaredError
+from everloop.spec.metric import AveragePrecision, Custom, Metric, RocAuc
 
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
@@ -31,7 +31,6 @@ LEAST_ROWS = 100
 """Fewer labelled rows than this say nothing about a score."""
 LEAST_BLOCKS = 7
 DAY_MICROSECONDS = 86_400_000_000
-IN_LABEL_UNITS = (RootMeanSquaredError, MeanAbsoluteError, SquaredError)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,7 +93,7 @@ def score(metric: Metric, judged: Judged, *, positive: int = 1) -> Scored | None
     """
     if len(judged) < LEAST_ROWS:
         return None
-    if metric_is_ranking(metric) and len(np.unique(judged.truth)) < 2:
+    if isinstance(metric, RocAuc | AveragePrecision) and len(np.unique(judged.truth)) < 2:
         return None
     value = metrics.score(metric, judged.truth, judged.prediction, positive=positive)
     if not math.isfinite(value):
@@ -106,11 +105,6 @@ def score(metric: Metric, judged: Judged, *, positive: int = 1) -> Scored | None
         since=instant(int(judged.times[0])),
         until=instant(int(judged.times[-1])),
     )
-
-
-def metric_is_ranking(metric: Metric) -> bool:
-    """Whether the metric needs rows of more than one class."""
-    return metric.name in ("roc_auc", "average_precision")
 
 
 def _standard_error(metric: Metric, judged: Judged, positive: int) -> float:
@@ -136,11 +130,6 @@ def _bootstrapped(metric: Metric, judged: Judged, draws: int = 100) -> float:
     return float(np.std(found, ddof=1))
 
 
-def tolerance(by: float, metric: Metric, reference: float) -> float:
-    """``by`` in the score's own units: a share of the reference where the score is in the label's units."""
-    return by * abs(reference) if isinstance(metric, IN_LABEL_UNITS) else by
-
-
 def bound(metric: Metric, scored: Scored) -> float:
     """A value that the true score is no worse than, but for one chance in a hundred."""
     slack = NormalDist().inv_cdf(1 - ALPHA) * scored.standard_error
@@ -158,43 +147,40 @@ def degradation(
     whole = score(metric, judged, positive=positive)
     if whole is None:
         return None
-    least = tolerance(by, metric, reference.value)
     z = NormalDist().inv_cdf(1 - ALPHA / WINDOWS)
     spread = whole.standard_error * math.sqrt(whole.rows)
     # No more rows than it takes to see a difference of ``by``: older ones only dilute what is new.
-    longest = min(len(judged), max(2 * LEAST_ROWS, math.ceil((z * spread / least) ** 2))) if least > 0 else len(judged)
+    longest = min(len(judged), max(2 * LEAST_ROWS, math.ceil((z * spread / by) ** 2)))
     worst: Degradation | None = None
     margin = -math.inf
     for part in range(WINDOWS):
         scored = score(metric, judged.newest(max(longest >> part, 1)), positive=positive)
         if scored is None:
             continue
-        found = _compared(metric, scored, reference, least, spread, z)
+        found = _compared(metric, scored, reference, by, spread, z)
         if found.difference - z * found.standard_error > margin:
             worst, margin = found, found.difference - z * found.standard_error
     return worst
 
 
-def _compared(
-    metric: Metric, scored: Scored, reference: Reference, least: float, spread: float, z: float
-) -> Degradation:
+def _compared(metric: Metric, scored: Scored, reference: Reference, by: float, spread: float, z: float) -> Degradation:
     fall = reference.value - scored.value
     difference = fall if metric.greater_is_better else -fall
     of_reference = 0.0 if reference.rows is None else spread / math.sqrt(max(reference.rows, 1))
     error = math.hypot(scored.standard_error, of_reference)
-    worse = difference >= least and difference - z * error > 0
+    worse = difference >= by and difference - z * error > 0
     verdict = "is worse than" if worse else "holds against"
     because = (
         f"{metric.name} {scored.value:.4g} on {scored.rows:,} matured rows {verdict} {reference.value:.4g} "
         f"({reference.source}): {abs(difference):.3g} {'worse' if difference > 0 else 'better'}, "
-        f"noise {z * error:.2g}, limit {least:.3g}"
+        f"noise {z * error:.2g}, limit {by:.3g}"
     )
     return Degradation(
         score=scored.value,
         reference=reference.value,
         difference=difference,
         standard_error=error,
-        by=least,
+        by=by,
         rows=scored.rows,
         since=scored.since,
         until=scored.until,

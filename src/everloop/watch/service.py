@@ -18,12 +18,11 @@ import polars as pl
 
 from everloop.measure import metrics
 from everloop.records import ArmCounts, GuardEvidence, PairedCounts, Release
-from everloop.spec.guard import Errors, Latency
+from everloop.spec.guard import Errors, Guard, Latency
 from everloop.spec.metric import Accuracy, Brier, Metric
 from everloop.store.lake import PREDICTIONS, Lake
 from everloop.watch.labels import Class, Truth, answers
 
-Guard = Errors | Latency
 COLUMNS = ("id", "at", "version", "arm", "epoch", "share", "unit", "latency_us", "error")
 BASELINE_ROWS = 20_000
 """The newest rows before a release that its baseline is taken from."""
@@ -112,7 +111,7 @@ def tally(
         counted = _first_requests(counted, sticky)
     events = [_event(guard, frozen).alias(f"event_{index}") for index, guard in enumerate(guards)]
     grouped = (
-        counted.select("epoch", "share", challenger=pl.col("arm") == "challenger", *events)
+        counted.select("epoch", "share", (pl.col("arm") == "challenger").alias("challenger"), *events)
         .group_by("epoch", "challenger")
         .agg(pl.col("share").first(), pl.len().alias("units"), pl.col("^event_.*$").sum())
         .sort("epoch")
@@ -214,8 +213,11 @@ class Pairs:
         return self.differing_labelled / self.differing if self.differing else 1.0
 
     def counts(self, metric: Metric) -> PairedCounts:
-        """What the judge takes. Even rows without a label count at the rate at which differing rows have one:
-        counted in full while labels are still missing, they would water the difference down."""
+        """What the judge takes.
+
+        Even rows without a label count at the rate at which differing rows have one: counted in full while labels are
+        still missing, they would water the difference down.
+        """
         return PairedCounts(
             pairs=self.labelled + int(self.even * self.coverage),
             total=self.total,

@@ -14,11 +14,10 @@ from zoneinfo import ZoneInfo
 
 from everloop.durable.schedules import ticks
 from everloop.records import Evidence
-from everloop.spec.retrain import AllOf, AnyOf, Degraded, Drift, Every, Manual, Rows
+from everloop.spec.retrain import AllOf, AnyOf, Degraded, Drift, Every, Manual, Rows, Trigger
 from everloop.watch.drift import Drifted
 from everloop.watch.score import Degradation
 
-Trigger = Every | Drift | Degraded | Rows | Manual | AnyOf | AllOf
 DAY = timedelta(days=1)
 
 
@@ -35,7 +34,7 @@ class Signals:
     """What is known at one look. A trigger whose signal is absent does not hold."""
 
     rows: int = 0
-    """Rows that came in so far, ever."""
+    """Labelled rows that came so far, ever."""
     drift: Mapping[Drift, Drifted] = field(default_factory=dict)
     degraded: Mapping[Degraded, Degradation] = field(default_factory=dict)
     asked: str | None = None
@@ -88,11 +87,11 @@ def fired(
     return Fired(because=because, evidence=evidence), replace(looked, rows=signals.rows, used=used, fired=now)
 
 
-def leaves(trigger: Trigger, place: str = "") -> Iterator[tuple[str, Every | Drift | Degraded | Rows | Manual]]:
+def placed(trigger: Trigger, place: str = "") -> Iterator[tuple[str, Every | Drift | Degraded | Rows | Manual]]:
     """Every single condition with its place, such as "0.1": second part of the first part."""
     if isinstance(trigger, AnyOf | AllOf):
         for index, each in enumerate(trigger.triggers):
-            yield from leaves(each, f"{place}.{index}" if place else str(index))
+            yield from placed(each, f"{place}.{index}" if place else str(index))
     else:
         yield place, trigger
 
@@ -124,7 +123,7 @@ def _held(trigger: Trigger, place: str, signals: Signals, state: TriggerState, n
             new = signals.rows - state.rows
             if new < trigger.count:
                 return None
-            return (_said("rows", f"{new:,} new rows came in", new, trigger.count),), {}
+            return (_said("rows", f"{new:,} new labelled rows came", new, trigger.count),), {}
         case Manual():
             if signals.asked is None:
                 return None
@@ -165,7 +164,7 @@ def _away(trigger: Every, state: TriggerState, now: datetime) -> bool:
 def _passed_over(trigger: Trigger, state: TriggerState, now: datetime) -> dict[str, datetime]:
     """The used-up marks, with the slots that are skipped taken out of the way."""
     used = dict(state.used)
-    for place, each in leaves(trigger):
+    for place, each in placed(trigger):
         if isinstance(each, Every) and _away(each, state, now):
             used[place] = max([used.get(place, state.began), *ticks(each, state.looked, now)])
     return used

@@ -1,0 +1,100 @@
+"""A lake whose newest rows stay in memory, so that a look reads only what is new. Knows nothing of what rows mean.
+
+Memory is never trusted over the table: a version that somebody else committed is read from the table's own commits.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import polars as pl
+
+from everloop.store.lake import OUTCOMES, PREDICTIONS, RAW, Lake
+
+MOST_ROWS = 2_000_000
+"""A table with more recent rows than this is read from disk at every look."""
+TIMES: dict[str, pl.Expr] = {
+    PREDICTIONS: pl.max_horizontal("at", "event_time"),
+    OUTCOMES: pl.col("at"),
+    RAW: pl.col("_event_time"),
+}
+"""How new a row of each table is. A prediction counts by the later one of its times: either may be asked for."""
+ASKED = 64
+SLACK = timedelta(days=7)
+"""Memory reaches this much further back than asked for, so that it is not trimmed at every look."""
+
+
+@dataclass(slots=True)
+class _Memory:
+    version: int
+    since: datetime
+    """Every row that is as new as this is here."""
+    rows: pl.DataFrame
+    asked: deque[datetime] = field(default_factory=lambda: deque(maxlen=ASKED))
+    """How far back the last questions went: what none of them wanted is forgotten."""
+
+
+class Recent(Lake):
+    """A `Lake` that answers `newest` from memory. May stand wherever a lake does."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root)
+        self._memories: dict[str, _Memory] = {}
+
+    def append(self, table: str, frame: pl.DataFrame, *, note: Mapping[str, str] | None = None) -> int:
+        version = super().append(table, frame, note=note)
+        memory = self._memories.get(table)
+        if memory is not None and memory.version == version - 1:
+            self._grow(memory, frame, version)
+        return version
+
+    def newest(
+        self,
+        table: str,
+        *,
+        since: datetime,
+        columns: Sequence[str],
+        where: pl.Expr,
+    ) -> pl.DataFrame:
+        """Rows as `read` gives them; ``where`` must ask for nothing older than ``since``."""
+        memory = self._remembered(table, since)
+        if memory is None:
+            return self.read(table, columns=columns, where=where)
+        return memory.rows.lazy().filter(where).select(columns).collect()
+
+    def _remembered(self, table: str, since: datetime) -> _Memory | None:
+        version = self.version(table)
+        if version < 0:
+            return None
+        memory = self._memories.get(table)
+        if memory is None or since < memory.since:
+            begin = since - SLACK
+            rows = self.read(table, version=version, where=TIMES[table] >= pl.lit(begin))
+            memory = self._memories[table] = _Memory(version, begin, rows)
+        elif memory.version < version:
+            self._grow(memory, self.diff(table, memory.version, version), version)
+        memory.asked.append(since)
+        if len(memory.asked) == ASKED and memory.since < min(memory.asked) - 2 * SLACK:
+            memory.since = min(memory.asked) - SLACK
+            memory.rows = memory.rows.filter(TIMES[table] >= pl.lit(memory.since))
+        if len(memory.rows) > MOST_ROWS:
+            del self._memories[table]
+            return None
+        return memory
+
+    @staticmethod
+    def _grow(memory: _Memory, rows: pl.DataFrame, version: int) -> None:
+        if len(rows):
+            memory.rows = pl.concat([memory.rows, rows], how="diagonal_relaxed", rechunk=False)
+        memory.version = version
+
+
+def newest(lake: Lake, table: str, *, since: datetime, columns: Sequence[str], where: pl.Expr) -> pl.DataFrame:
+    """From memory where the lake has one, else from the table."""
+    if isinstance(lake, Recent):
+        return lake.newest(table, since=since, columns=columns, where=where)
+    return lake.read(table, columns=columns, where=where)
