@@ -1,0 +1,74 @@
+"""Declare how a model is made and what it must hold; everloop keeps it true, and can prove what it did.
+
+The names a user types. Families live in ``el.metric``, ``el.check``, ``el.guard`` and ``el.testing``.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from everloop.errors import EverloopError, SpecError
+from everloop.spec import checks as check
+from everloop.spec import guard, metric
+from everloop.spec.columns import Column, Columns, past, when
+from everloop.spec.decision import Threshold
+from everloop.spec.gate import Better, NotWorse
+from everloop.spec.label import Label, Outcomes
+from everloop.spec.loop import Loop
+from everloop.spec.retrain import AllOf, AnyOf, Degraded, Drift, Every, Manual, Rows
+from everloop.spec.rollout import Canary, Direct
+from everloop.spec.serve import Serve
+from everloop.spec.source import Csv, Fixed, JsonLines, Parquet
+from everloop.spec.train import Choice, Integers, LogUniform, Search, Train, Uniform
+from everloop.spec.window import Everything, Last
+
+if TYPE_CHECKING:
+    from everloop import testing
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "AllOf",
+    "AnyOf",
+    "Better",
+    "Canary",
+    "Choice",
+    "Column",
+    "Columns",
+    "Csv",
+    "Degraded",
+    "Direct",
+    "Drift",
+    "EverloopError",
+    "Every",
+    "Everything",
+    "Fixed",
+    "Integers",
+    "JsonLines",
+    "Label",
+    "Last",
+    "LogUniform",
+    "Loop",
+    "Manual",
+    "NotWorse",
+    "Outcomes",
+    "Parquet",
+    "Rows",
+    "Search",
+    "Serve",
+    "SpecError",
+    "Threshold",
+    "Train",
+    "Uniform",
+    "check",
+    "guard",
+    "metric",
+    "past",
+    "testing",
+    "when",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "testing":  # it reaches every room, so it comes only when asked for
+        return importlib.import_module("everloop.testing")
+    raise AttributeError(f"everloop has no {name!r}; it has {', '.join(__all__)}")

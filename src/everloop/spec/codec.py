@@ -1,0 +1,112 @@
+"""A loop as canonical JSON and back. Imports nobody's module: estimators and functions stay names.
+
+Values are canonical when they are made (``conform``), so equal declarations have equal bytes and one digest.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from datetime import datetime, timedelta
+from typing import Any
+
+import msgspec
+
+from everloop.errors import SpecError
+from everloop.records import digest_of
+from everloop.spec import checks, decision, gate, guard, label, metric, retrain, rollout, serve, source, train, tree, window
+from everloop.spec.conform import fitted, hints_of, shown
+from everloop.spec.function import Function
+from everloop.spec.loop import Loop
+
+FORMAT = 1
+_MICROSECOND = timedelta(microseconds=1)
+_MODULES = (checks, decision, gate, guard, label, metric, retrain, rollout, serve, source, train, window)
+KINDS: dict[str, type] = {
+    name: kind
+    for module in _MODULES
+    for name, kind in vars(module).items()
+    if isinstance(kind, type) and dataclasses.is_dataclass(kind) and not name.startswith("_")
+} | {"Loop": Loop, "Function": Function}
+NODES = (tree.Input, tree.Constant, tree.Call)
+
+
+def to_bytes(loop: Loop) -> bytes:
+    """Canonical: keys sorted, no spaces, durations in microseconds, instants in UTC."""
+    return msgspec.json.encode({"format": FORMAT, "loop": _encoded(loop)}, order="sorted")
+
+
+def digest(loop: Loop) -> str:
+    """The identity of what the loop means: SHA-256 of its canonical bytes, 64 hexadecimal digits."""
+    return digest_of(to_bytes(loop))
+
+
+def from_bytes(data: bytes, *, bind: Callable[[Function], Callable[..., Any]] | None = None) -> Loop:
+    """The loop of `to_bytes`. ``bind`` finds the callable of a scoring function; without it none can be called.
+
+    Raises SpecError for bytes that are no loop or of a newer everloop.
+    """
+    try:
+        form = msgspec.json.decode(data)
+        if form["format"] != FORMAT:
+            raise SpecError(f"The loop is written in form {form['format']!r}; this everloop reads {FORMAT}.")
+        loop = _decoded(form["loop"], bind)
+    except (msgspec.DecodeError, KeyError, TypeError) as error:
+        raise SpecError(f"These bytes are no loop ({error}); write them with codec.to_bytes.") from None
+    if not isinstance(loop, Loop):
+        raise SpecError(f"These bytes hold {shown(loop)} and no loop.")
+    return loop
+
+
+def _encoded(value: Any) -> Any:
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, timedelta):
+        return {"kind": "timedelta", "microseconds": value // _MICROSECOND}
+    if isinstance(value, datetime):
+        return {"kind": "datetime", "instant": value.isoformat()}
+    if isinstance(value, tree.FeatureTree):
+        return {"kind": "features", "columns": value.to_json()}
+    if isinstance(value, NODES):
+        return {"kind": "node", "tree": tree.to_json(value)}
+    if dataclasses.is_dataclass(value) and type(value).__name__ in KINDS:
+        fields = [each for each in dataclasses.fields(value) if each.metadata.get("encoded", True)]
+        return {"kind": type(value).__name__, **{each.name: _encoded(getattr(value, each.name)) for each in fields}}
+    if isinstance(value, Mapping):
+        pairs = sorted(value.items(), key=lambda pair: repr(pair[0]))
+        return {"kind": "map", "pairs": [[_encoded(key), _encoded(each)] for key, each in pairs]}
+    if isinstance(value, list | tuple):
+        return [_encoded(each) for each in value]
+    raise SpecError(f"{shown(value)} is a {type(value).__name__}, which a declaration cannot hold.")
+
+
+def _decoded(form: Any, bind: Callable[[Function], Callable[..., Any]] | None) -> Any:
+    if isinstance(form, list):
+        return [_decoded(each, bind) for each in form]
+    if not isinstance(form, dict):
+        return form
+    kind = form["kind"]
+    match kind:
+        case "timedelta":
+            return timedelta(microseconds=form["microseconds"])
+        case "datetime":
+            return datetime.fromisoformat(form["instant"])
+        case "features":
+            return tree.FeatureTree.from_json(form["columns"])
+        case "node":
+            return tree.from_json(form["tree"])
+        case "map":
+            return {key: _decoded(value, bind) for key, value in form["pairs"]}
+    made = _made(KINDS[kind], {name: _decoded(value, bind) for name, value in form.items() if name != "kind"})
+    return made.bound(bind(made)) if isinstance(made, Function) and bind is not None else made
+
+
+def _made(kind: type, fields: dict[str, Any]) -> Any:
+    if "__init__" not in vars(kind) or kind.__dataclass_params__.init:  # type: ignore[attr-defined]
+        return kind(**fields)
+    # Kinds with an initialiser for people, such as NotNull("a", "b"), take their fields as they were.
+    value: Any = object.__new__(kind)
+    for name, hint in hints_of(kind).items():
+        if name in fields:
+            object.__setattr__(value, name, fitted(fields[name], hint, f"{kind.__name__}.{name}"))
+    return value

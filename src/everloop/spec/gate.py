@@ -1,0 +1,57 @@
+"""What a challenger must show before it may meet traffic. Compares nothing: that is ``gate.compare``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from everloop.errors import SpecError
+from everloop.spec.conform import conform, within
+
+
+def _slices(gate: NotWorse | Better) -> None:
+    object.__setattr__(gate, "slices", (gate.slices,) if isinstance(gate.slices, str) else gate.slices)
+
+
+@dataclass(frozen=True, kw_only=True)
+class NotWorse:
+    """Shown not to be worse than the champion by ``margin`` (in the score's units), at level ``alpha``.
+
+    A slice vetoes only when it is shown to be worse by more than ``slice_margin``. ``unsure``: what happens when the
+    rows cannot tell: go on to shadow, keep the champion, or reject.
+    """
+
+    margin: float = 0.01
+    slices: tuple[str, ...] = ()
+    slice_margin: float | None = None
+    unsure: Literal["shadow", "keep", "reject"] = "shadow"
+    alpha: float = 0.05
+
+    def __post_init__(self) -> None:
+        _slices(self)
+        conform(self)
+        if self.margin <= 0:
+            raise SpecError(f"NotWorse.margin is {self.margin:g}; write more than 0: no number of rows proves equality.")
+        if self.slice_margin is not None and self.slice_margin < 0:
+            raise SpecError(f"NotWorse.slice_margin is {self.slice_margin:g}; write 0 or more.")
+        within(self.alpha, 0, 0.5, "NotWorse.alpha")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Better:
+    """Shown to be better than the champion by more than ``by`` (in the score's units)."""
+
+    by: float = field(default=0.0, kw_only=False)
+    slices: tuple[str, ...] = ()
+    slice_margin: float | None = None
+    alpha: float = 0.05
+
+    def __post_init__(self) -> None:
+        _slices(self)
+        conform(self)
+        if self.by < 0:
+            raise SpecError(f"Better.by is {self.by:g}; write 0 or more, or use NotWorse(margin=…).")
+        within(self.alpha, 0, 0.5, "Better.alpha")
+
+
+Gate = NotWorse | Better

@@ -1,0 +1,48 @@
+"""What is to be predicted and when it becomes known. Reads nothing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Literal
+
+from everloop.errors import SpecError
+from everloop.records import Task
+from everloop.spec.conform import conform
+
+Value = bool | int | float | str
+
+
+@dataclass(frozen=True)
+class Outcomes:
+    """Labels come as outcomes (``POST /outcomes``), not as a column of the source."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Label:
+    """``delay`` after the event the label is known; before that a row has none.
+
+    ``absent`` is the value where no news is an answer (no complaint within the delay: no damage).
+    """
+
+    column: str = field(kw_only=False)
+    delay: timedelta = timedelta(0)
+    task: Task | None = None
+    classes: tuple[Value, ...] | None = None
+    positive: Value | None = None
+    scale: Literal["log1p"] | None = None
+    absent: Value | None = None
+    source: Outcomes | None = None
+
+    def __post_init__(self) -> None:
+        conform(self)
+        if self.delay < timedelta(0):
+            raise SpecError(f"Label.delay is {self.delay}; a label cannot be known before its event: write 0 or more.")
+        if self.classes is not None and len(set(self.classes)) < max(2, len(self.classes)):
+            raise SpecError(f"Label.classes is {self.classes}; write at least two different values.")
+        if self.positive is not None and self.classes is not None and self.positive not in self.classes:
+            raise SpecError(f"Label.positive is {self.positive!r}, which is not one of the classes {self.classes}.")
+        if self.task == "regression" and (self.classes or self.positive is not None):
+            raise SpecError("Label has task='regression' and classes; leave one of them out.")
+        if self.scale is not None and self.task not in (None, "regression"):
+            raise SpecError(f"Label.scale is {self.scale!r} with task={self.task!r}; only a regression has a scale.")

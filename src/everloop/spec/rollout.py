@@ -1,0 +1,69 @@
+"""How a version that passed its gate comes to serve. Moves nothing: that is ``release.plan``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import timedelta
+from itertools import pairwise
+from typing import Literal
+
+from everloop.errors import SpecError
+from everloop.spec.conform import conform, positive, within
+from everloop.spec.guard import Errors, Guard, Latency
+
+
+def _guarded_once(guards: tuple[Guard, ...], where: str) -> None:
+    if len(set(guards)) < len(guards):
+        raise SpecError(f"{where}.guards names the same guard twice: {', '.join(map(repr, guards))}; leave one out.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Canary:
+    """In shadow of all traffic, then at rising shares of it, then champion; back as soon as harm is shown.
+
+    ``alpha``: how often an equal version may be turned back. ``promote_alpha``: how often one at the margin may pass.
+    ``unit``: a column whose callers stay on one side (and are what is counted), anew each hour or always. ``longest``:
+    then it ends as ``then`` says, with the record "no sign of harm". ``minimum`` and ``minimum_requests``: not sooner.
+    """
+
+    shares: tuple[float, ...] = (0.1, 0.5)
+    guards: tuple[Guard, ...] = (Errors(), Latency())
+    alpha: float = 0.05
+    promote_alpha: float = 0.02
+    unit: str | None = None
+    sticky: Literal["hour", "always"] = "hour"
+    shadow: bool = True
+    longest: timedelta = timedelta(days=14)
+    then: Literal["promote", "rollback"] = "promote"
+    minimum: timedelta = timedelta(days=1)
+    minimum_requests: int = 200
+
+    def __post_init__(self) -> None:
+        conform(self)
+        rising = all(low < high for low, high in pairwise(self.shares))
+        if not self.shares or not rising or not all(0 < share < 1 for share in self.shares):
+            raise SpecError(
+                f"Canary.shares is {self.shares}; write rising shares between 0 and 1, for example (0.1, 0.5)."
+            )
+        _guarded_once(self.guards, "Canary")
+        within(self.alpha, 0, 0.5, "Canary.alpha")
+        within(self.promote_alpha, 0, 0.5, "Canary.promote_alpha")
+        positive(self.longest, "Canary.longest", example="timedelta(days=14)")
+        if self.minimum < timedelta(0) or self.minimum > self.longest:
+            raise SpecError(f"Canary.minimum is {self.minimum}; write between 0 and longest, which is {self.longest}.")
+        if self.minimum_requests < 1:
+            raise SpecError(f"Canary.minimum_requests is {self.minimum_requests}; write at least 1.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Direct:
+    """Champion at once."""
+
+    guards: tuple[Guard, ...] = ()
+
+    def __post_init__(self) -> None:
+        conform(self)
+        _guarded_once(self.guards, "Direct")
+
+
+Rollout = Canary | Direct

@@ -1,0 +1,95 @@
+"""Where rows come from, what identifies them and when they happened. Reads nothing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from zoneinfo import ZoneInfo
+
+from everloop.errors import SpecError
+from everloop.spec.conform import conform, positive, shown
+
+
+@dataclass(frozen=True)
+class Fixed:
+    """Event time for rows without a clock: ``start`` + ``every`` × ``column`` (a whole number)."""
+
+    column: str
+    start: datetime
+    every: timedelta
+
+    def __post_init__(self) -> None:
+        if isinstance(self.start, datetime) and self.start.tzinfo is None:
+            raise SpecError(f"Fixed.start is {self.start.isoformat()} without a zone; write tzinfo=UTC, for example.")
+        conform(self)
+        positive(self.every, "Fixed.every", example="timedelta(minutes=1)")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Files:
+    path: str = field(kw_only=False)
+    """A pattern such as "flights/*.parquet", relative to the declaration's folder."""
+    key: tuple[str, ...]
+    """What identifies a row: same key, same row."""
+    event_time: str | Fixed
+    time_zone: str | None = None
+    """The zone of naive instants, and the zone of local hours and days in features."""
+    after: tuple[str, ...] = ()
+    """Columns known only after the event: never features."""
+
+    def __post_init__(self) -> None:
+        for name in ("key", "after"):
+            given = getattr(self, name)
+            object.__setattr__(self, name, (given,) if isinstance(given, str) else given)
+        conform(self)
+        kind = type(self).__name__
+        if not self.path:
+            raise SpecError(f'{kind}.path is empty; write a pattern, for example "rows/*.parquet".')
+        if not self.key or len(set(self.key)) < len(self.key):
+            raise SpecError(f"{kind}.key is {self.key}; name the columns that identify a row, each once.")
+        if self.time_zone is not None:
+            _known_zone(self.time_zone, f"{kind}.time_zone")
+        early = {self.event_time} if isinstance(self.event_time, str) else {self.event_time.column}
+        both = sorted(set(self.after) & (set(self.key) | early))
+        if both:
+            raise SpecError(f"{kind}.after names {', '.join(both)}, which the key or event_time needs at the event.")
+
+    @property
+    def event_time_column(self) -> str:
+        return self.event_time if isinstance(self.event_time, str) else self.event_time.column
+
+
+def _known_zone(name: str, where: str) -> None:
+    try:
+        ZoneInfo(name)
+    except (KeyError, ValueError, OSError):
+        raise SpecError(f'{where} is {shown(name)}; write a zone of the IANA table, for example "Europe/Berlin".') from None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parquet(_Files):
+    """A folder of Parquet files: each new file is a batch.
+
+    >>> Parquet("flights/*.parquet", key="id", event_time="departure").key
+    ('id',)
+    """
+
+
+@dataclass(frozen=True, kw_only=True)
+class Csv(_Files):
+    """A folder of CSV files with a head line."""
+
+    separator: str = ","
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if len(self.separator.encode()) != 1:
+            raise SpecError(f'Csv.separator is {self.separator!r}; write one character, for example ";".')
+
+
+@dataclass(frozen=True, kw_only=True)
+class JsonLines(_Files):
+    """A folder of files with one JSON object a line."""
+
+
+Source = Parquet | Csv | JsonLines
