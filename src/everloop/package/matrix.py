@@ -1,0 +1,58 @@
+"""The learned encoding as graph nodes: feature tensors → the estimator's matrix. Knows nothing of estimators.
+
+Must do exactly what `everloop.measure.encode.apply` does: the same codes, the same clip, the same rounding to float32.
+Numbers that stand together are taken as one block: each node costs the server about a microsecond.
+"""
+
+from itertools import groupby
+
+import numpy as np
+from onnx import TensorProto
+
+from everloop.measure.encode import LARGEST
+from everloop.package.graph import TREE_DOMAIN, Graph
+from everloop.package.render import GraphParts
+from everloop.records import MISSING_TEXT, Category, Encoding, FeatureEncoding
+
+DOUBLE, FLOAT = TensorProto.DOUBLE, TensorProto.FLOAT
+
+
+def matrix(graph: Graph, encoding: Encoding, parts: GraphParts) -> str:
+    """float64 [rows, ``encoding.width``], every value exactly representable in float32."""
+    pieces: list[str] = []
+    for numeric, group in groupby(encoding.features, key=lambda each: each.category is None):
+        if numeric:
+            pieces.append(parts.numeric_block([each.name for each in group]))
+        else:
+            pieces += [_category(graph, e.category, parts.features[e.name].value) for e in group if e.category]
+    fills = np.array([fill for each in encoding.features for fill in _fills(each)])
+    whole = graph.concat(pieces)
+    if any(each.category is None for each in encoding.features):
+        whole = graph.node("Clip", [whole, graph.scalar(-LARGEST), graph.scalar(LARGEST)])
+        whole = graph.node("Cast", [graph.node("Cast", [whole], to=FLOAT)], to=DOUBLE)
+    if np.isnan(fills).all():
+        return whole
+    return graph.node("Where", [graph.node("IsNaN", [whole]), graph.constant(fills.reshape(1, -1)), whole])
+
+
+def _fills(each: FeatureEncoding) -> list[float]:
+    if each.category is None:
+        return [np.nan if each.fill is None else each.fill]
+    return [np.nan] * (len(each.category.values) + 2 if each.category.one_hot else 1)
+
+
+def _category(graph: Graph, category: Category, text: str) -> str:
+    """Codes or one-hot columns of a text tensor [rows, 1] that holds `MISSING_TEXT` where it is missing."""
+    known = len(category.values)
+    code = graph.node(
+        "LabelEncoder",
+        [text],
+        domain=TREE_DOMAIN,
+        keys_strings=[*category.values, MISSING_TEXT],
+        values_int64s=list(range(known + 1)),
+        default_int64=known + 1,
+    )
+    if not category.one_hot:
+        return graph.node("Cast", [code], to=DOUBLE)
+    places = graph.constant(np.arange(known + 2).reshape(1, -1), np.int64)
+    return graph.node("Cast", [graph.node("Equal", [code, places])], to=DOUBLE)

@@ -1,0 +1,245 @@
+"""Does the graph answer as the trainer does? On real rows, and on rows with something missing, unseen or extreme.
+
+Knows nothing of how either came to be; there is no package without its word.
+"""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime
+import polars as pl
+
+from everloop.errors import PackageError, ParityError
+from everloop.package.pack import pack
+from everloop.package.render import KINDS
+from everloop.records import MISSING_INTEGER, MISSING_TEXT, InputColumn, Signature
+
+Columns = Mapping[str, npt.NDArray[Any]]
+"""Raw columns by name: number float64 (NaN missing), text str objects (`MISSING_TEXT`), others int64
+(`MISSING_INTEGER`)."""
+Trainer = Callable[[pl.DataFrame], npt.NDArray[np.float64]]
+"""Raw columns, null where missing → the trainer's prediction [rows, classes], or [rows] for regression."""
+
+RELATIVE = 1e-5
+FLOOR = 1e-6
+"""Near zero: absolute for probabilities; for regression times the root mean square of the trainer's predictions."""
+FLIP = 1e-5
+"""A decision counts as flipped where the trainer's probability is farther than this from the threshold."""
+SAMPLED = 24
+"""How many real rows are mutated in each way."""
+ALONE = 8
+"""How many rows are also asked one by one."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ParityReport:
+    """What was compared and the largest difference seen; everything was within the limits."""
+
+    rows: int
+    mutated: int
+    worst: float
+    """Largest difference, in units of what was allowed for that row: at most 1."""
+    seconds: float = 0.0
+
+
+def session(graph: bytes, *, extensions: bool = False, threads: int = 0) -> onnxruntime.InferenceSession:
+    """Open a graph as the server will, but with ``threads`` (0: as many as there are cores)."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3
+    if extensions:
+        import onnxruntime_extensions
+
+        options.register_custom_ops_library(onnxruntime_extensions.get_library_path())
+    return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+
+
+def check(
+    graph: bytes,
+    signature: Signature,
+    rows: pl.DataFrame,
+    trainer: Trainer,
+    *,
+    threshold: float | None = None,
+    extensions: bool = False,
+) -> ParityReport:
+    """Raise `ParityError` naming rows, columns and sizes unless graph and trainer agree on all of them."""
+    started = time.perf_counter()
+    opened = session(graph, extensions=extensions)
+    count = len(rows)
+    if count == 0:
+        raise PackageError("parity needs rows and got none; hold back test rows with window=el.Everything(test=0.1).")
+    inputs = pack(rows, signature.inputs)
+    expected = _trained(trainer, rows, "")
+    answer, decision = run(opened, inputs)
+    floor = FLOOR
+    if signature.task == "regression":
+        finite = expected[np.isfinite(expected)]
+        floor = FLOOR * float(np.sqrt(np.mean(np.square(finite)))) if len(finite) else FLOOR
+    worst = _compare(signature, answer, decision, expected, floor, threshold, lambda row: f"row {row}")
+    for row in np.unique(np.linspace(0, count - 1, ALONE, dtype=np.int64)):
+        answer, decision = run(opened, {kind: values[row : row + 1] for kind, values in inputs.items()})
+        alone = _compare(
+            signature, answer, decision, expected[row : row + 1], floor, threshold, lambda _, r=row: f"row {r} alone"
+        )
+        worst = max(worst, alone)
+    changed, words = mutations(signature, unpacked(signature, inputs))
+    expected = _trained(trainer, frame_of(signature, changed), " on rows with a missing, unseen or extreme value")
+    answer, decision = run(opened, pack(changed, signature.inputs))
+    worst = max(worst, _compare(signature, answer, decision, expected, floor, threshold, lambda row: words[row]))
+    return ParityReport(rows=count, mutated=len(words), worst=worst, seconds=time.perf_counter() - started)
+
+
+def run(
+    opened: onnxruntime.InferenceSession, inputs: Mapping[str, npt.NDArray[Any]]
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64] | None]:
+    """The graph's prediction [rows, width] and, for classification, decision [rows], of packed inputs."""
+    try:
+        answers = opened.run(None, dict(inputs))
+    except Exception as error:  # onnxruntime raises kinds of its own that share no public base
+        raise ParityError(f"the graph fails where the trainer answers: {str(error).splitlines()[0]}") from error
+    return answers[0], answers[1] if len(answers) > 1 else None
+
+
+def unpacked(signature: Signature, inputs: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
+    """Raw columns by name from packed inputs."""
+    return {each.name: inputs[KINDS[each.type]][:, each.index] for each in signature.inputs}
+
+
+def frame_of(signature: Signature, columns: Columns) -> pl.DataFrame:
+    """Raw columns as the data room holds them: null where missing, instants as Datetime in UTC."""
+    series = []
+    for each in signature.inputs:
+        values = columns[each.name]
+        if each.type == "number":
+            series.append(pl.Series(each.name, values, dtype=pl.Float64).fill_nan(None))
+        elif each.type == "text":
+            listed = [None if value == MISSING_TEXT else value for value in values.tolist()]
+            series.append(pl.Series(each.name, listed, dtype=pl.String))
+        else:
+            whole = pl.Series(each.name, values, dtype=pl.Int64)
+            whole = whole.set(whole == MISSING_INTEGER, None)
+            kinds = {"boolean": pl.Boolean(), "instant": pl.Datetime("us", "UTC")}
+            series.append(whole.cast(kinds[each.type]) if each.type in kinds else whole)
+    return pl.DataFrame(series)
+
+
+def mutations(signature: Signature, rows: Columns) -> tuple[dict[str, npt.NDArray[Any]], list[str]]:
+    """Real rows with one input changed at a time, then all inputs missing; and what was done to each, in words."""
+    count = len(next(iter(rows.values())))
+    chosen = np.unique(np.linspace(0, count - 1, SAMPLED, dtype=np.int64))
+    base = {column.name: np.asarray(rows[column.name])[chosen] for column in signature.inputs}
+    blocks: list[dict[str, npt.NDArray[Any]]] = []
+    words: list[str] = []
+    for column in signature.inputs:
+        for value, word in _variants(column, np.asarray(rows[column.name])):
+            changed = base[column.name].copy()
+            changed[:] = value
+            blocks.append({**base, column.name: changed})
+            words += [f"row {row} with {column.name!r} {word}" for row in chosen]
+    empty = {}
+    for column in signature.inputs:
+        empty[column.name] = base[column.name][:1].copy()
+        empty[column.name][:] = _variants(column, base[column.name])[0][0]
+    blocks.append(empty)
+    words.append("a row with every input missing")
+    names = [column.name for column in signature.inputs]
+    return {name: np.concatenate([block[name] for block in blocks]) for name in names}, words
+
+
+def _variants(column: InputColumn, values: npt.NDArray[Any]) -> list[tuple[Any, str]]:
+    if column.type == "number":
+        extremes = [0.0, -1.0, 1e-40, 1e9, -1e9, 1e30, -1e30, 1e300]
+        return [(np.nan, "missing"), *((extreme, f"= {extreme:g}") for extreme in extremes)]
+    if column.type == "text":
+        unseen = [("", "empty"), ("never seen before ☃", "unseen"), ("x" * 1000, "very long")]
+        return [(MISSING_TEXT, "missing"), *unseen]
+    missing = (MISSING_INTEGER, "missing")
+    if column.type == "boolean":
+        return [missing, (0, "false"), (1, "true")]
+    if column.type == "integer":
+        return [missing, *((extreme, f"= {extreme}") for extreme in (0, -1, 2**31, 2**53 + 1, -(2**53) - 1))]
+    known = values[values != MISSING_INTEGER]
+    earliest, latest = (int(known.min()), int(known.max())) if len(known) else (0, 0)
+    year = 366 * 86_400_000_000
+    return [missing, (earliest - year, "a year earlier"), (latest + year, "a year later"), (0, "in 1970")]
+
+
+def _trained(trainer: Trainer, rows: pl.DataFrame, where: str) -> npt.NDArray[np.float64]:
+    try:
+        with np.errstate(all="ignore"):
+            expected = np.asarray(trainer(rows), dtype=np.float64)
+    except Exception as error:
+        raise ParityError(
+            f"the trainer itself fails{where} ({type(error).__name__}: {str(error).splitlines()[0]}); use an estimator "
+            "that takes such rows."
+        ) from error
+    return expected.reshape(-1, 1) if expected.ndim == 1 else expected
+
+
+def _compare(
+    signature: Signature,
+    answer: npt.NDArray[np.float64],
+    decision: npt.NDArray[np.int64] | None,
+    expected: npt.NDArray[np.float64],
+    floor: float,
+    threshold: float | None,
+    name: Callable[[int], str],
+) -> float:
+    """The largest difference in units of the allowed one, or raise."""
+    if answer.shape != expected.shape:
+        raise ParityError(f"the graph answers {answer.shape[1]} columns and the trainer {expected.shape[1]}.")
+    if decision is not None and decision.shape != (len(answer),):
+        raise ParityError(f"the graph decides in the shape {decision.shape} for {len(answer)} rows.")
+    with np.errstate(invalid="ignore", over="ignore"):
+        units = np.abs(answer - expected) / (RELATIVE * np.abs(expected) + floor)
+    same = (answer == expected) | (np.isnan(answer) & np.isnan(expected))
+    units = np.where(same, 0.0, np.where(np.isnan(units), np.inf, units))
+    worst = float(units.max()) if units.size else 0.0
+    if worst > 1.0:
+        _refuse(answer, expected, units, signature, name)
+    if decision is not None:
+        flipped = np.flatnonzero(_flipped(signature, decision, expected, threshold))
+        if len(flipped):
+            raise ParityError(
+                f"the graph decides otherwise than the trainer on {len(flipped)} of {len(answer)} rows: "
+                f"{_listed(flipped, name)}; use a linear model, a forest, LightGBM or XGBoost."
+            )
+    return worst
+
+
+def _flipped(
+    signature: Signature,
+    decision: npt.NDArray[np.int64],
+    expected: npt.NDArray[np.float64],
+    threshold: float | None,
+) -> npt.NDArray[np.bool_]:
+    rows = np.arange(len(expected))
+    if threshold is not None and signature.positive is not None:
+        positive = expected[:, signature.positive]
+        wanted = np.where(positive >= threshold, signature.positive, 1 - signature.positive)
+        flipped: npt.NDArray[np.bool_] = (decision != wanted) & (np.abs(positive - threshold) > FLIP)
+        return flipped
+    chosen: npt.NDArray[np.bool_] = expected.max(axis=1) - expected[rows, decision] > FLIP
+    return chosen
+
+
+def _refuse(answer: Any, expected: Any, units: Any, signature: Signature, name: Callable[[int], str]) -> None:
+    bad = np.flatnonzero((units > 1.0).any(axis=1))
+    row, place = np.unravel_index(int(np.argmax(units)), units.shape)
+    column = f"class {signature.classes[place]!r}" if signature.classes else "prediction"
+    raise ParityError(
+        f"the graph and the trainer differ on {len(bad)} of {len(answer)} rows: {_listed(bad, name)}. Largest at "
+        f"{name(int(row))}, {column}: graph {answer[row, place]:.9g}, trainer {expected[row, place]:.9g} (difference "
+        f"{abs(answer[row, place] - expected[row, place]):.3g}, allowed {RELATIVE:g} relative). Use a linear model, a "
+        "forest, LightGBM or XGBoost."
+    )
+
+
+def _listed(rows: npt.NDArray[np.int64], name: Callable[[int], str]) -> str:
+    shown = ", ".join(name(int(row)) for row in rows[:5])
+    return shown + (" …" if len(rows) > 5 else "")

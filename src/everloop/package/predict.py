@@ -1,0 +1,39 @@
+"""A graph asked offline: batch scoring, the gate, tests. Knows nothing of packages; the server has its own way in."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime
+import polars as pl
+
+from everloop.package import parity
+from everloop.package.pack import pack
+from everloop.records import Signature
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answers:
+    prediction: npt.NDArray[np.float64]
+    """[rows, classes] probabilities, or [rows, 1]."""
+    decision: npt.NDArray[np.int64] | None
+    """[rows] indices into the classes; None for regression."""
+
+
+class Predictor:
+    """An open graph and what its columns mean."""
+
+    def __init__(self, opened: onnxruntime.InferenceSession, signature: Signature) -> None:
+        self._opened = opened
+        self.signature = signature
+
+    @classmethod
+    def of(cls, graph: bytes, signature: Signature, *, extensions: bool = False, threads: int = 0) -> "Predictor":
+        return cls(parity.session(graph, extensions=extensions, threads=threads), signature)
+
+    def predict(self, rows: pl.DataFrame | Mapping[str, Any]) -> Answers:
+        """Raw rows, as a frame or as columns by name; raises DataError for a column that is not there."""
+        prediction, decision = parity.run(self._opened, pack(rows, self.signature.inputs))
+        return Answers(prediction=prediction, decision=decision)

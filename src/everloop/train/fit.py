@@ -1,0 +1,197 @@
+"""Fits one estimator or function on an encoded matrix. Knows nothing of search, files, or what becomes of the model."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from everloop.errors import TrainError
+from everloop.measure.encode import native_columns
+from everloop.records import Encoding, Task
+from everloop.train import function, threads
+
+Matrix = npt.NDArray[np.float64]
+Kind = Literal["lightgbm", "xgboost", "sklearn"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Needs:
+    """How an estimator wants its matrix."""
+
+    native_categories: bool
+    """Category codes in one column; else one-hot."""
+    accepts_missing: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fitted:
+    """A fitted model and how to read its answers."""
+
+    model: Any
+    kind: Kind
+    task: Task
+    classes: int
+    """How many classes there are; 1 for regression."""
+    present: tuple[int, ...]
+    """Class indices that the training rows held: column i of the model's answer is class ``present[i]``."""
+    scale: Literal["log1p"] | None = None
+
+    def predict(self, matrix: Matrix) -> Matrix:
+        """float64 [rows, classes] probabilities, or [rows] in the label's own units for regression."""
+        if self.task == "regression":
+            answer = np.asarray(_answer(self.model, matrix), dtype=np.float64).reshape(-1)
+            return np.expm1(answer) if self.scale == "log1p" else answer
+        probabilities = np.asarray(_answer(self.model, matrix, probabilities=True), dtype=np.float64)
+        if probabilities.ndim == 1:
+            probabilities = np.stack([1.0 - probabilities, probabilities], axis=1)
+        if self.present == tuple(range(self.classes)):
+            return probabilities
+        whole = np.zeros((len(probabilities), self.classes))
+        whole[:, list(self.present)] = probabilities
+        return whole
+
+
+def needs(train: Any, *, source: Path | None = None) -> Needs:
+    """What the declared estimator or function wants, without fitting it."""
+    form = train.estimator
+    if _is_function(form):
+        loaded = _load(form, source)
+        return Needs(
+            native_categories=bool(getattr(loaded, "native_categories", False)),
+            accepts_missing=bool(getattr(loaded, "accepts_missing", False)),
+        )
+    library = form.path.partition(".")[0]
+    if library in ("lightgbm", "xgboost"):
+        return Needs(native_categories=library == "lightgbm", accepts_missing=True)
+    from everloop.train import sklearn
+
+    return Needs(native_categories=False, accepts_missing=sklearn.accepts_missing(sklearn.build(form)))
+
+
+def fit(
+    train: Any,
+    encoding: Encoding,
+    matrix: Matrix,
+    target: npt.NDArray[Any],
+    *,
+    task: Task,
+    classes: int = 1,
+    weights: Matrix | None = None,
+    parameters: Mapping[str, Any] | None = None,
+    scale: Literal["log1p"] | None = None,
+    source: Path | None = None,
+    context: function.TrainContext | None = None,
+) -> Fitted:
+    """Fit ``train.estimator`` with ``parameters`` over its own; the same arguments give the same model.
+
+    ``matrix`` float64 [rows, width] from `everloop.measure.encode.apply`; ``target`` int64 class indices or float64
+    values in the label's units [rows]. ``source``: the stored declaration, for a function. Raises `TrainError`.
+    """
+    chosen = context or function.TrainContext(seed=train.seed, threads=threads.share())
+    if len(matrix) == 0:
+        raise TrainError("there are no training rows; widen the window or wait for labels.")
+    present, values = _values(target, task, classes, scale)
+    form = train.estimator
+    places = native_columns(encoding)
+    if _is_function(form):
+        rows = function.TrainingRows(
+            X=matrix, y=values, weights=weights, columns=encoding.columns, categorical=places
+        )
+        model = function.call(_load(form, source), rows, parameters or {}, chosen)
+        _check_model(model, task)
+    else:
+        model = _estimator(form, parameters or {}, matrix, values, weights, places, task, chosen)
+    return Fitted(
+        model=model, kind=_kind(model), task=task, classes=1 if task == "regression" else classes,
+        present=present, scale=scale,
+    )  # fmt: skip
+
+
+def _estimator(
+    form: Any, parameters: Mapping[str, Any], matrix: Matrix, values: npt.NDArray[Any], weights: Matrix | None,
+    places: tuple[int, ...], task: Task, context: function.TrainContext,
+) -> Any:  # fmt: skip
+    from everloop.train import sklearn
+
+    estimator = sklearn.build(form)
+    try:
+        estimator.set_params(**parameters)
+    except ValueError as error:
+        raise TrainError(f"{form.path} has no such parameter: {str(error).splitlines()[0]}") from error
+    sklearn.check_task(estimator, task)
+    options: dict[str, Any] = {}
+    for each in sklearn.parts(estimator):
+        library = type(each).__module__.partition(".")[0]
+        if library == "lightgbm":
+            from everloop.train import lightgbm
+
+            lightgbm.settle(each, seed=context.seed, threads=context.threads)
+            if each is estimator:
+                options = lightgbm.fit_options(places)
+        elif library == "xgboost":
+            from everloop.train import xgboost
+
+            xgboost.settle(each, seed=context.seed, threads=context.threads)
+    sklearn.settle(estimator, seed=context.seed, threads=context.threads)
+    try:
+        return sklearn.fit(estimator, matrix, values, weights, threads=context.threads, options=options)
+    except TrainError:
+        raise
+    except Exception as error:  # estimators raise ValueError, their own kinds, and what C++ throws
+        raise TrainError(
+            f"{form.path} could not be fitted on {len(matrix)} rows: {type(error).__name__}: "
+            f"{(str(error).splitlines() or [''])[0]}"
+        ) from error
+
+
+def _values(
+    target: npt.NDArray[Any], task: Task, classes: int, scale: str | None
+) -> tuple[tuple[int, ...], npt.NDArray[Any]]:
+    if task == "regression":
+        if scale == "log1p" and target.min() <= -1.0:
+            raise TrainError(f'scale="log1p" needs labels above -1 and one is {target.min():g}; leave scale out.')
+        return (0,), np.log1p(target) if scale == "log1p" else target.astype(np.float64)
+    present, values = np.unique(target, return_inverse=True)
+    if len(present) < 2:
+        raise TrainError(
+            f"all {len(target)} training rows have the same label (class {int(present[0])} of {classes}); widen the "
+            "window so that both classes are in it."
+        )
+    return tuple(int(each) for each in present), values.astype(np.int64)
+
+
+def _answer(model: Any, matrix: Matrix, *, probabilities: bool = False) -> Any:
+    name, library = type(model).__name__, type(model).__module__.partition(".")[0]
+    if name == "Booster" and library == "xgboost":
+        return model.inplace_predict(matrix)
+    if probabilities and name != "Booster":
+        return model.predict_proba(matrix)
+    return model.predict(matrix)
+
+
+def _check_model(model: Any, task: Task) -> None:
+    if type(model).__name__ != "Booster" and task != "regression" and not hasattr(model, "predict_proba"):
+        raise TrainError(
+            f"the function returned {type(model).__name__}, which gives no probabilities; return a classifier that "
+            "does."
+        )
+
+
+def _kind(model: Any) -> Kind:
+    library = type(model).__module__.partition(".")[0]
+    return "lightgbm" if library == "lightgbm" else "xgboost" if library == "xgboost" else "sklearn"
+
+
+def _is_function(form: Any) -> bool:
+    return not hasattr(form, "path")
+
+
+def _load(form: Any, source: Path | None) -> Any:
+    if getattr(form, "call", None) is not None:
+        return form.call
+    if source is None:
+        raise TrainError(f"the training function {form.name!r} needs the declaration's source file.")
+    return function.load(source, form.module_file_digest, form.name)

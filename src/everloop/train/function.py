@@ -1,0 +1,95 @@
+"""Runs the user's own training function from the stored source of its declaration. Knows nothing of what it fits."""
+
+import hashlib
+import importlib.util
+import sys
+import traceback
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from everloop.errors import TrainError
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingRows:
+    """What a training function sees."""
+
+    X: npt.NDArray[np.float64]
+    """[rows, width]: the encoded features."""
+    y: npt.NDArray[Any]
+    """[rows]: int64 class indices, or float64 values on the declared scale."""
+    weights: npt.NDArray[np.float64] | None
+    columns: tuple[str, ...]
+    """Names of the columns of ``X``."""
+    categorical: tuple[int, ...] = ()
+    """Columns of ``X`` with category codes; only for a function that says ``native_categories = True``."""
+
+
+def _silent(_: dict[str, Any]) -> None:
+    return None
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainContext:
+    """What a training function may use besides its rows."""
+
+    seed: int = 0
+    threads: int = 1
+    folder: Path | None = None
+    progress: Callable[[dict[str, Any]], None] = field(default=_silent)
+
+
+def load(source: Path, digest: str, name: str) -> Callable[[TrainingRows, Mapping[str, Any], TrainContext], Any]:
+    """The function ``name`` of the file ``source`` whose content has ``digest``; raises `TrainError`."""
+    try:
+        content = source.read_bytes()
+    except OSError as error:
+        raise TrainError(f"the declaration's source {source} cannot be read ({error.strerror}).") from error
+    found = hashlib.sha256(content).hexdigest()
+    if digest and found != digest:
+        raise TrainError(
+            f"{source.name} has changed since it was declared ({found[:12]} instead of {digest[:12]}); declare again."
+        )
+    module_name = f"everloop_declaration_{found[:16]}"
+    if module_name not in sys.modules:
+        spec = importlib.util.spec_from_file_location(module_name, source)
+        if spec is None or spec.loader is None:
+            raise TrainError(f"{source} is no Python file; the training function must stand in one.")
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[module_name] = module
+        try:
+            spec.loader.exec_module(module)
+        except Exception as error:
+            del sys.modules[module_name]
+            raise TrainError(f"{source.name} cannot be imported: {_last_line(error)}") from error
+    function = getattr(sys.modules[module_name], name, None)
+    if not callable(function):
+        raise TrainError(f"{source.name} has no function {name!r}; define it at the top of the file.")
+    loaded: Callable[[TrainingRows, Mapping[str, Any], TrainContext], Any] = function
+    return loaded
+
+
+def call(function: Callable[..., Any], rows: TrainingRows, parameters: Mapping[str, Any], context: TrainContext) -> Any:
+    """The fitted model, or `TrainError` with the user's own last lines."""
+    try:
+        model = function(rows, dict(parameters), context)
+    except Exception as error:
+        where = traceback.extract_tb(error.__traceback__)[-1]
+        raise TrainError(
+            f"{function.__name__} failed at line {where.lineno} of {Path(where.filename).name}: {_last_line(error)}"
+        ) from error
+    if not hasattr(model, "predict"):
+        raise TrainError(
+            f"{function.__name__} returned {type(model).__name__}; return a fitted scikit-learn, LightGBM or XGBoost "
+            "model."
+        )
+    return model
+
+
+def _last_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"

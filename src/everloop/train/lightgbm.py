@@ -1,0 +1,25 @@
+"""What is special to LightGBM: its deterministic settings and its native categories. Loaded only where it is used."""
+
+from collections.abc import Sequence
+from typing import Any
+
+
+def settle(estimator: Any, *, seed: int, threads: int) -> None:
+    """Same rows, same parameters, same model; quiet; no more threads than the job's share. What the user set stays."""
+    own = estimator.get_params(deep=False)
+    chosen: dict[str, Any] = {}
+    if own.get("random_state") is None and "seed" not in own:
+        chosen["random_state"] = seed
+    if own.get("n_jobs") is None and "num_threads" not in own:
+        chosen["n_jobs"] = threads
+    if "verbose" not in own and "verbosity" not in own:
+        chosen["verbosity"] = -1
+    chosen.setdefault("deterministic", own.get("deterministic", True))
+    if not own.get("force_col_wise"):  # otherwise LightGBM times both ways and the quicker one wins: by chance
+        chosen["force_row_wise"] = own.get("force_row_wise", True)
+    estimator.set_params(**chosen)
+
+
+def fit_options(places: Sequence[int]) -> dict[str, Any]:
+    """``places`` of the matrix columns that hold category codes."""
+    return {"categorical_feature": list(places)} if places else {}
