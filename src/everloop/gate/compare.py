@@ -36,15 +36,19 @@ class _Rows:
     extra: Any
     positive: int
 
-    def against(self, other: NDArray[Any], *, alpha: float | None = None, only: NDArray[Any] | None = None) -> Difference:
+    def against(
+        self, other: NDArray[Any], *, alpha: float | None = None, only: NDArray[Any] | None = None
+    ) -> Difference:
         def cut(values: Any) -> Any:
             return values if only is None or values is None else np.asarray(values)[only]
 
         extra = self.extra
         if only is not None and extra is not None:
-            extra = {name: np.asarray(values)[only] for name, values in extra.items()} if isinstance(
-                extra, Mapping
-            ) else extra[only]
+            extra = (
+                {name: np.asarray(values)[only] for name, values in extra.items()}
+                if isinstance(extra, Mapping)
+                else extra[only]
+            )
         return difference(
             self.metric,
             cut(self.truth),
@@ -184,7 +188,13 @@ def _both(first: Verdict, second: Verdict) -> Verdict:
     """Champion and anchor must both be matched; the worse finding speaks."""
     rank = {"worse": 0, "unsure": 1, "not_worse": 2, "better": 3}
     speaks = second if rank[second.outcome] < rank[first.outcome] and not second.promote else first
-    because = speaks.because if speaks is second else f"{first.because}; {second.because}" if second.promote else first.because
+    because = (
+        speaks.because
+        if speaks is second
+        else f"{first.because}; {second.because}"
+        if second.promote
+        else first.because
+    )
     return Verdict(
         outcome=speaks.outcome,
         promote=first.promote and second.promote,
@@ -199,9 +209,9 @@ def _most(*counts: int | None) -> int | None:
 
 
 def _slice_margin(gate: NotWorse | Better) -> float:
-    if isinstance(gate, Better):
-        return 0.0
-    return 2 * gate.margin if gate.slice_margin is None else gate.slice_margin
+    if gate.slice_margin is not None:
+        return gate.slice_margin
+    return 2 * gate.margin if isinstance(gate, NotWorse) else 0.0
 
 
 def _with_slices(

@@ -88,7 +88,7 @@ def frozen_baseline(events: float, units: float) -> float:
 
 
 def rollback(observed: Counts, baseline: float) -> Floats:
-    """ln E against "the challenger is not worse", [...]: roll back once E ≥ guards / alpha.
+    """The logarithm of E against "the challenger is not worse", [...]: roll back once E ≥ guards / alpha.
 
     Given an outcome x, the factor exp(arm·b(x−m)) / (1 + w(exp(b(x−m)) − 1)) has mean 1 over the arm; b = ln r, mixed
     evenly over `ROLLBACK_RATIOS`. By Ville's inequality P(ever E ≥ 1/alpha) ≤ alpha. Only worsening counts.
@@ -112,7 +112,7 @@ def rollback(observed: Counts, baseline: float) -> Floats:
 
 
 def rollback_bounded(arm: ArrayLike, outcome: ArrayLike, share: ArrayLike, baseline: float) -> Floats:
-    """ln E_r for each of `ROLLBACK_RATIOS`, [7], from single units with outcomes in [0, 1].
+    """The logarithm of E_r for each of `ROLLBACK_RATIOS`, [7], from single units with outcomes in [0, 1].
 
     The form for outcomes that are not 0 or 1: sharper than counts of fractions. Sums over units and replicas; mix the
     sums with `mixed`. ``arm`` is 1 for the challenger.
@@ -130,12 +130,12 @@ def rollback_bounded(arm: ArrayLike, outcome: ArrayLike, share: ArrayLike, basel
 
 
 def mixed(log_evidence: ArrayLike) -> float:
-    """ln of the even mixture of the last axis: what `rollback_bounded` sums lead to."""
+    """The logarithm of the even mixture of the last axis: what `rollback_bounded` sums lead to."""
     return float(_mixture(np.asarray(log_evidence, dtype=np.float64)))
 
 
 def promotion(observed: Counts, baseline: float, margin: float) -> Floats:
-    """ln K against "the challenger is worse by at least ``margin`` at every request", [...]: passes once K ≥ 1/alpha.
+    """The logarithm of K against "the challenger is worse by at least ``margin`` at every request", [...]: passes once K ≥ 1/alpha.
 
     z = (A/w − (1−A)/(1−w))(x − m) has mean p1 − p0; K = mean over stakes of Π(1 + λ(margin − z)), λ near the stake
     that is best for two equal arms and small enough that no unit costs more than 90 % of the wealth. Several guards
@@ -156,7 +156,7 @@ def promotion(observed: Counts, baseline: float, margin: float) -> Floats:
 
 
 def promotion_by_ratio(observed: Counts, ratio: float) -> Floats:
-    """ln K against "the challenger's rate is at least ``ratio`` times the champion's", [...]; events only.
+    """The logarithm of K against "the challenger's rate is at least ``ratio`` times the champion's", [...]; events only.
 
     For rare events, where a margin in points needs too many requests. Choose it before the start: passing either this
     or the margin doubles alpha.
@@ -226,7 +226,7 @@ def requests_to_find(baseline: float, ratio: float, alpha: float, share: float) 
 
 
 def sample_ratio(challenger_units: ArrayLike, champion_units: ArrayLike, share: ArrayLike) -> Floats:
-    """ln E against "units fall to the challenger with chance share", [...] from arrays [..., epochs].
+    """The logarithm of E against "units fall to the challenger with chance share", [...] from arrays [..., epochs].
 
     A beta prior of weight 1,000 around the share; alarm at E ≥ 1,000. Count the units that were randomised, and the
     units that have an outcome: an answer that was lost shows in the second.
@@ -246,7 +246,7 @@ def sample_ratio(challenger_units: ArrayLike, champion_units: ArrayLike, share: 
 
 def _promotion_log_factors(share: Floats, m: float, margin: float) -> Floats:
     """ln(1 + λ(margin − z)) for shares [..., epochs]: [..., stakes, 4 cells, epochs]."""
-    if not 0 < margin:
+    if not margin > 0:
         raise ValueError(f"The margin is {margin}; it must be above 0, for example 0.01.")
     w = share
     z = np.stack([(1 - m) / w, -m / w, -(1 - m) / (1 - w), m / (1 - w)], axis=-2)  # [..., 4, epochs]

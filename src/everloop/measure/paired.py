@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import bdtri, bdtrc, ndtr, ndtri, owens_t, stdtrit
+from scipy.special import bdtrc, bdtri, ndtr, ndtri, owens_t, stdtrit
 
 from everloop.measure.metrics import decisions, influence, row_loss, score
 from everloop.spec.metric import F1, Accuracy, AveragePrecision, Custom, Metric, RocAuc
@@ -78,8 +78,17 @@ def difference(
     if n < 2 or math.isnan(value):
         reason = "fewer than two rows" if n < 2 else f"{metric.name} is not defined on these rows"
         return Difference(
-            value=value, standard_error=math.inf, lower=-math.inf, upper=math.inf, rows=n, blocks=n, unit="row",
-            ours=ours, theirs=theirs, short=reason, rows_needed=max(LEAST_ROWS, 2 * n),
+            value=value,
+            standard_error=math.inf,
+            lower=-math.inf,
+            upper=math.inf,
+            rows=n,
+            blocks=n,
+            unit="row",
+            ours=ours,
+            theirs=theirs,
+            short=reason,
+            rows_needed=max(LEAST_ROWS, 2 * n),
         )
     if isinstance(metric, Custom):
         error, lower, upper, blocks, unit = _bootstrap(metric, y, a, b, sign, value, alpha, days, keys, rows, seed)
@@ -146,7 +155,7 @@ def look_alpha(alpha: float, fraction: float) -> float:
 def block_sums(psi: Floats, blocks: ArrayLike) -> Floats:
     """Σψ of each block, [G]."""
     _, group = np.unique(np.asarray(blocks), return_inverse=True)
-    sums: Floats = np.bincount(group.reshape(-1), weights=psi)
+    sums: Floats = np.bincount(group.reshape(-1), weights=psi).astype(np.float64)
     return sums
 
 
@@ -226,7 +235,7 @@ def _bootstrap(
     rows: Any,
     seed: int,
 ) -> tuple[float, float, float, int, str]:
-    unit, members = "row", [np.array([i]) for i in range(0)]
+    unit, members = "row", list[NDArray[np.intp]]()
     for name, blocks in (("day", days), ("key", keys)):
         if blocks is None:
             continue

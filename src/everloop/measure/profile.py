@@ -248,7 +248,10 @@ def _merged(
     if len(then) <= wanted:
         return then, now
     group = np.minimum((np.cumsum(then) - then / 2) * wanted / max(then.sum(), 1.0), wanted - 1).astype(np.int64)
-    return np.bincount(group, weights=then), np.bincount(group, weights=now)
+    return (
+        np.bincount(group, weights=then).astype(np.float64),
+        np.bincount(group, weights=now).astype(np.float64),
+    )
 
 
 def _largest(

@@ -31,9 +31,7 @@ def area_influence(positive: Booleans, scores: Floats) -> Floats:
     over_negatives = _below(scores, ones * ~positive) / (n - positives)
     under_positives = 1 - _below(scores, ones * positive) / positives
     share = positives / n
-    influence: Floats = np.where(
-        positive, (over_negatives - value) / share, (under_positives - value) / (1 - share)
-    )
+    influence: Floats = np.where(positive, (over_negatives - value) / share, (under_positives - value) / (1 - share))
     return influence
 
 
@@ -73,7 +71,8 @@ def _groups(scores: Floats, mass: Floats) -> tuple[NDArray[np.intp], Floats]:
     """The group of equal scores each row is in, ascending, and the mass of each group."""
     _, group = np.unique(scores, return_inverse=True)
     group = group.reshape(-1)
-    return group, np.bincount(group, weights=mass)
+    masses: Floats = np.bincount(group, weights=mass).astype(np.float64)
+    return group, masses
 
 
 def _below(scores: Floats, mass: Floats) -> Floats:

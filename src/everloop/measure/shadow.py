@@ -19,14 +19,15 @@ Floats = NDArray[np.float64]
 
 WRONG_SHARES: Floats = np.array([0.55, 0.6, 0.7, 0.8, 0.9])
 """Shares of the discordant rows on which the challenger is the wrong one: one bet against ½ for each."""
-STAKES: Floats = 0.9 * 2.0 ** -np.arange(6)
+STAKES: Floats = np.array([0.9 / 2**halvings for halvings in range(6)])
 """Shares of the wealth that one pair may cost, evenly mixed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Paired:
     """What the pairs say. The two logarithms are of e-values; a confidence sequence is turned into the same shape:
-    at least the needed value when its bound says so, 0 otherwise."""
+    at least the needed value when its bound says so, 0 otherwise.
+    """
 
     mean: float
     log_worse: float
@@ -39,7 +40,7 @@ class Paired:
 
 
 def discordant_worse(only_challenger_wrong: Floats, only_champion_wrong: Floats) -> Floats:
-    """ln E, [...]: among the rows only one got wrong, the challenger's share against ½."""
+    """The logarithm of E, [...]: among the rows only one got wrong, the challenger's share against ½."""
     b, c = only_challenger_wrong[..., None], only_champion_wrong[..., None]
     log_e = b * np.log(2 * WRONG_SHARES) + c * np.log(2 * (1 - WRONG_SHARES))
     return _mixture(log_e)
@@ -48,7 +49,7 @@ def discordant_worse(only_challenger_wrong: Floats, only_champion_wrong: Floats)
 def discordant_not_worse(
     pairs: Floats, only_challenger_wrong: Floats, only_champion_wrong: Floats, margin: float
 ) -> Floats:
-    """ln K, [...]: Π(1 + λ(margin − d)) over d in {−1, 0, 1}, mixed over `STAKES`."""
+    """The logarithm of K, [...]: Π(1 + λ(margin − d)) over d in {−1, 0, 1}, mixed over `STAKES`."""
     n, b, c = pairs[..., None], only_challenger_wrong[..., None], only_champion_wrong[..., None]
     stake = STAKES / (1 - margin)
     log_k = (
@@ -58,7 +59,7 @@ def discordant_not_worse(
 
 
 def bounded_worse(total: Floats, squares: Floats) -> Floats:
-    """ln E, [...], for differences in [−1, 1], from their sum and sum of squares.
+    """The logarithm of E, [...], for differences in [−1, 1], from their sum and sum of squares.
 
     ln(1 + λy) ≥ λy − (−ln(1−λ) − λ)·y² for y ≥ −1 (Fan, Grama and Liu 2015): a bet whose state is two sums.
     """
@@ -67,16 +68,14 @@ def bounded_worse(total: Floats, squares: Floats) -> Floats:
 
 
 def bounded_not_worse(pairs: Floats, total: Floats, squares: Floats, margin: float) -> Floats:
-    """ln K, [...], against "worse by at least the margin", for differences in [−1, 1]: y = (margin − d)/(1 − margin)."""
+    """The logarithm of K, [...], against "worse by at least the margin", for differences in [−1, 1]: y = (margin − d)/(1 − margin)."""
     scale = 1 - margin
     y = (pairs * margin - total) / scale
     y_squares = np.maximum(pairs * margin**2 - 2 * margin * total + squares, 0.0) / scale**2
     return bounded_worse(y, y_squares)
 
 
-def judge(
-    paired: PairedCounts, *, margin: float | None, alpha_worse: float, alpha_not_worse: float
-) -> Paired:
+def judge(paired: PairedCounts, *, margin: float | None, alpha_worse: float, alpha_not_worse: float) -> Paired:
     """What the paired differences say so far; may be asked at every look.
 
     Without a margin nothing can be shown "not worse".

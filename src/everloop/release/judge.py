@@ -49,15 +49,14 @@ class _Finding:
     hopeless: bool = False
 
 
-def judge(
-    rollout: Canary | Direct, evidence: ReleaseEvidence, *, release: Release, now: datetime
-) -> Judgement:
+def judge(rollout: Canary | Direct, evidence: ReleaseEvidence, *, release: Release, now: datetime) -> Judgement:
     """Judge a challenger in shadow or canary by all its evidence so far. ``now`` bounds nothing here but is kept with
     the words; without a challenger there is nothing to judge.
     """
     if isinstance(rollout, Direct) or release.challenger is None or release.stage not in ("shadow", "canary"):
         return Judgement(rollback=False, promote=False, because="no challenger is under judgement")
-    parts = max(1, len(evidence.guards) + (1 if evidence.shadow is not None else 0))
+    # As declared, not as seen so far: a limit that moved with the evidence would not keep alpha.
+    parts = max(1, max(len(rollout.guards), len(evidence.guards)) + (1 if rollout.shadow else 0))
     limit = math.log(parts / rollout.alpha)
     score = _score(evidence, rollout, limit)
     guards = [_guard(each, rollout, limit, release) for each in evidence.guards]
@@ -88,10 +87,15 @@ def judge(
     hold = worst is not None and worst.log_worse >= limit / 2
     asked = ([score] if score is not None else []) if in_shadow else guards
     waiting = [each for each in asked if not each.passes]
-    if asked and not waiting or (not in_shadow and not guards):
+    if (asked and not waiting) or (not in_shadow and not guards):
         words = "; ".join(each.words for each in asked) or "no guards are declared"
         return Judgement(
-            rollback=False, promote=True, because=f"shown not worse: {words}", evidence=told, hold=hold, requests=requests
+            rollback=False,
+            promote=True,
+            because=f"shown not worse: {words}",
+            evidence=told,
+            hold=hold,
+            requests=requests,
         )
     because, more = _waiting(waiting, in_shadow)
     if hold and worst is not None:

@@ -201,9 +201,7 @@ def _elapsed(release: Release, now: datetime) -> timedelta:
     return now - release.started - timedelta(seconds=release.paused_seconds)
 
 
-def _raise(
-    release: Release, rollout: Canary, now: datetime, because: str, evidence: tuple[Evidence, ...]
-) -> Change:
+def _raise(release: Release, rollout: Canary, now: datetime, because: str, evidence: tuple[Evidence, ...]) -> Change:
     higher = [share for share in rollout.shares if share > release.share + 1e-9]
     if not higher:
         return _crown_challenger(release, now, because, evidence)
@@ -252,9 +250,7 @@ def _back(release: Release, now: datetime, because: str, evidence: tuple[Evidenc
 
 def _moved(release: Release, now: datetime, *, stage: Literal["shadow", "canary", "steady"], share: float) -> Release:
     """A new epoch: share or participants changed, so counts start a new entry (and are kept beside the old)."""
-    return replace(
-        release, revision=release.revision + 1, epoch=release.epoch + 1, stage=stage, share=share, since=now
-    )
+    return replace(release, revision=release.revision + 1, epoch=release.epoch + 1, stage=stage, share=share, since=now)
 
 
 def _where(release: Release) -> str:
