@@ -17,7 +17,7 @@ from everloop.data import sources
 from everloop.data.columns import guessed, instants, to_utc
 from everloop.errors import DataError, SchemaChanged
 from everloop.serve.rows import key_text
-from everloop.spec.source import Csv, Fixed, JsonLines, Parquet
+from everloop.spec.source import Csv, Fixed, JsonLines, Parquet, Source
 
 NOON = datetime(2024, 3, 1, 12, tzinfo=UTC)
 
@@ -82,10 +82,10 @@ def test_the_three_formats_give_the_same_rows(tmp_path: Path) -> None:
     text = frame.with_columns(pl.col("at").dt.strftime("%Y-%m-%dT%H:%M:%S%.fZ"))
     text.write_csv(tmp_path / "a.csv", separator=";")
     text.write_ndjson(tmp_path / "a.jsonl")
-    declared = [
-        Parquet("a.parquet", key="id", event_time="at"),
-        Csv("a.csv", key="id", event_time="at", separator=";"),
-        JsonLines("a.jsonl", key="id", event_time="at"),
+    declared: list[Source] = [
+        Parquet("a.parquet", key=("id",), event_time="at"),
+        Csv("a.csv", key=("id",), event_time="at", separator=";"),
+        JsonLines("a.jsonl", key=("id",), event_time="at"),
     ]
     schemas = [sources.schema_of(source, tmp_path) for source in declared]
     assert schemas[0] == schemas[1] == schemas[2]
@@ -117,10 +117,10 @@ def test_keys_are_written_as_prediction_ids_are() -> None:
 
 
 def test_a_counter_becomes_an_event_time() -> None:
-    source = Parquet("x", key="seq", event_time=Fixed("seq", NOON, timedelta(minutes=10)))
+    source = Parquet("x", key=("seq",), event_time=Fixed("seq", NOON, timedelta(minutes=10)))
     got = sources.normalised(source, pl.DataFrame({"seq": [0, 3, None]}), {}, where="rows", digest="d")
     assert got["_event_time"].to_list() == [NOON, NOON + timedelta(minutes=30), None]
-    with pytest.raises(DataError, match="seq counts events.*is text"):
+    with pytest.raises(DataError, match=r"seq counts events.*is text"):
         sources.normalised(source, pl.DataFrame({"seq": ["a"]}), {}, where="rows", digest="d")
 
 
@@ -219,14 +219,15 @@ def test_a_changed_column_type_names_the_column_both_types_and_the_file(
 def test_what_loses_nothing_is_taken_for_the_declared_type(tmp_path: Path) -> None:
     rows(a=[1, None], b=[2.0, None], c=pl.Series([None, None], dtype=pl.Null)).write_parquet(tmp_path / "a.parquet")
     got = sources.read(parquet(), tmp_path / "a.parquet", {"a": "number", "b": "integer", "c": "text"})
-    assert (got.schema["a"], got.schema["b"], got.schema["c"]) == (pl.Float64, pl.Int64, pl.String)
+    expected = {"id": "integer", "at": "instant", "a": "number", "b": "integer", "c": "text"}
+    assert sources.types_of(got.schema) == expected
     assert got["b"].to_list() == [2, None]
 
 
 def test_a_csv_value_of_another_type_names_the_value(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     path.write_text("id,at,x\n1,2024-01-01T00:00Z,5\n2,2024-01-01T00:00Z,many\n")
-    source = Csv("*.csv", key="id", event_time="at")
+    source = Csv("*.csv", key=("id",), event_time="at")
     with pytest.raises(SchemaChanged, match=r"Column x is integer; in .*a\.csv it is text, for example 'many'"):
         sources.read(source, path, {"x": "integer"})
     path.write_text("id,at,x\n1,2024-01-01T00:00Z,5\n2,2024-01-01T00:00Z,5.5\n")
@@ -264,22 +265,22 @@ def test_a_cut_off_text_file_is_named(tmp_path: Path) -> None:
     lines = tmp_path / "a.jsonl"
     lines.write_text(json.dumps({"id": 1, "at": "2024-01-01T00:00Z"}) + '\n{"id": 2, "at": "20')
     with pytest.raises(DataError, match=r"a\.jsonl cannot be read"):
-        sources.read(JsonLines("*", key="id", event_time="at"), lines, {})
+        sources.read(JsonLines("*", key=("id",), event_time="at"), lines, {})
     table = tmp_path / "a.csv"
     table.write_text("id,at,x\n1,2024-01-01T00:00Z,5\n2,2024-01-01")
     with pytest.raises(DataError, match=r"a\.csv ends inside a row: its last line has 2 of 3 fields"):
-        sources.read(Csv("*", key="id", event_time="at"), table, {})
+        sources.read(Csv("*", key=("id",), event_time="at"), table, {})
     table.write_bytes(b"id,at,x\n1,2024-01-01T00:00Z,\xff\xfe\n")
     with pytest.raises(DataError, match=r"a\.csv cannot be read"):
-        sources.read(Csv("*", key="id", event_time="at"), table, {})
+        sources.read(Csv("*", key=("id",), event_time="at"), table, {})
     with pytest.raises(DataError, match=r"gone\.csv cannot be read"):
-        sources.read(Csv("*", key="id", event_time="at"), tmp_path / "gone.csv", {})
+        sources.read(Csv("*", key=("id",), event_time="at"), tmp_path / "gone.csv", {})
 
 
 def test_names_of_ours_and_missing_columns_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="rows has a column _key, a name that everloop uses"):
         sources.normalised(parquet(), rows(_key=["a", "b"]), {}, where="rows", digest="d")
-    with pytest.raises(DataError, match="rows has no column id, which the source names as key. It has: at"):
+    with pytest.raises(DataError, match=r"rows has no column id, which the source names as key\. It has: at"):
         sources.normalised(parquet(), rows().drop("id"), {}, where="rows", digest="d")
     with pytest.raises(DataError, match="Column at is the event time and must hold instants; in rows it is integer"):
         sources.normalised(parquet(), rows(at=[1, 2]), {}, where="rows", digest="d")

@@ -12,7 +12,6 @@ from everloop.data.sources import EVENT_TIME, KEY
 from everloop.errors import DataError
 from everloop.records import ColumnType
 from everloop.spec.checks import Between, Check, Fresh, Holds, Matches, NotNull, OneOf, Unique
-from everloop.spec.patterns import portable
 from everloop.spec.tree import FeatureTree, inputs_of
 
 
@@ -79,8 +78,7 @@ def _failing(
         case OneOf():
             return [(f"{check.column} is none of the {len(check.values)} allowed values", ~_among(check, rows))]
         case Matches():
-            whole = rows[check.column].cast(pl.String).str.contains(f"^(?:{portable(check.pattern)})$")
-            return [(f"{check.column} does not match {check.pattern}", ~whole.fill_null(True))]
+            return [(f"{check.column} does not match {check.pattern}", ~_matching(check, rows))]
         case Unique():
             return [(f"{', '.join(check.columns)} not unique in its batch", _repeated(check, rows))]
         case Holds():
@@ -95,6 +93,16 @@ def _failing(
 def _among(check: OneOf, rows: pl.DataFrame) -> pl.Series:
     column = rows[check.column]
     return column.is_in(pl.Series(list(check.values), dtype=column.dtype, strict=False).implode()).fill_null(True)
+
+
+def _matching(check: Matches, rows: pl.DataFrame) -> pl.Series:
+    try:
+        return rows[check.column].cast(pl.String).str.contains(check.pattern).fill_null(True)
+    except pl.exceptions.ComputeError as error:
+        raise DataError(
+            f"The pattern {check.pattern!r} on column {check.column} is none for the regular expressions used on "
+            f"columns (no look-around, no back references). Write it without, or use el.check.Holds."
+        ) from error
 
 
 def _repeated(check: Unique, rows: pl.DataFrame) -> pl.Series:

@@ -16,9 +16,7 @@ import polars as pl
 from everloop.data.columns import DTYPES, column_type, guessed, typed
 from everloop.errors import DataError, SchemaChanged
 from everloop.records import ColumnType
-from everloop.spec.source import Csv, Fixed, JsonLines, Parquet
-
-Source = Parquet | Csv | JsonLines
+from everloop.spec.source import Csv, Fixed, JsonLines, Parquet, Source
 
 KEY, EVENT_TIME, BATCH = "_key", "_event_time", "_batch"
 RESERVED = (KEY, EVENT_TIME, BATCH, "_reason", "_at", "_label")

@@ -80,7 +80,8 @@ class Lake:
         return self._opened(table) is not None
 
     def tables(self) -> list[str]:
-        return sorted(each.name for each in self.root.iterdir() if self.exists(each.name)) if self.root.is_dir() else []
+        """The names of all tables, sorted."""
+        return sorted(log.parent.name for log in self.root.glob("*/_delta_log") if self.exists(log.parent.name))
 
     def version(self, table: str) -> int:
         """The newest version; -1 where there is no table yet."""
@@ -227,6 +228,11 @@ class Lake:
                     fresh = DeltaTable(self._path(table))
                 except TableNotFoundError:
                     return None
+                except DeltaError as error:
+                    raise StoreError(
+                        f"The log of table {table} at {self._path(table)} cannot be read: {_first_line(error)}. "
+                        f"Restore the folder from a copy."
+                    ) from error
                 seen = self._open[table] = _Open(fresh, _schema_of(fresh))
                 return seen
             # Versions are dense: where the next log file is not there, nothing is newer.
