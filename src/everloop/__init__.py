@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from everloop.errors import EverloopError, SpecError
 from everloop.spec import checks as check
 from everloop.spec import guard, metric
-from everloop.spec.columns import Column, Columns, past, when
+from everloop.spec.columns import Column, Columns, when
 from everloop.spec.decision import Threshold
 from everloop.spec.gate import Better, NotWorse
 from everloop.spec.label import Label, Outcomes
@@ -18,6 +18,7 @@ from everloop.spec.retrain import AllOf, AnyOf, Degraded, Drift, Every, Manual, 
 from everloop.spec.rollout import Canary, Direct
 from everloop.spec.serve import Serve
 from everloop.spec.source import Csv, Fixed, JsonLines, Parquet
+from everloop.spec.trace import past
 from everloop.spec.train import Choice, Integers, LogUniform, Search, Train, Uniform
 from everloop.spec.window import Everything, Last
 

@@ -9,8 +9,9 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from everloop.errors import SpecError
-from everloop.spec.columns import Column, Columns, trace
+from everloop.spec.columns import Column, Columns
 from everloop.spec.conform import conform, positive, shown
+from everloop.spec.trace import trace
 from everloop.spec.tree import Call, Constant, Input, Node
 
 Bound = int | float | datetime

@@ -10,7 +10,7 @@ from typing import Any
 
 from everloop.errors import SpecError
 from everloop.spec.checks import Check
-from everloop.spec.columns import trace
+from everloop.spec.trace import trace
 from everloop.spec.conform import conform, shown
 from everloop.spec.decision import Threshold
 from everloop.spec.gate import Better, NotWorse
