@@ -38,7 +38,7 @@ def check(path: Path, *, loop: str | None, turn: int, environment: str | None, a
     schema = sources.schema_of(declared.source, folder)
     facts = label_facts(declared, folder, schema)
     resolved = resolve(declared, schema, facts)
-    findings = sources.examine(declared, folder, schema)
+    findings = trial.examine(resolved, folder)
     lines = describe(resolved)
     tried = trial.turn(declared, folder=folder, source=declaration.source, rows=turn) if turn else None
     value: dict[str, Any] = {
@@ -87,14 +87,16 @@ def run(path: Path, *, loop: str | None, environment: str | None, as_json: bool)
         with installation.ledger.read() as connection:
             made = versions.of(connection, installation.name)
             last = decisions.of(connection, installation.name, newest=1)
+
+        def people(out: Console) -> None:
+            for decision in told:
+                out.print(f"{decision.action}: {decision.because}", markup=False)
+            out.print(f"[bold]{installation.name}[/bold]: {serving(release)}")
+
         emit(
             {"release": plain(release), "version": plain(made[-1]) if made else None, "decisions": [plain(d) for d in told]},
             as_json,
-            lambda out: [
-                *(out.print(f"{d.action}: {d.because}", markup=False) for d in told),
-                out.print(f"[bold]{installation.name}[/bold]: {serving(release)}"),
-            ]
-            and None,
+            people,
         )
         if last and last[-1].action == "turn failed":
             raise TrainError(last[-1].because)

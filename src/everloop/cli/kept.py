@@ -256,18 +256,35 @@ def data_log(home: Path, *, loop: str | None, as_json: bool) -> None:
 def data_diff(first: int, second: int, home: Path, *, loop: str | None, as_json: bool) -> None:
     with opened(home, loop) as each:
         difference = shown_data.diff(each.lake, first, second)
-        emit(difference.to_json(), as_json, lambda console: console.print(difference.text()))
+        value = {
+            "from": first,
+            "to": second,
+            "rows": len(difference.rows),
+            "batches": [plain(batch) for batch in difference.batches],
+            "new_columns": list(difference.new_columns),
+        }
+
+        def people(console: Console) -> None:
+            console.print(f"{len(difference.rows):,} rows came between version {first} and version {second} of raw")
+            for batch in difference.batches:
+                console.print(f"  {Path(batch.path).name}: {batch.added:,} new, {batch.copies:,} copies", markup=False)
+            if difference.new_columns:
+                console.print(f"  new columns: {', '.join(difference.new_columns)}")
+            print_frame(console, difference.rows.head(10))
+
+        emit(value, as_json, people)
 
 
 def data_show(name: str, home: Path, *, loop: str | None, version: int | None, limit: int, as_json: bool) -> None:
     with opened(home, loop) as each:
         frame = shown_data.show(each.lake, name, version=version, limit=limit)
 
-        def people(console: Console) -> None:
-            with pl.Config(tbl_rows=limit, tbl_cols=-1, tbl_hide_dataframe_shape=True, tbl_width_chars=console.width):
-                console.print(str(frame), markup=False)
+        emit(frame.to_dicts(), as_json, lambda console: print_frame(console, frame))
 
-        emit(frame.to_dicts(), as_json, people)
+
+def print_frame(console: Console, frame: pl.DataFrame) -> None:
+    with pl.Config(tbl_rows=len(frame), tbl_cols=-1, tbl_hide_dataframe_shape=True, tbl_width_chars=console.width):
+        console.print(str(frame), markup=False)
 
 
 def package_folder(each: Installation, target: str) -> Path:

@@ -34,11 +34,12 @@ from everloop.loop.events import (
 )
 from everloop.loop.installation import Installation
 from everloop.loop.publish import publish
-from everloop.loop.signals import Signals, Watcher
+from everloop.loop.signals import Watcher
 from everloop.loop.turn import Turn, plain, restored
 from everloop.records import Batch, Decision, Evidence
 from everloop.release.judge import judge
 from everloop.store.ledger import batches, decisions, releases, watermarks
+from everloop.watch.look import Seen
 from everloop.watch.triggers import Fired
 
 Told = Callable[[Decision], None]
@@ -51,7 +52,7 @@ class Look:
     """What one look saw and did."""
 
     batches: tuple[Batch, ...]
-    signals: Signals
+    seen: Seen
     commands: tuple[Command, ...]
 
 
@@ -125,14 +126,15 @@ class Controller:
         """One look: take in files and answers, read the signals, decide, perform."""
         taken = self.take_in()
         state = self.state()
-        signals = self._watcher.look(state.release)
+        seen, fired = self._watcher.look(
+            state.release, busy=state.turn is not None or state.release.challenger is not None
+        )
         now = self.installation.clock.now()
         judgement = None
-        if state.release.challenger is not None and signals.evidence is not None:
-            judgement = judge(state.rollout, signals.evidence, release=state.release, now=now)
-        fired = self._watcher.fired(signals, state.last_turn, now)
+        if state.release.challenger is not None and seen.evidence is not None:
+            judgement = judge(state.rollout, seen.evidence, release=state.release, now=now)
         commands = self._decide(state, Looked(fired=fired, judgement=judgement), now)
-        return Look(batches=taken, signals=signals, commands=commands)
+        return Look(batches=taken, seen=seen, commands=commands)
 
     def ask(self, asked: Asked) -> tuple[Command, ...]:
         """Do what a person asks for. Raises ReleaseError when it cannot be done."""
@@ -141,8 +143,23 @@ class Controller:
     def work(self) -> int:
         """Carry on the runs that are due, in this thread; returns how many were worked on."""
         worked = self.engine.work({"turn": self._turn}, self.installation.code, loop=self.installation.name)
+        if worked:
+            self._note_failures()
         self._tell()
         return worked
+
+    def _note_failures(self) -> None:
+        """A run that failed before its last step could say so is told here, once."""
+        each = self.installation
+        with each.ledger.read() as connection:
+            failed = runs.of(connection, each.name, name="turn", status="failed", newest=1)
+            unsaid = [
+                run
+                for run in failed
+                if not any(d.action == "turn failed" for d in decisions.of(connection, each.name, run=run.id))
+            ]
+        for run in unsaid:
+            self._note(Note(action="turn failed", because=run.because or "no reason was kept", run=run.id))
 
     def _end(self, connection: Connection, ended: TurnEnded) -> None:
         """What follows from a turn, in the transaction that ends its last step: exactly once, however often killed."""

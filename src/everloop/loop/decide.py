@@ -105,11 +105,11 @@ def _asked(state: State, event: Asked, now: datetime) -> tuple[Command, ...]:
                 Note(action="kept", because=f"{fired.because}; waits: {hindrance}"),
             )
         case "promote":
-            change = plan.promote(state.release, event.version, now=now)
+            change = plan.promote(state.release, event.version, now)
         case "rollback":
-            change = plan.rollback(state.release, now=now)
+            change = plan.rollback(state.release, now)
         case "pause":
-            change = plan.pause(state.release, now=now)
+            change = plan.pause(state.release, now)
         case "resume":
-            change = plan.resume(state.release, now=now)
+            change = plan.resume(state.release, now)
     return (ChangeRelease(change=change, version=event.version or change.release.champion),)

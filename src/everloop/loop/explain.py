@@ -64,7 +64,7 @@ def live_at(installation: Installation, time: datetime) -> dict[str, Any]:
         release = releases.at(connection, installation.name, time)
         if release is None:
             first = releases.history(connection, installation.name)
-            since = f"the first release came into force at {first[0][0].isoformat()}" if first else "nothing was released yet"
+            since = f"the first release came into force at {first[0].since.isoformat()}" if first and first[0].since else "nothing was released yet"
             raise NotFound(f"Nothing of {installation.name} served at {time.isoformat()}: {since}.")
         because = [d for d in decisions.of(connection, installation.name) if d.revision == release.revision]
         participants: dict[str, Version] = {

@@ -77,7 +77,10 @@ def judge(
             because=f"no test row is newer than what version {champion.number} was fitted on ({since:%Y-%m-%d %H:%M})",
         )
     regression = resolved.task == "regression"
-    shape = (lambda values: values[:, 0]) if regression else (lambda values: values)
+
+    def shape(values: Any) -> Any:
+        return values[:, 0] if regression else values
+
     slices = {name: rows.frame[name].cast(pl.String).fill_null("missing").to_numpy() for name in loop.gate.slices}
     return compare(
         loop.gate,
@@ -89,6 +92,8 @@ def judge(
         rows=slices,
         days=rows.days,
         keys=None,
+        positive=1 if resolved.positive is None else resolved.positive,
+        extra=rows.frame,
         champion_name=f"version {champion.number}",
     )
 
@@ -101,7 +106,7 @@ def _anchor(installation: Installation, known: Sequence[Version], champion: Vers
     if not isinstance(installation.loop.gate, NotWorse):
         return None
     with installation.ledger.read() as connection:
-        served = {release.champion for _, release in releases.history(connection, installation.name)}
+        served = {known.champion for known in releases.history(connection, installation.name)}
     recent = installation.clock.now() - ANCHOR_MEMORY
     others = [v for v in known if v.number in served and v.number != champion.number and v.created_at >= recent]
     sign = 1 if installation.resolved.score.greater_is_better else -1

@@ -17,8 +17,9 @@ from everloop.spec import codec
 from everloop.spec.load import Declaration, load
 from everloop.spec.loop import Loop
 from everloop.spec.resolve import LabelFacts, Resolved, resolve
+from everloop.store import packages
 from everloop.store.home import Home
-from everloop.store.lake import Lake
+from everloop.watch.recent import Recent
 from everloop.store.ledger import Ledger, loops
 
 
@@ -26,7 +27,7 @@ from everloop.store.ledger import Ledger, loops
 class Installation:
     home: Home
     ledger: Ledger
-    lake: Lake
+    lake: Recent
     loop: Loop
     resolved: Resolved
     schema: Mapping[str, ColumnType]
@@ -102,6 +103,7 @@ def open_installation(
     """Hold the declaration against the columns and labels that there are, and open its home."""
     resolved = resolve(loop, schema, facts)
     ledger = Ledger.open(environment.ledger or home.ledger)
+    packages.generate_key(home.keys)
     meaning = codec.to_bytes(loop)
     digest = codec.digest(loop)
     code_file = home.code / digest / "declaration.py"
@@ -116,7 +118,7 @@ def open_installation(
     return Installation(
         home=home,
         ledger=ledger,
-        lake=Lake(home.lake(loop.name)),
+        lake=Recent(home.lake(loop.name)),
         loop=loop,
         resolved=resolved,
         schema=schema,
@@ -151,7 +153,7 @@ def reopen(home: Path, *, name: str | None = None, clock: Clock | None = None) -
     return Installation(
         home=place,
         ledger=ledger,
-        lake=Lake(place.lake(loop.name)),
+        lake=Recent(place.lake(loop.name)),
         loop=loop,
         resolved=resolve(loop, found["schema"], facts),
         schema=found["schema"],
@@ -172,7 +174,7 @@ def label_facts(loop: Loop, folder: Path, schema: Mapping[str, ColumnType]) -> L
     facts: LabelFacts | None = None
     # The oldest files are enough to know the classes; more are read only while the label is still constant.
     for path in files[:50]:
-        found = sources.read(loop.source, path, schema, columns=[loop.label.column])[loop.label.column]
+        found = sources.read(loop.source, path, schema)[loop.label.column]
         distinct = found.drop_nulls().unique(maintain_order=True).head(1_000).to_list()
         merged = list(dict.fromkeys([*(facts.distinct if facts else ()), *distinct]))
         facts = LabelFacts(distinct=tuple(merged), rows=len(found), missing=int(found.null_count()))

@@ -29,6 +29,7 @@ from everloop.loop.account import Account, Period
 from everloop.loop.controller import Controller, Look
 from everloop.loop.environment import Environment
 from everloop.loop.events import Asked
+from everloop.loop.fit_job import signature_of
 from everloop.loop.installation import Installation, label_facts, open_installation
 from everloop.loop.publish import publish
 from everloop.loop.server import ServingProcess
@@ -116,7 +117,8 @@ class Replay:
         self._source = plan.home / "source"
         self._source.mkdir(parents=True, exist_ok=True)
         self.start = plan.start or _first_window(history.loop, self._truth)
-        self.end = plan.to or (self._truth["_event_time"].max() + timedelta(microseconds=1))  # type: ignore[operator]
+        latest: datetime = self._truth["_event_time"].to_list()[-1]
+        self.end: datetime = plan.to or latest + timedelta(microseconds=1)
         self.clock = SimulatedClock(self.start)
         self.installation = self._install()
         resolved = self.installation.resolved
@@ -245,8 +247,8 @@ class Replay:
         number = 1
         while begin < self.end:
             end = min(begin + self._plan.look, self.end)
-            low, high = np.searchsorted(times, [microseconds(begin), microseconds(end)])
-            rows = served[int(low) : int(high)]
+            low, high = (int(np.searchsorted(times, microseconds(edge))) for edge in (begin, end))
+            rows = served[low:high]
             answers = self._serve(rows)
             self.clock.advance_to(end)
             until = int(np.searchsorted(due_times, microseconds(end), side="right"))
@@ -283,7 +285,7 @@ class Replay:
             return self._traffic.predict(payload, rows["_event_time"].dt.epoch("us").to_list(), rows["_key"].to_list())
 
     def _signature_inputs(self) -> Any:
-        return self.installation.signature.inputs
+        return signature_of(self.installation.resolved).inputs
 
     def _reveal(self, rows: pl.DataFrame, due: Any) -> None:
         if rows.is_empty():
@@ -317,7 +319,7 @@ class Replay:
             champion=release.champion,
             challenger=release.challenger,
             share=release.share,
-            drift=look.signals.largest_drift,
+            drift=look.seen.largest_drift,
         )
         self.account.periods.append(period)
         self._listener(period)
@@ -385,7 +387,7 @@ def _first_window(loop: Loop, frame: pl.DataFrame) -> datetime:
     window = loop.window
     if isinstance(window, Last) and isinstance(window.length, timedelta):
         return first + window.length + loop.label.delay
-    count = window.length if isinstance(window, Last) else max(200, len(frame) // 10)
+    count = window.length if isinstance(window, Last) and isinstance(window.length, int) else max(200, len(frame) // 10)
     if count >= len(frame):
         raise DataError(f"The history holds {len(frame):,} rows, the first window alone needs {count:,}.")
     full: datetime = frame["_event_time"][count]

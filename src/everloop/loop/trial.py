@@ -9,7 +9,7 @@ import dataclasses
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ import polars as pl
 from everloop.clock import SimulatedClock
 from everloop.data import sources
 from everloop.durable.engine import Engine
-from everloop.errors import EverloopError, TrainError
+from everloop.errors import DataError, EverloopError, TrainError
 from everloop.jobs.process import ProcessExecutor
 from everloop.loop.controller import Controller
 from everloop.loop.environment import Environment
@@ -28,7 +28,9 @@ from everloop.loop.turn import plain
 from everloop.package import pack, parity
 from everloop.records import Signature, Verdict, Version
 from everloop.spec.loop import Loop
+from everloop.spec.resolve import Resolved
 from everloop.spec.source import Parquet
+from everloop.spec.window import Last
 from everloop.store import packages
 from everloop.store.home import Home
 from everloop.store.ledger import decisions, versions
@@ -51,11 +53,13 @@ class Predictable:
 
         A column that is absent is missing. An answer is ``{"decision", "probability"}`` or ``{"value"}``.
         """
-        single = isinstance(rows, Mapping) and not any(isinstance(value, list) for value in rows.values())
-        columns = {name: [value] for name, value in rows.items()} if single else rows
-        count = len(next(iter(columns.values()))) if isinstance(columns, Mapping) else len(columns)
+        single = not isinstance(rows, pl.DataFrame) and not any(isinstance(value, list) for value in rows.values())
+        columns: dict[str, Any] = dict(rows) if isinstance(rows, Mapping) else {c: rows[c] for c in rows.columns}
+        if single:
+            columns = {name: [value] for name, value in columns.items()}
+        count = len(next(iter(columns.values()), ()))
         given = {
-            column.name: columns[column.name] if column.name in _names(columns) else [None] * count
+            column.name: columns[column.name] if column.name in columns else [None] * count
             for column in self.signature.inputs
         }
         answers = self._session.run(None, pack.pack(given, self.signature.inputs))
@@ -71,10 +75,6 @@ class Predictable:
             "decision": classes[int(answers[1][row])],
             "probability": {value: float(p) for value, p in zip(classes, prediction, strict=True)},
         }
-
-
-def _names(columns: Mapping[str, Any] | pl.DataFrame) -> Any:
-    return columns.columns if isinstance(columns, pl.DataFrame) else columns
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,6 +98,57 @@ class Tried:
         ]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Findings:
+    """What the source really holds."""
+
+    files: int
+    rows: int
+    """In the files that were read."""
+    since: datetime | None
+    until: datetime | None
+
+    def to_json(self) -> dict[str, Any]:
+        return {"files": self.files, "rows": self.rows, "from": self.since, "to": self.until}
+
+    def sentences(self) -> list[str]:
+        return [f"The source holds {self.files:,} files; {self.rows:,} rows were looked at, {self.since} to {self.until}."]
+
+
+def examine(resolved: Resolved, folder: Path, *, most_files: int = 50) -> Findings:
+    """Read the newest files and hold them against what only rows can tell.
+
+    Raises DataError for a source without files or rows, a key that is not unique, and a window with too few rows.
+    """
+    loop = resolved.loop
+    files = sources.files(loop.source, folder)
+    if not files:
+        raise DataError(f"The source {loop.source.path!r} matches no file in {folder}; put rows there or correct it.")
+    read = [sources.read(loop.source, path, resolved.schema) for path in files[-most_files:]]
+    frame = pl.concat(read, how="diagonal")
+    if frame.is_empty():
+        raise DataError(f"The {len(read)} newest files of {loop.source.path!r} hold no rows.")
+    twice = frame.filter(frame["_key"].is_duplicated()).unique(keep="any", subset=frame.columns)
+    worst = twice["_key"].value_counts(sort=True).filter(pl.col("count") > 1)
+    if len(worst):
+        raise DataError(
+            f"The key {', '.join(loop.source.key)} is not unique: {len(worst):,} keys have rows that differ, "
+            f"for example {worst['_key'][0]!r}; add columns to source.key until it names one row."
+        )
+    window = loop.window
+    if isinstance(window, Last) and isinstance(window.length, int) and len(files) <= most_files and len(frame) < window.length:
+        raise DataError(
+            f"The window is the last {window.length:,} rows, and the source holds {len(frame):,}; shorten Last.length."
+        )
+    times = frame["_event_time"].drop_nulls().sort()
+    return Findings(
+        files=len(files),
+        rows=len(frame),
+        since=times[0] if len(times) else None,
+        until=times[-1] if len(times) else None,
+    )
+
+
 def turn(loop: Loop, *, folder: Path, source: bytes, rows: int = 2_000) -> Tried:
     """Raises what a real turn would raise, and TrainError with its reason when it makes no version."""
     schema = sources.schema_of(loop.source, folder)
@@ -106,7 +157,7 @@ def turn(loop: Loop, *, folder: Path, source: bytes, rows: int = 2_000) -> Tried
     while files and sum(map(len, newest)) < rows:
         newest.append(sources.read(loop.source, files.pop(), schema))
     frame = pl.concat(newest, how="diagonal").sort("_event_time").tail(rows)
-    latest = frame["_event_time"].max()
+    latest: datetime = frame["_event_time"].to_list()[-1]
     with tempfile.TemporaryDirectory(prefix="everloop-trial-") as temporary:
         place = Path(temporary)
         (place / "source").mkdir()
@@ -118,7 +169,7 @@ def turn(loop: Loop, *, folder: Path, source: bytes, rows: int = 2_000) -> Tried
             time_zone=loop.source.time_zone,
             after=loop.source.after,
         )
-        clock = SimulatedClock(latest + loop.label.delay + timedelta(microseconds=1))  # type: ignore[operator]
+        clock = SimulatedClock(latest + loop.label.delay + timedelta(microseconds=1))
         installation = open_installation(
             dataclasses.replace(loop, source=delivered),
             schema=sources.schema_of(delivered, place),

@@ -170,7 +170,7 @@ class Turn:
                 "outcomes_version": snapshot.outcomes_version,
             },
             requirements=details["requirements"],
-            opset=int(details["opset"]),
+            opset=details["opset"],
         )
         with each.ledger.write() as connection:
             version = versions.add(

@@ -1,0 +1,109 @@
+"""Keeps watch over one loop: folds what servers wrote, looks, asks the triggers. What it remembers is in the ledger."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import datetime
+
+import msgspec
+
+from everloop.loop.installation import Installation
+from everloop.loop.turn import plain
+from everloop.measure import profile as profiles
+from everloop.records import Release, Signature
+from everloop.spec.gate import NotWorse
+from everloop.spec.rollout import Canary
+from everloop.store import packages
+from everloop.store.ledger import releases, snapshots, versions, watermarks
+from everloop.watch import fold, triggers
+from everloop.watch.labels import Truth
+from everloop.watch.look import Champion, Seen, Watched, WatchState, begin, look
+
+MEMORY = "watch"
+DEFAULT_SHADOW_MARGIN = 0.01
+"""Where the gate names no margin: how much worse a challenger's mean loss may be and still go on."""
+
+
+class Watcher:
+    """One look at a time. Opened packages are kept: their content never changes."""
+
+    def __init__(self, installation: Installation) -> None:
+        self._installation = installation
+        self._opened: dict[str, packages.Opened] = {}
+        self._state: WatchState | None = None
+        resolved, loop = installation.resolved, installation.loop
+        self._watched = Watched(
+            truth=Truth(
+                column=loop.label.column,
+                delay=loop.label.delay,
+                task=resolved.task,
+                classes=resolved.classes,
+                absent=loop.label.absent,
+            ),
+            metric=resolved.score,
+            trigger=loop.retrain,
+            positive=1 if resolved.positive is None else resolved.positive,
+            rollout=loop.rollout if isinstance(loop.rollout, Canary) else None,
+            shadow_margin=loop.gate.margin if isinstance(loop.gate, NotWorse) else DEFAULT_SHADOW_MARGIN,
+        )
+
+    def look(self, release: Release, *, busy: bool) -> tuple[Seen, triggers.Fired | None]:
+        """Fold, look, ask the triggers; what was remembered is kept before anything is done about it."""
+        each = self._installation
+        now = each.clock.now()
+        signatures = self._signatures()
+        fold.fold(each.home.segments(each.name), each.lake, signatures)
+        watched = replace(self._watched, classes={number: signatures[package].classes for number, package in self._versions()})
+        seen, state = look(each.lake, watched, self._champion(release), release, self._remembered(now), now=now, busy=busy)
+        fired, following = triggers.fired(
+            each.loop.retrain, seen.signals, state.triggers, now, cooldown=each.loop.cooldown
+        )
+        self._keep(replace(state, triggers=following))
+        return seen, fired
+
+    def _remembered(self, now: datetime) -> WatchState:
+        if self._state is None:
+            with self._installation.ledger.read() as connection:
+                kept = watermarks.get(connection, self._installation.name, MEMORY)
+            self._state = msgspec.convert(kept, WatchState, str_keys=True) if kept else begin(now)
+        return self._state
+
+    def _keep(self, state: WatchState) -> None:
+        self._state = state
+        with self._installation.ledger.write() as connection:
+            watermarks.put(connection, self._installation.name, MEMORY, plain(state))
+
+    def _versions(self) -> list[tuple[int, str]]:
+        with self._installation.ledger.read() as connection:
+            return [(each.number, each.package) for each in versions.of(connection, self._installation.name)]
+
+    def _signatures(self) -> dict[str, Signature]:
+        return {package: self._package(package).manifest.signature for _, package in self._versions()}
+
+    def _package(self, digest: str) -> packages.Opened:
+        if digest not in self._opened:
+            home = self._installation.home
+            opened = packages.open_package(home.packages / digest, packages.trusted_keys(home.keys))
+            self._opened[digest] = replace(opened, files={"profile.json": opened.files["profile.json"]})
+        return self._opened[digest]
+
+    def _champion(self, release: Release) -> Champion | None:
+        if release.champion is None:
+            return None
+        each = self._installation
+        with each.ledger.read() as connection:
+            version = versions.get(connection, each.name, release.champion)
+            since = next(
+                (known.since for known in releases.history(connection, each.name) if known.champion == version.number),
+                None,
+            )
+            snapshot = snapshots.get(connection, version.snapshot)
+        opened = self._package(version.package)
+        return Champion(
+            version=version.number,
+            since=since or version.created_at,
+            score=version.score,
+            test_rows=snapshot.test_rows,
+            signature=opened.manifest.signature,
+            profile=profiles.from_json(opened.files["profile.json"]),
+        )
