@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
+from everloop.clock import SimulatedClock
 from everloop.durable import Engine, Run, runs
 from everloop.errors import DurableError, NotFound
 from everloop.store.ledger import Ledger, watermarks
-from everloop.testing.clock import SimulatedClock
 
 DAY = timedelta(days=1)
 
@@ -118,9 +118,9 @@ def test_a_sleeping_run_frees_its_worker_and_goes_on_in_time(
     assert engine.work({"turn": function}, "code") == 1
     assert state(ledger, run).status == "sleeping"
     assert engine.next_due() == clock.now() + DAY
-    clock.advance(DAY / 2)
+    clock.sleep(DAY / 2)
     assert engine.work({"turn": function}, "code") == 0
-    clock.advance(DAY / 2)
+    clock.sleep(DAY / 2)
     assert engine.work({"turn": function}, "code") == 1
     assert woke == [datetime(2024, 1, 2, tzinfo=UTC)]
 
@@ -146,7 +146,7 @@ def test_a_wait_ends_at_its_first_deadline(engine: Engine, ledger: Ledger, clock
     run = engine.submit("turn", "flights", {}, "code")
     function = {"turn": lambda run: {"answer": run.wait("approval", until=clock.now() + DAY)}}
     engine.work(function, "code")
-    clock.advance(DAY)
+    clock.sleep(DAY)
     assert engine.work(function, "code") == 1
     assert state(ledger, run).result == {"answer": None}
 
@@ -222,7 +222,7 @@ def test_another_worker_leaves_a_living_one_alone(engine: Engine, ledger: Ledger
     executed: list[int] = []
 
     def function(run: Run) -> Any:
-        clock.advance(365 * DAY)  # Leases count real time: a simulated year takes nothing from anybody.
+        clock.sleep(365 * DAY)  # Leases count real time: a simulated year takes nothing from anybody.
         executed.append(other.work({"turn": function}, "code"))
 
     engine.submit("turn", "flights", {}, "code")

@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Literal
 
-from sqlalchemy import Connection, func, insert, select, update
+from sqlalchemy import Connection, Row, func, insert, select, update
 
 from everloop.clock import Clock, instant, microseconds
 from everloop.durable import journal, lease, schedules
@@ -20,7 +20,7 @@ from everloop.durable.run import Run
 from everloop.durable.stops import Changed, Stop
 from everloop.errors import DurableError, NotFound
 from everloop.store.ledger import Ledger
-from everloop.store.ledger.tables import runs, signals, steps
+from everloop.store.ledger.tables import runs, signals
 from everloop.store.ledger.tables import schedules as schedule_rows
 
 Way = Literal["continue", "restart", "cancel"]
@@ -100,7 +100,7 @@ class Engine:
             return [
                 self._submit(
                     connection, function, loop, journal.text({**arguments, "tick": tick.isoformat()}), code,
-                    key=f"{name}@{tick.isoformat()}",
+                    key=f"{name}@{tick.isoformat()}", due=tick,
                 )
                 for tick in ticks
             ]  # fmt: skip
@@ -188,25 +188,29 @@ class Engine:
 
     def _claim(self, names: tuple[str, ...], code: str, loop: str | None) -> Run | None:
         now, real = microseconds(self._clock.now()), _real()
-        asked = (names, code, loop, now, real, lease.surely_dead)
+        query = journal.workable_query(names, code, loop, now)
+
+        def first(connection: Connection) -> Row[Any] | None:
+            with connection.execute(query) as found:
+                return next(journal.takeable(found, real, lease.surely_dead), None)
+
         with self._ledger.read() as connection:  # An idle worker takes no write lock.
-            if not journal.workable(connection, *asked):
+            if first(connection) is None:
                 return None
         with self._ledger.write() as connection:
-            for row in journal.workable(connection, *asked):
-                here = runs.c.id == row.id
+            while (row := first(connection)) is not None:
+                here = update(runs).where(runs.c.id == row.id)
                 if row.fence > 0 and row.code not in (code, ""):
-                    finished = connection.execute(select(func.count()).select_from(steps).where(steps.c.run == row.id))
-                    because = _parked(f"its code changed from {row.code[:12]} to {code[:12]}", finished.scalar_one())
+                    count = len(journal.recorded(connection, row.id))
+                    because = _parked(f"its code changed from {row.code[:12]} to {code[:12]}", count)
                     parking = {"status": "needs-decision", "because": because, "owner": None, "updated": now}
-                    connection.execute(update(runs).where(here).values(fence=row.fence + 1, accepts=False, **parking))
+                    connection.execute(here.values(fence=row.fence + 1, accepts=False, **parking))
                     continue
                 claim = {"status": "running", "owner": self._owner, "lease": real + self._term, "fence": row.fence + 1}
-                claim |= {"code": code, "waiting": None, "updated": now}
-                connection.execute(update(runs).where(here).values(**claim))
-                finished_steps = journal.recorded(connection, row.id)
+                connection.execute(here.values(code=code, waiting=None, updated=now, **claim))
                 self._fences[row.id] = row.fence + 1
-                return Run(self._ledger, self._clock, self._until, row, finished_steps, row.fence + 1)
+                finished = journal.recorded(connection, row.id)
+                return Run(self._ledger, self._clock, self._until, row, finished, row.fence + 1)
         return None
 
     def _execute(self, run: Run, function: Function) -> None:

@@ -4,11 +4,11 @@ Every write of a worker names the fence it was given when it claimed the run. Wh
 one, so that a worker that only seemed dead can write nothing more.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import msgspec
-from sqlalchemy import Connection, Row, and_, bindparam, delete, insert, or_, select, update
+from sqlalchemy import Connection, Row, Select, and_, bindparam, delete, insert, or_, select, update
 
 from everloop.durable.stops import Lost
 from everloop.records import encode
@@ -70,21 +70,18 @@ def take_signal(connection: Connection, run: str, name: str, position: int) -> s
     return payload
 
 
-def workable(
-    connection: Connection,
-    names: Sequence[str],
-    code: str,
-    loop: str | None,
-    now: int,
-    real: int,
-    gone: Callable[[str], bool],
-) -> list[Row[Any]]:
-    """Runs that a worker can take now, or must park because their code changed; earliest first."""
+def workable_query(names: Sequence[str], code: str, loop: str | None, now: int) -> Select[Any]:
+    """Runs that are due, that must be parked because their code changed, or that somebody holds; earliest first."""
     due = and_(runs.c.status.in_(("ready", "sleeping", "waiting")), runs.c.due <= now)
     changed = and_(runs.c.status.in_(OPEN), runs.c.fence > 0, runs.c.code.not_in((code, "")))
     query = select(runs).where(runs.c.name.in_(names), or_(due, changed, runs.c.status == "running"))
     if loop is not None:
         query = query.where(runs.c.loop == loop)
-    query = query.order_by(runs.c.due, runs.c.submitted, runs.c.id).with_for_update(skip_locked=True)
-    found = connection.execute(query).all()
-    return [row for row in found if row.status != "running" or row.lease <= real or gone(row.owner)]
+    return query.order_by(runs.c.due, runs.c.submitted, runs.c.id).with_for_update(skip_locked=True)
+
+
+def takeable(found: Iterable[Row[Any]], real: int, gone: Callable[[str], bool]) -> Iterator[Row[Any]]:
+    """Those of them that nobody living holds. ``real`` is the time now, ``gone`` says that an owner is dead."""
+    for row in found:
+        if row.status != "running" or row.lease <= real or gone(row.owner):
+            yield row
