@@ -44,13 +44,15 @@ class Service:
     random: np.random.Generator = field(default_factory=lambda: np.random.default_rng(11))
     waiting: list[tuple[str, int, int]] = field(default_factory=list)
 
-    def columns(self, rows: int, *, shift: float = 0.0, new: float = 0.0) -> dict[str, Any]:
+    def columns(self, rows: int, *, shift: float = 0.0, new: float = 0.0, clumped: bool = False) -> dict[str, Any]:
         carrier = np.where(
             self.random.random(rows) < new, "kestrel", self.random.choice(["heron", "plover"], rows, p=[0.7, 0.3])
         )
         return {
             "distance": self.random.normal(shift, 1, rows),
-            "items": self.random.poisson(3, rows).astype(np.int64),
+            "items": np.full(rows, self.random.poisson(3))
+            if clumped
+            else self.random.poisson(3, rows).astype(np.int64),
             "insured": (self.random.random(rows) < 0.2).astype(np.int64),
             "carrier": carrier.astype(object),
             "region": self.random.choice(["hill", "bay", MISSING_TEXT], rows, p=[0.5, 0.4, 0.1]).astype(object),
@@ -59,8 +61,10 @@ class Service:
     def chance(self, columns: dict[str, Any]) -> Any:
         return 1 / (1 + np.exp(-(columns["distance"] - 0.5)))
 
-    def day(self, day: int, *, turned: bool = False, shift: float = 0.0, new: float = 0.0) -> None:
-        made = self.columns(PER_DAY, shift=shift, new=new)
+    def day(
+        self, day: int, *, turned: bool = False, shift: float = 0.0, new: float = 0.0, clumped: bool = False
+    ) -> None:
+        made = self.columns(PER_DAY, shift=shift, new=new, clumped=clumped)
         chance = self.chance(made)
         true = 1 - chance if turned else chance
         label = (self.random.random(PER_DAY) < true).astype(int)
@@ -183,12 +187,22 @@ def test_moved_inputs_and_a_new_category_are_seen_after_two_windows(
     assert seen.largest_drift > 0.5
 
 
+def test_a_column_with_one_value_a_day_does_not_cry_wolf(
+    service: Service, lake: Lake, signatures: dict[str, Signature]
+) -> None:
+    watch = watching(service, lake, signatures, DRIFT)
+    seen = watch.days(service, range(63), clumped=True)
+    # The distance is large in every week, as seven draws from it must be; the days are what counts, not the rows.
+    assert seen.largest_drift > 0.3
+    assert watch.fires == []
+
+
 def test_too_few_rows_make_a_longer_window(service: Service, lake: Lake, signatures: dict[str, Signature]) -> None:
     watch = watching(service, lake, signatures, DRIFT)
     watch.days(service, [0, 1])
     for day in range(2, 10):
         watch.look(service, day)
-    assert len(watch.state.drift.closed) == 0
+    assert list(watch.state.drift.closed) == []
     watch.days(service, [10])
     window = watch.state.drift.closed[-1]
     assert window.until - window.since == td(days=11)

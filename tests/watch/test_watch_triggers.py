@@ -48,6 +48,7 @@ def degraded(since: float, until: float, *, worse: bool = True) -> Degradation:
         reference=0.5,
         difference=0.1,
         standard_error=0.01,
+        noise=0.03,
         by=0.02,
         rows=900,
         since=days(since),

@@ -162,16 +162,16 @@ def _drifts(
     triggers = [(place, each) for place, each in placed(watched.trigger) if isinstance(each, Drift)]
     # Windows change weekly: between two closings, and for the same champion, there is nothing new to say.
     if here.closed and here.compared != champion.version:
-        profiles = [
-            drift.window_profile(lake, each, champion.signature, champion.profile, champion=champion.version)
+        observed = [
+            drift.observe(lake, each, champion.signature, champion.profile, champion=champion.version)
             for each in here.closed
         ]
         found = {
             place: said
             for place, each in triggers
-            if (said := drift.drifted(each, champion.profile, here.closed, profiles)) is not None
+            if (said := drift.drifted(each, champion.profile, here.closed, observed)) is not None
         }
-        size, column = drift.largest(champion.profile, profiles[-1])
+        size, column = drift.largest(champion.profile, observed[-1])
         here = replace(here, largest=size, column=column, compared=champion.version, found=found)
     return {each: here.found[place] for place, each in triggers if place in here.found}, replace(state, drift=here)
 

@@ -24,8 +24,12 @@ from everloop.spec.metric import AveragePrecision, Custom, Metric, RocAuc
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
 
-ALPHA = 0.01
-"""The chance that one look at an unchanged champion says "worse" for noise alone, over all its windows."""
+ALPHA = 0.001
+"""The chance that one look at an unchanged champion says "worse" for noise alone, over all its windows: looks are many.
+"""
+BEST_ALPHA = 0.01
+REFERENCE_ALPHA = 0.05
+"""The reference's own noise is one draw for as long as the champion serves: it is not asked anew at every look."""
 WINDOWS = 4
 LEAST_ROWS = 100
 """Fewer labelled rows than this say nothing about a score."""
@@ -61,6 +65,8 @@ class Degradation:
     reference: float
     difference: float
     standard_error: float
+    noise: float
+    """What the difference must exceed to be more than chance."""
     by: float
     """The least difference that counts, in the score's own units."""
     rows: int
@@ -132,7 +138,7 @@ def _bootstrapped(metric: Metric, judged: Judged, draws: int = 100) -> float:
 
 def bound(metric: Metric, scored: Scored) -> float:
     """A value that the true score is no worse than, but for one chance in a hundred."""
-    slack = NormalDist().inv_cdf(1 - ALPHA) * scored.standard_error
+    slack = NormalDist().inv_cdf(1 - BEST_ALPHA) * scored.standard_error
     return scored.value - slack if metric.greater_is_better else scored.value + slack
 
 
@@ -158,8 +164,8 @@ def degradation(
         if scored is None:
             continue
         found = _compared(metric, scored, reference, by, spread, z)
-        if found.difference - z * found.standard_error > margin:
-            worst, margin = found, found.difference - z * found.standard_error
+        if found.difference - found.noise > margin:
+            worst, margin = found, found.difference - found.noise
     return worst
 
 
@@ -167,19 +173,20 @@ def _compared(metric: Metric, scored: Scored, reference: Reference, by: float, s
     fall = reference.value - scored.value
     difference = fall if metric.greater_is_better else -fall
     of_reference = 0.0 if reference.rows is None else spread / math.sqrt(max(reference.rows, 1))
-    error = math.hypot(scored.standard_error, of_reference)
-    worse = difference >= by and difference - z * error > 0
+    noise = math.hypot(z * scored.standard_error, NormalDist().inv_cdf(1 - REFERENCE_ALPHA) * of_reference)
+    worse = difference >= by and difference > noise
     verdict = "is worse than" if worse else "holds against"
     because = (
         f"{metric.name} {scored.value:.4g} on {scored.rows:,} matured rows {verdict} {reference.value:.4g} "
         f"({reference.source}): {abs(difference):.3g} {'worse' if difference > 0 else 'better'}, "
-        f"noise {z * error:.2g}, limit {by:.3g}"
+        f"noise {noise:.2g}, limit {by:.3g}"
     )
     return Degradation(
         score=scored.value,
         reference=reference.value,
         difference=difference,
-        standard_error=error,
+        standard_error=math.hypot(scored.standard_error, of_reference),
+        noise=noise,
         by=by,
         rows=scored.rows,
         since=scored.since,
