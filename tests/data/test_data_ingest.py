@@ -232,6 +232,22 @@ def test_two_reasons_are_both_said(tmp_path: Path) -> None:
     assert batch.reasons == {"carrier is missing": 1, "miles is not between 0 and 1": 1}
 
 
+MISFITS: list[Check] = [
+    Between("carrier", 1, 2),
+    Between("miles", START, NOW),
+    Matches("miles", "1"),
+    Matches("carrier", "(?=x)"),
+]
+
+
+@pytest.mark.parametrize("check", MISFITS)
+def test_a_check_that_does_not_fit_its_column_is_said(tmp_path: Path, check: Check) -> None:
+    shop = Shop(tmp_path, loop([check]))
+    with pytest.raises(DataError, match=r"cannot be applied to .*\(number|text\)|is none for the regular expressions"):
+        shop.deliver(parcels([0, 1]))
+    assert not shop.lake.exists(RAW)
+
+
 def test_a_batch_that_fails_too_much_is_refused_whole(tmp_path: Path) -> None:
     shop = Shop(tmp_path, loop([NotNull("carrier")], quarantine_up_to=0.3))
     shop.deliver(parcels([0, 1]))

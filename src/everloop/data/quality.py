@@ -27,7 +27,15 @@ def reasons(
     """
     failing: list[pl.Series] = []
     for check in checks:
-        for says, fails in _failing(check, rows, types, zones or {}):
+        try:
+            found = _failing(check, rows, types, zones or {})
+        except (pl.exceptions.PolarsError, TypeError, ValueError) as error:
+            kinds = ", ".join(f"{name} ({types.get(name, 'unknown')})" for name in sorted(columns_of(check)))
+            raise DataError(
+                f"{check!r} cannot be applied to {kinds}: {str(error).splitlines()[0]}. "
+                f"Write a check that fits the column's type."
+            ) from error
+        for says, fails in found:
             if fails.any():
                 nothing = pl.Series([None], dtype=pl.String)
                 failing.append(pl.Series([says], dtype=pl.String).new_from_index(0, len(rows)).zip_with(fails, nothing))
@@ -72,12 +80,17 @@ def _failing(
         case NotNull():
             return [(f"{name} is missing", rows[name].is_null()) for name in check.columns]
         case Between():
+            fits = ("instant",) if isinstance(check.low, datetime) else ("number", "integer")
+            if types.get(check.column) not in fits:
+                raise TypeError(f"its bounds are for {' or '.join(fits)}")
             low, high = _shown(check.low), _shown(check.high)
             inside = rows[check.column].is_between(check.low, check.high)
             return [(f"{check.column} is not between {low} and {high}", ~inside.fill_null(True))]
         case OneOf():
             return [(f"{check.column} is none of the {len(check.values)} allowed values", ~_among(check, rows))]
         case Matches():
+            if types.get(check.column) != "text":
+                raise TypeError("a pattern is for text")
             return [(f"{check.column} does not match {check.pattern}", ~_matching(check, rows))]
         case Unique():
             return [(f"{', '.join(check.columns)} not unique in its batch", _repeated(check, rows))]
