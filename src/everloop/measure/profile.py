@@ -69,8 +69,9 @@ def build(
 ) -> Profile:
     """Profile of named columns of equal length.
 
-    float arrays: NaN and infinities are missing; int64: `MISSING_INTEGER` is missing; bool; text arrays (object or str): None and
-    `MISSING_TEXT` are missing. ``types`` tells integers from booleans and instants; without it the dtype decides.
+    float arrays: NaN and infinities are missing; int64: `MISSING_INTEGER` is missing; bool; text arrays, of objects
+    because numpy's own text loses the mark: None and `MISSING_TEXT` are missing. ``types`` tells integers from
+    booleans and instants; without it the dtype decides.
     """
     lengths = {len(values) for values in columns.values()}
     if len(lengths) > 1:
@@ -119,6 +120,8 @@ def _numbers(present: NDArray[np.float64], missing: int, reference: ColumnProfil
     elif len(present):
         tenths = np.quantile(present, np.arange(1, BINS) / BINS, method="inverted_cdf")
         edges = tuple(float(each) for each in np.unique(tenths) if each < present.max())
+        if present.min() == present.max():  # Constant: anything below or above it is news.
+            edges = (float(np.nextafter(present[0], -np.inf)), float(present[0]))
     counts = np.bincount(np.searchsorted(np.array(edges), present, side="left"), minlength=len(edges) + 1)
     return ColumnProfile(
         kind="number",
@@ -134,10 +137,8 @@ def _numbers(present: NDArray[np.float64], missing: int, reference: ColumnProfil
 
 
 def _boolean(values: NDArray[Any], reference: ColumnProfile | None) -> ColumnProfile:
-    if values.dtype == np.bool_:
-        texts = np.where(values, "true", "false").astype(object)
-    else:
-        texts = np.where(values == MISSING_INTEGER, MISSING_TEXT, np.where(values != 0, "true", "false")).astype(object)
+    names = {0: "false", MISSING_INTEGER: MISSING_TEXT}
+    texts = np.array([names.get(int(each), "true") for each in values.tolist()], dtype=object)
     return _categories(texts, reference)
 
 
@@ -245,7 +246,7 @@ def _merged(
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Neighbouring bins put together until each would hold thirty of ``rows``."""
     wanted = max(2, min(len(then), rows // LEAST_PER_BIN))
-    if len(then) <= wanted:
+    if len(then) <= max(wanted, 3):
         return then, now
     group = np.minimum((np.cumsum(then) - then / 2) * wanted / max(then.sum(), 1.0), wanted - 1).astype(np.int64)
     return (
