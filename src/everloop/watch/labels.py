@@ -20,7 +20,7 @@ from everloop.records import Task
 from everloop.store.lake import OUTCOMES, PREDICTIONS, RAW, Lake
 from everloop.watch.recent import newest
 
-Class = str | int | bool
+Class = bool | int | float | str
 DAY = timedelta(days=1)
 
 
