@@ -15,7 +15,7 @@ ALPHA = 0.05
 NEVER = 10**9
 
 
-def counted(parts: Iterable[ArrayLike], share: ArrayLike) -> eprocess.Counts:
+def counts_from(parts: Iterable[ArrayLike], share: ArrayLike) -> eprocess.Counts:
     k1, n1, k0, n0 = parts
     return eprocess.counts(k1, n1, k0, n0, share)
 
@@ -29,7 +29,7 @@ def traffic(
     n1 = random.binomial(every, share, (runs, looks))
     k1, k0 = random.binomial(n1, challenger), random.binomial(every - n1, champion)
     running = [np.cumsum(each, axis=1, dtype=np.float64)[..., None] for each in (k1, n1, k0, every - n1)]
-    return counted(running, share)
+    return counts_from(running, share)
 
 
 def first(crossed: NDArray[np.bool_], every: float) -> Floats:
@@ -72,7 +72,7 @@ def test_both_arms_may_cycle_and_fail_together() -> None:
     rate = 0.02 * (1 + 0.8 * np.sin(np.arange(looks) / 20)) * np.where(random.random((runs, looks)) < 0.05, 5, 1)
     n1 = random.binomial(every, share, (runs, looks))
     k1, k0 = random.binomial(n1, rate), random.binomial(every - n1, rate)
-    seen = counted((np.cumsum(each, axis=1, dtype=np.float64)[..., None] for each in (k1, n1, k0, every - n1)), share)
+    seen = counts_from((np.cumsum(each, axis=1, dtype=np.float64)[..., None] for each in (k1, n1, k0, every - n1)), share)
     assert (eprocess.rollback(seen, 0.02) >= math.log(1 / ALPHA)).any(axis=1).mean() <= ALPHA
 
 
@@ -131,7 +131,7 @@ def sticky_users(seed: int, runs: int, correlation: float) -> tuple[Floats, Floa
                 np.cumsum(each & counted, dtype=np.float64)[199::200, None]
                 for each in (fails & arm, arm, fails & ~arm, ~arm)
             ]
-            crossed = eprocess.rollback(counted(running, share), rate) >= math.log(1 / ALPHA)
+            crossed = eprocess.rollback(counts_from(running, share), rate) >= math.log(1 / ALPHA)
             rejected[run] = crossed.any()
     return every, only_first
 
@@ -172,7 +172,7 @@ def test_a_large_share_and_a_high_rate_never_bet_more_than_there_is() -> None:
     for rate in (0.05, 0.5, 0.95):
         for share in (0.1, 0.5, 0.9):
             for cell in ((1, 1, 0, 0), (0, 1, 0, 0), (0, 0, 1, 1), (0, 0, 0, 1)):
-                seen = counted((float(each) for each in cell), share)
+                seen = counts_from((float(each) for each in cell), share)
                 assert math.exp(float(eprocess.promotion(seen, rate, 0.02))) >= 0.1 - 1e-9
 
 
