@@ -76,7 +76,9 @@ def turn(
         columns_of(frame), types, native_categories=wants.native_categories, accepts_missing=wants.accepts_missing
     )
     count = 1 if task == "regression" else classes or int(target.max()) + 1
-    fitted = fit(train, encoding, encode.apply(encoding, columns_of(frame)), target, task=task, classes=count, **options)
+    fitted = fit(
+        train, encoding, encode.apply(encoding, columns_of(frame)), target, task=task, classes=count, **options
+    )
     tree = FeatureTree(columns=tuple((name, Input(name)) for name in types))
     signature = Signature(
         inputs=inputs_of(types),
@@ -111,7 +113,9 @@ def made_rows() -> pl.DataFrame:
             "share": holed(random.normal(size=count).tolist()),
             "days": holed(random.integers(0, 400, count).tolist()),
             "member": holed((random.random(count) < 0.4).tolist()),
-            "city": holed(random.choice(["oslo", "bergen", "tromsø", "bodø", "x"], count, p=[0.4, 0.3, 0.2, 0.09, 0.01]).tolist()),
+            "city": holed(
+                random.choice(["oslo", "bergen", "tromsø", "bodø", "x"], count, p=[0.4, 0.3, 0.2, 0.09, 0.01]).tolist()
+            ),
         },
         schema={"amount": pl.Float64, "share": pl.Float64, "days": pl.Int64, "member": pl.Boolean, "city": pl.String},
     )

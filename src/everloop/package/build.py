@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -56,13 +57,20 @@ def build(
     def trainer(raw: pl.DataFrame) -> npt.NDArray[np.float64]:
         return fitted.predict(encode.apply(encoding, columns_of(features(raw))))
 
-    report = parity.check(
-        made.graph, signature, rows, trainer, threshold=threshold, extensions=made.extensions
-    )
+    try:
+        report = parity.check(made.graph, signature, rows, trainer, threshold=threshold, extensions=made.extensions)
+    except PackageError as error:
+        raise type(error)(f"{_names(fitted.model)}: {error}") from error
     return Built(
         onnx=made.graph, extensions=made.extensions, opset=made.opset, parity=report,
         requirements=requirements(fitted.model, extensions=made.extensions),
     )  # fmt: skip
+
+
+def _names(model: Any) -> str:
+    """The model's class; of a pipeline, those of its steps."""
+    steps = getattr(model, "steps", None)
+    return " → ".join(type(step).__name__ for _, step in steps) if steps else type(model).__name__
 
 
 def columns_of(frame: pl.DataFrame) -> dict[str, npt.NDArray[np.generic]]:

@@ -25,6 +25,8 @@ class Graph:
         self.old_trees = False
         """A converted part brought tree nodes of ai.onnx.ml 3; then no node of opset 5 may stand beside them."""
         self.new_trees = False
+        self.rounded: dict[str, str] = {}
+        """Tensors known to hold float32 values, or their rounded form."""
         self._prefix = prefix
         self._count = 0
 
@@ -51,6 +53,14 @@ class Graph:
 
     def concat(self, matrices: Sequence[str]) -> str:
         return matrices[0] if len(matrices) == 1 else self.node("Concat", matrices, axis=1)
+
+    def to_float32(self, matrix: str) -> str:
+        """Rounded to the nearest float32, held in float64: what XGBoost and scikit-learn's trees do to their rows."""
+        if matrix not in self.rounded:
+            narrow = self.node("Cast", [matrix], to=onnx.TensorProto.FLOAT)
+            wide = self.node("Cast", [narrow], to=onnx.TensorProto.DOUBLE)
+            self.rounded[matrix] = self.rounded[wide] = wide
+        return self.rounded[matrix]
 
     def binary(self, positive: str) -> str:
         """[rows, 1] probability of the second class → [rows, 2]."""

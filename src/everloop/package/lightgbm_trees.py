@@ -11,7 +11,7 @@ import numpy as np
 
 from everloop.errors import ConversionRefused
 from everloop.package.graph import Graph
-from everloop.package.trees import AT_MOST, LESS, MEMBER, Tree, ensemble
+from everloop.package.trees import AT_MOST, MEMBER, Tree, ensemble
 
 CATEGORICAL, DEFAULT_LEFT = 1, 2
 MISSING_NONE, MISSING_ZERO, MISSING_NAN = 0, 1, 2
@@ -33,6 +33,7 @@ def prediction(graph: Graph, matrix: str, booster: Any) -> str:
     targets = int(header["num_tree_per_iteration"])
     scale = targets / max(1, len(blocks)) if "average_output" in header else 1.0
     trees = [_tree(block, scale, place % targets) for place, block in enumerate(blocks)]
+    matrix = _zeros_missing(graph, matrix, blocks, int(header["max_feature_idx"]) + 1)
     raw = ensemble(graph, matrix, trees, targets=targets, base=0.0)
     return _link(graph, raw, header.get("objective", "custom"))
 
@@ -56,6 +57,25 @@ def _link(graph: Graph, raw: str, objective: str) -> str:
     raise ConversionRefused(
         f"LightGBM's objective {name!r} has no form as a graph; use binary, multiclass, or one of {sorted(AS_IT_IS)}."
     )
+
+
+def _zeros_missing(graph: Graph, matrix: str, blocks: list[dict[str, str]], width: int) -> str:
+    """zero_as_missing=True: the columns it holds for get NaN for zero, so that zeros take the default branch."""
+    by_zero, otherwise = set(), set()
+    for block in blocks:
+        for column, decision in zip(
+            *(block.get(n, "").split() for n in ("split_feature", "decision_type")), strict=True
+        ):
+            (by_zero if (int(decision) >> 2) & 3 == MISSING_ZERO else otherwise).add(int(column))
+    if not by_zero:
+        return matrix
+    if by_zero & otherwise:
+        raise ConversionRefused(
+            "LightGBM takes zero for missing in some splits of a column; leave zero_as_missing out."
+        )
+    near = graph.node("LessOrEqual", [graph.node("Abs", [matrix]), graph.scalar(ZERO)])
+    those = graph.constant([[column in by_zero for column in range(width)]], np.bool_)
+    return graph.node("Where", [graph.node("And", [near, those]), graph.scalar(np.nan), matrix])
 
 
 def _times(graph: Graph, raw: str, factor: float) -> str:
@@ -96,7 +116,7 @@ def _tree(block: dict[str, str], scale: float, target: int) -> Tree:
             place = int(split[node])
             bits = np.unpackbits(words[bounds[place] : bounds[place + 1]].view(np.uint8), bitorder="little")
             members[int(node)] = np.flatnonzero(bits).tolist()
-    tree = Tree(
+    return Tree(
         feature=integers["split_feature"],
         split=np.where(categorical, 0.0, split),
         mode=np.where(categorical, MEMBER, AT_MOST).astype(np.uint8),
@@ -107,33 +127,3 @@ def _tree(block: dict[str, str], scale: float, target: int) -> Tree:
         members=members,
         target=target,
     )
-    by_zero = (kind == MISSING_ZERO) & ~categorical
-    return _zero_is_missing(tree, np.flatnonzero(by_zero), default_left) if by_zero.any() else tree
-
-
-def _zero_is_missing(tree: Tree, nodes: np.ndarray, default_left: np.ndarray) -> Tree:
-    """zero_as_missing=True: zeros follow the default branch, which takes two more nodes where the split says other."""
-    feature, split, mode = tree.feature.tolist(), tree.split.tolist(), tree.mode.tolist()
-    true, false, missing = tree.true.tolist(), tree.false.tolist(), tree.missing_true.tolist()
-
-    def add(source: int, limit: float, how: int, yes: int, no: int, missing_yes: bool) -> int:
-        feature.append(feature[source])
-        split.append(limit)
-        mode.append(how)
-        true.append(yes)
-        false.append(no)
-        missing.append(missing_yes)
-        return len(feature) - 1
-
-    for node in nodes.tolist():
-        left, right = true[node], false[node]
-        if default_left[node] and split[node] < ZERO:
-            zero = add(node, ZERO, AT_MOST, left, right, True)
-            false[node] = add(node, -ZERO, LESS, right, zero, False)
-        elif not default_left[node] and split[node] >= -ZERO:
-            zero = add(node, ZERO, AT_MOST, right, left, True)
-            true[node] = add(node, -ZERO, LESS, left, zero, False)
-    return Tree(
-        feature=np.array(feature), split=np.array(split), mode=np.array(mode, np.uint8), true=np.array(true),
-        false=np.array(false), missing_true=np.array(missing), leaf=tree.leaf, members=tree.members, target=tree.target,
-    )  # fmt: skip

@@ -14,7 +14,7 @@ from everloop.package.graph import TREE_DOMAIN, Graph
 from everloop.package.render import GraphParts
 from everloop.records import MISSING_TEXT, Category, Encoding, FeatureEncoding
 
-DOUBLE, FLOAT = TensorProto.DOUBLE, TensorProto.FLOAT
+DOUBLE = TensorProto.DOUBLE
 
 
 def matrix(graph: Graph, encoding: Encoding, parts: GraphParts) -> str:
@@ -29,10 +29,11 @@ def matrix(graph: Graph, encoding: Encoding, parts: GraphParts) -> str:
     whole = graph.concat(pieces)
     if any(each.category is None for each in encoding.features):
         whole = graph.node("Clip", [whole, graph.scalar(-LARGEST), graph.scalar(LARGEST)])
-        whole = graph.node("Cast", [graph.node("Cast", [whole], to=FLOAT)], to=DOUBLE)
-    if np.isnan(fills).all():
-        return whole
-    return graph.node("Where", [graph.node("IsNaN", [whole]), graph.constant(fills.reshape(1, -1)), whole])
+        whole = graph.to_float32(whole)
+    if not np.isnan(fills).all():
+        whole = graph.node("Where", [graph.node("IsNaN", [whole]), graph.constant(fills.reshape(1, -1)), whole])
+    graph.rounded[whole] = whole
+    return whole
 
 
 def _fills(each: FeatureEncoding) -> list[float]:

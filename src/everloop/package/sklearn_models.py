@@ -132,6 +132,8 @@ def transformed(graph: Graph, matrix: str, step: Any) -> str:
         centred = graph.node("Sub", [matrix, _row(graph, step.mean_)])
         turned = graph.node("MatMul", [centred, graph.constant(step.components_.T)])
         return _scaled(graph, turned, None, np.sqrt(step.explained_variance_)) if step.whiten else turned
+    if name == "PolynomialFeatures":
+        return _products(graph, matrix, step.powers_)
     if name == "ColumnTransformer":
         parts = []
         for _, inner, columns in step.transformers_:
@@ -278,6 +280,19 @@ def _mean(graph: Graph, parts: list[str], weights: Any = None) -> str:
     shares = shares / shares.sum()
     weighted = [graph.node("Mul", [p, graph.scalar(float(s))]) for p, s in zip(parts, shares, strict=True)]
     return weighted[0] if len(weighted) == 1 else graph.node("Sum", weighted)
+
+
+def _products(graph: Graph, matrix: str, powers: Any) -> str:
+    """Every output is a product of at most ``degree`` columns; what is short of it is filled with a column of ones."""
+    ones = _constant(graph, matrix, np.ones(1))
+    wide = graph.concat([matrix, ones])
+    width, degree = powers.shape[1], max(1, int(powers.sum(axis=1).max()))
+    factors = [np.repeat(np.arange(width), row).tolist() for row in powers]
+    padded = np.array([each + [width] * (degree - len(each)) for each in factors])
+    product = graph.columns(wide, padded[:, 0].tolist())
+    for place in range(1, degree):
+        product = graph.node("Mul", [product, graph.columns(wide, padded[:, place].tolist())])
+    return product
 
 
 def _scaled(graph: Graph, matrix: str, centre: Any, scale: Any) -> str:

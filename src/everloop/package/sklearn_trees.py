@@ -15,7 +15,7 @@ from everloop.package.trees import AT_MOST, Tree, ensemble
 
 def averaged(graph: Graph, matrix: str, estimators: list[Any], *, classifier: bool) -> str:
     """A tree or a forest of them: the mean of what their leaves hold, [rows, classes] or [rows, 1]."""
-    count = len(estimators)
+    count, matrix = len(estimators), graph.to_float32(matrix)
     values = [np.asarray(each.tree_.value[:, 0, :], dtype=np.float64) for each in estimators]
     if not classifier:
         return ensemble(
@@ -62,7 +62,7 @@ def gradient_boosting_raw(graph: Graph, matrix: str, estimator: Any) -> str:
             tree = _tree(each.tree_, estimator.learning_rate * each.tree_.value[:, 0, 0])
             tree.target = target
             trees.append(tree)
-    return ensemble(graph, matrix, trees, targets=len(base), base=base)
+    return ensemble(graph, graph.to_float32(matrix), trees, targets=len(base), base=base)
 
 
 def histogram_boosting_raw(graph: Graph, matrix: str, estimator: Any) -> str:

@@ -34,6 +34,7 @@ def prediction(graph: Graph, matrix: str, booster: Any, *, rounds: int | None = 
             f"XGBoost's booster {gradient_booster['name']!r} has no form as a graph; use booster='gbtree'."
         )
     model = gradient_booster["model"]
+    matrix = graph.to_float32(matrix)
     targets = max(1, int(learner["learner_model_param"]["num_class"]))
     if int(learner["learner_model_param"].get("num_target", "1")) > 1:
         raise ConversionRefused("XGBoost with several targets has no form as a graph; declare one label.")
@@ -62,7 +63,9 @@ def prediction(graph: Graph, matrix: str, booster: Any, *, rounds: int | None = 
 
 def _tree(tree: dict[str, Any], weight: float, target: int) -> Tree:
     if tree.get("categories_nodes"):
-        raise ConversionRefused("XGBoost's own categorical splits have no form as a graph; leave enable_categorical out.")
+        raise ConversionRefused(
+            "XGBoost's own categorical splits have no form as a graph; leave enable_categorical out."
+        )
     if int(tree["tree_param"].get("size_leaf_vector", "1")) > 1:
         raise ConversionRefused("XGBoost with vector leaves has no form as a graph; leave multi_strategy out.")
     left = np.array(tree["left_children"], dtype=np.int64)

@@ -97,9 +97,7 @@ def fit(
     form = train.estimator
     places = native_columns(encoding)
     if _is_function(form):
-        rows = function.TrainingRows(
-            X=matrix, y=values, weights=weights, columns=encoding.columns, categorical=places
-        )
+        rows = function.TrainingRows(X=matrix, y=values, weights=weights, columns=encoding.columns, categorical=places)
         model = function.call(_load(form, source), rows, parameters or {}, chosen)
         _check_model(model, task)
     else:

@@ -32,6 +32,9 @@ def build(form: Any) -> Any:
         return form
     kind = _class(form.path)
     parameters = {name: build(each) for name, each in form.parameters.items()}
+    for name, known in inspect.signature(kind).parameters.items():
+        if isinstance(known.default, tuple) and isinstance(parameters.get(name), list):
+            parameters[name] = tuple(parameters[name])  # JSON knows no tuples, and some estimators insist on them
     if form.path.endswith(".Pipeline"):
         parameters["steps"] = [(name, step) for name, step in parameters["steps"]]
     try:
@@ -105,12 +108,6 @@ def fit(
 def check_task(estimator: Any, task: Task) -> None:
     """Raise `TrainError` where the estimator cannot do the task."""
     name = type(estimator).__name__
-    for each in parts(estimator):
-        if isinstance(getattr(each, "class_weight", None), Mapping):
-            raise TrainError(
-                f"{type(each).__name__} has class_weight by class, but estimators see class numbers; write "
-                "el.Train(…, weight={class: weight}) instead."
-            )
     if task == "regression":
         if not is_regressor(estimator):
             raise TrainError(f"{name} is no regressor and the label is a number; use a regressor, or Label(task=…).")
