@@ -104,8 +104,8 @@ def compare(
         return Verdict(
             outcome="first",
             promote=True,
-            because=f"the first version: {metric.name} {_figure(own)} on {len(y):,} rows",
-            evidence=(Evidence(name=metric.name, value=_plain(own), detail={"rows": len(y)}),),
+            because=f"the first version: {_words(metric)} {_figure(own)} on {len(y):,} rows",
+            evidence=(Evidence(name=_words(metric), value=_plain(own), detail={"rows": len(y)}),),
         )
     theirs = np.asarray(champion)
     found = shared.against(theirs)
@@ -146,7 +146,10 @@ def _not_worse(metric: Metric, found: Difference, margin: float, alpha: float, n
 
 def _better(gate: Better, metric: Metric, found: Difference, alpha: float, name: str) -> Verdict:
     evidence = (_evidence(metric, found, -gate.by, name),)
-    figures = f"{_scores(metric, found, name)}: better by at least {_figure(-found.upper)} (wanted {_figure(gate.by)})"
+    figures = (
+        f"{_scores(metric, found, name)}: {_gap(found.value)}, better by {_figure(-found.upper)} to "
+        f"{_figure(-found.lower)} (wanted {_figure(gate.by)})"
+    )
     if found.upper < -gate.by and _trusted(found):
         return Verdict(outcome="better", promote=True, because=f"{figures}: better", evidence=evidence)
     if found.lower > 0 and found.value > 0 and _trusted(found):
@@ -255,7 +258,7 @@ def _with_slices(
             outcome="worse",
             promote=False,
             because=(
-                f"{shared.metric.name} {_figure(found.ours)} against {_figure(found.theirs)} of {name} on {label} "
+                f"{_words(shared.metric)} {_figure(found.ours)} against {_figure(found.theirs)} of {name} on {label} "
                 f"({found.rows:,} rows): shown worse by {_figure(found.value)} (slice limit {_figure(limit)})"
             ),
             evidence=evidence,
@@ -271,7 +274,7 @@ def _with_slices(
 
 def _evidence(metric: Metric, found: Difference, limit: float, name: str) -> Evidence:
     return Evidence(
-        name=f"{metric.name} against {name}",
+        name=f"{_words(metric)} against {name}",
         value=_plain(found.value),
         limit=limit,
         detail={
@@ -290,7 +293,11 @@ def _evidence(metric: Metric, found: Difference, limit: float, name: str) -> Evi
 
 
 def _scores(metric: Metric, found: Difference, name: str) -> str:
-    return f"{metric.name} {_figure(found.ours)} against {_figure(found.theirs)} of {name} on {found.rows:,} rows"
+    return f"{_words(metric)} {_figure(found.ours)} against {_figure(found.theirs)} of {name} on {found.rows:,} rows"
+
+
+def _words(metric: Metric) -> str:
+    return metric.name.replace("_", " ")
 
 
 def _gap(value: float) -> str:
