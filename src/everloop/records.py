@@ -170,7 +170,7 @@ class Signature:
 
     inputs: tuple[InputColumn, ...]
     task: Task
-    classes: tuple[str | int | bool, ...] = ()
+    classes: tuple[bool | int | float | str, ...] = ()
     positive: int | None = None
     """Binary: the index of the positive class."""
     key: tuple[str, ...] = ()

@@ -13,6 +13,7 @@ from rich.console import Console
 
 from everloop.cli.kept import serving
 from everloop.cli.show import emit, when
+from everloop.data import sources
 from everloop.durable.engine import Engine
 from everloop.errors import TrainError
 from everloop.jobs.process import ProcessExecutor
@@ -23,7 +24,6 @@ from everloop.loop.installation import Installation, chosen, install, label_fact
 from everloop.loop.publish import publish
 from everloop.loop.turn import plain
 from everloop.loop.up import Upkeep
-from everloop.data import sources
 from everloop.records import Decision
 from everloop.spec.describe import describe
 from everloop.spec.load import load

@@ -15,6 +15,7 @@ from everloop.data import show as shown_data
 from everloop.durable import runs
 from everloop.durable.engine import WAYS, Engine
 from everloop.errors import NotFound
+from everloop.jobs.process import ProcessExecutor
 from everloop.loop import explain
 from everloop.loop.controller import Controller
 from everloop.loop.events import Asked
@@ -22,7 +23,6 @@ from everloop.loop.installation import Installation, reopen
 from everloop.loop.outcomes import read_outcomes, report
 from everloop.loop.publish import publish
 from everloop.loop.turn import plain
-from everloop.jobs.process import ProcessExecutor
 from everloop.records import Release, Version
 from everloop.serve import offline
 from everloop.store import packages
@@ -240,7 +240,7 @@ def data_log(home: Path, *, loop: str | None, as_json: bool) -> None:
                         when(b.at),
                         Path(b.path).name,
                         f"{b.rows:,}",
-                        b.refused and f"refused: {b.refused}" or f"{b.added:,}",
+                        (b.refused and f"refused: {b.refused}") or f"{b.added:,}",
                         f"{b.copies:,}",
                         f"{b.outcomes:,}",
                         f"{b.quarantined:,}",

@@ -31,7 +31,7 @@ def prediction(installation: Installation, id: str) -> dict[str, Any]:
 
 
 def of_version(installation: Installation, number: int) -> dict[str, Any]:
-    """package → fit → exact rows → trigger → gate → what became of it."""
+    """Package → fit → exact rows → trigger → gate → what became of it."""
     with installation.ledger.read() as connection:
         version = versions.get(connection, installation.name, number)
         snapshot = snapshots.get(connection, version.snapshot)

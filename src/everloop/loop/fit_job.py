@@ -8,19 +8,17 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import msgspec
-import numpy as np
 import polars as pl
 
 from everloop.data.features import render
 from everloop.data.snapshot import LABEL, Samples, samples
-from everloop.errors import TrainError
 from everloop.loop.functions import binder
 from everloop.measure import encode as encoding
 from everloop.measure import profile as profiles
@@ -28,17 +26,14 @@ from everloop.measure.metrics import score as measure_score
 from everloop.package.build import build, columns_of
 from everloop.package.predict import Predictor
 from everloop.package.threshold import choose
-from everloop.records import Candidate, ColumnType, Encoding, InputColumn, Signature, Snapshot, decode, encode
+from everloop.records import Candidate, ColumnType, InputColumn, Signature, Snapshot, encode
 from everloop.spec import codec
-from everloop.spec.function import Function
 from everloop.spec.resolve import LabelFacts, Resolved, resolve
-from everloop.spec.train import Train
+from everloop.spec.train import Estimator, Train
 from everloop.store.home import Home
 from everloop.store.lake import Lake
-from everloop.train.fit import Fitted, fit, needs
-from everloop.train.function import TrainContext
-from everloop.train.labels import row_weights, to_target
-from everloop.train.threads import share
+from everloop.train.compete import Goal, Rows, Trained, train
+from everloop.train.labels import to_target
 from everloop.watch.drift import PREDICTION, array_of
 
 PARITY_ROWS = 5_000
@@ -84,18 +79,9 @@ class Work:
         return to_target(rows[LABEL].to_list(), task=self.resolved.task, classes=self.resolved.classes)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Made:
-    """A fitted model with the encoding that it was fitted through."""
-
-    train: Train
-    encoding: Encoding
-    fitted: Fitted
-    parameters: Mapping[str, Any]
-
-    def predict(self, work: Work, rows: pl.DataFrame) -> Any:
-        """[rows, classes] or [rows]."""
-        return self.fitted.predict(encoding.apply(self.encoding, columns_of(work.features(rows))))
+def predicted(work: Work, made: Trained, rows: pl.DataFrame) -> Any:
+    """The trainer's own answers: [rows, classes], or [rows]."""
+    return made.fitted.predict(encoding.apply(made.encoding, columns_of(work.features(rows))))
 
 
 def main(context: Any, arguments: dict[str, Any]) -> dict[str, Any]:
@@ -128,8 +114,11 @@ def make(work: Work, rows: Samples, snapshot: Snapshot, *, folder: Path, watch: 
     resolved = work.resolved
     signature = signature_of(resolved)
     test_truth = work.target(rows.test)
-    made = compete(work, rows.train, watch)
-    prediction = made.predict(work, rows.test)
+    declared = resolved.loop.train
+    work.report({"fit": len(rows.train)})
+    made = trained(work, declared, rows.train, folder=folder.parent, watch=watch)
+    with watch.timing("test"):
+        prediction = predicted(work, made, rows.test)
     threshold = None
     if resolved.loop.decision is not None and resolved.positive is not None:
         threshold = choose(resolved.loop.decision, test_truth, prediction, positive=resolved.positive)
@@ -141,8 +130,8 @@ def make(work: Work, rows: Samples, snapshot: Snapshot, *, folder: Path, watch: 
         # What was tested stays what the gate judges; what ships has seen the newest rows too.
         work.report({"refit": len(rows.train) + len(rows.test)})
         seen = pl.concat([rows.train, rows.test])
-        with watch.timing("fit"):
-            shipped = fitted_on(work, made.train, seen, made.parameters)
+        again = dataclasses.replace(chosen_of(declared, made), search=None)
+        shipped = trained(work, settled(again, made), seen, folder=folder.parent, watch=watch)
     work.report({"export": shipped.fitted.kind})
     with watch.timing("export and parity"):
         proof = pl.concat([rows.train, rows.test]).tail(PARITY_ROWS)
@@ -164,17 +153,17 @@ def make(work: Work, rows: Samples, snapshot: Snapshot, *, folder: Path, watch: 
         "opset": {"": built.opset},
         "requirements": built.requirements,
         "threshold": threshold,
+        "entries": made.entries,
     }
     (folder / "details.json").write_bytes(encode(details))
-    estimator = made.train.estimator
     return Candidate(
         digest="",
         loop=resolved.loop.name,
         snapshot=snapshot.digest,
         code="",
-        estimator=estimator.name,
+        estimator=made.estimator,
         parameters=dict(made.parameters),
-        seed=made.train.seed,
+        seed=made.seed,
         folder=str(folder),
         signature=signature,
         score=figure,
@@ -182,48 +171,55 @@ def make(work: Work, rows: Samples, snapshot: Snapshot, *, folder: Path, watch: 
     )
 
 
-def compete(work: Work, rows: pl.DataFrame, watch: Stopwatch) -> Made:
-    """The declared model; of several, the one with the best score on the newest part of the training rows."""
-    loop = work.resolved.loop
-    trains: Sequence[Train] = loop.train if isinstance(loop.train, tuple) else (loop.train,)
-    with watch.timing("fit"):
-        if len(trains) == 1 and trains[0].search is None:
-            work.report({"fit": trains[0].estimator.name, "rows": len(rows)})
-            return fitted_on(work, trains[0], rows, {})
-        return search_all(work, trains, rows)
-
-
-def search_all(work: Work, trains: Sequence[Train], rows: pl.DataFrame) -> Made:
-    raise TrainError("search is not there yet")
-
-
-def fitted_on(work: Work, train: Train, rows: pl.DataFrame, parameters: Mapping[str, Any]) -> Made:
-    """Learn the encoding on these rows and fit on them."""
+def trained(work: Work, trains: Train | Sequence[Train], rows: pl.DataFrame, *, folder: Path, watch: Stopwatch) -> Trained:
+    """Fit the declared model, or the best of several, on these rows."""
     resolved = work.resolved
-    wanted = needs(train, source=work.declaration)
-    features = columns_of(work.features(rows))
-    learned = encoding.learn(
-        features,
-        resolved.feature_types,
-        native_categories=wanted.native_categories,
-        accepts_missing=wanted.accepts_missing,
+    with watch.timing("features"):
+        features = columns_of(work.features(rows))
+    own = Rows(
+        features=features,
+        types=resolved.feature_types,
+        target=work.target(rows),
+        event_time=rows["_event_time"].dt.epoch("us").to_numpy(),
+        columns={name: rows[name].to_numpy() for name in rows.columns if not name.startswith("_")},
     )
-    target = work.target(rows)
-    weighing = {train.weight: rows[train.weight].to_numpy()} if isinstance(train.weight, str) and train.weight in rows.columns else {}
-    fitted = fit(
-        train,
-        learned,
-        encoding.apply(learned, features),
-        target,
+    goal = Goal(
         task=resolved.task,
-        classes=max(1, len(resolved.classes)),
-        weights=row_weights(train.weight, target, classes=resolved.classes, columns=weighing),
-        parameters=parameters,
+        metric=resolved.score,
+        classes=resolved.classes,
+        positive=1 if resolved.positive is None else resolved.positive,
         scale=resolved.loop.label.scale,
-        source=work.declaration,
-        context=TrainContext(seed=train.seed, threads=share(), folder=None, progress=work.report),
     )
-    return Made(train=train, encoding=learned, fitted=fitted, parameters=parameters)
+    made = train(trains, own, goal, source=work.declaration, folder=folder, progress=work.report)
+    for part, seconds in made.seconds.items():
+        watch.seconds[part] = watch.seconds.get(part, 0.0) + seconds
+    return made
+
+
+def chosen_of(declared: Train | Sequence[Train], made: Trained) -> Train:
+    """The competitor that won."""
+    if isinstance(declared, Train):
+        return declared
+    if len(declared) == 1:
+        return declared[0]
+    names = [entry.estimator for entry in made.entries]
+    scores = [entry.score for entry in made.entries]
+    place = next(
+        place for place, name in enumerate(names)
+        if name == made.estimator and made.entries[place].parameters == made.parameters and scores[place] is not None
+    )
+    return declared[place]
+
+
+def settled(train: Train, made: Trained) -> Train:
+    """The winner with the parameters that its search found, to be fitted once more without searching."""
+    if not made.parameters or not isinstance(train.estimator, Estimator):
+        return train
+    estimator = train.estimator
+    found = {name: value for name, value in made.parameters.items() if "__" not in name}
+    return dataclasses.replace(
+        train, estimator=dataclasses.replace(estimator, parameters={**estimator.parameters, **found})
+    )
 
 
 def signature_of(resolved: Resolved) -> Signature:

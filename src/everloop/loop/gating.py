@@ -34,7 +34,7 @@ class TestRows:
     frame: pl.DataFrame
 
     @classmethod
-    def read(cls, candidate: Candidate, since: datetime) -> "TestRows":
+    def read(cls, candidate: Candidate, since: datetime) -> TestRows:
         frame = pl.read_parquet(Path(candidate.folder) / "test.parquet")
         return cls(frame.filter(pl.col("_event_time") >= since))
 

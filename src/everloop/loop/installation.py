@@ -19,8 +19,8 @@ from everloop.spec.loop import Loop
 from everloop.spec.resolve import LabelFacts, Resolved, resolve
 from everloop.store import packages
 from everloop.store.home import Home
-from everloop.watch.recent import Recent
 from everloop.store.ledger import Ledger, loops
+from everloop.watch.recent import Recent
 
 
 @dataclass(frozen=True)

@@ -35,6 +35,7 @@ def publish(installation: Installation) -> Release:
         "unit": unit,
         "sticky": rollout.sticky if isinstance(rollout, Canary) else "hour",
         "salt": f"{release.loop}:{release.epoch}",
+        "label": installation.loop.label.column,
         "log": serve.log,
         "p99_ms": serve.p99.total_seconds() * 1_000 if serve.p99 else None,
     }

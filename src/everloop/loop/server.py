@@ -23,7 +23,7 @@ POLL_SECONDS = 0.005
 class ServingProcess:
     """A server in its own process group, so that ending it ends all of it and nothing else."""
 
-    def __init__(self, process: "subprocess.Popen[bytes]", home: Home, log: Path) -> None:
+    def __init__(self, process: subprocess.Popen[bytes], home: Home, log: Path) -> None:
         self._process = process
         self._home = home
         self._log = log
@@ -40,7 +40,7 @@ class ServingProcess:
         processes: int = 1,
         token: str | None = None,
         patience: float = 30.0,
-    ) -> "ServingProcess":
+    ) -> ServingProcess:
         """Start and return once it listens. Raises ServeError with the server's own last words if it does not."""
         command = [sys.executable, "-m", "everloop.serve", "--home", str(home.root), "--host", host, "--port", str(port)]
         for loop in loops:
@@ -109,7 +109,7 @@ class ServingProcess:
             os.killpg(self.pid, signal.SIGKILL)
             self._process.wait()
 
-    def __enter__(self) -> "ServingProcess":
+    def __enter__(self) -> ServingProcess:
         return self
 
     def __exit__(

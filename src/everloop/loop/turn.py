@@ -6,7 +6,6 @@ nothing. What follows from the turn is decided in ``loop.decide``.
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -201,7 +200,7 @@ def _trains(installation: Installation) -> tuple[Any, ...]:
 
 def _rename_into_place(made: Path, folder: Path) -> None:
     try:
-        os.rename(made, folder)
+        made.rename(folder)
     except OSError:
         if not (folder / "candidate.json").exists():
             raise
