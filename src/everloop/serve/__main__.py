@@ -1,0 +1,42 @@
+"""``python -m everloop.serve``: reads the command line. Knows nothing of serving itself."""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from everloop.serve.process import Settings, serve, token_from
+from everloop.store.home import Home
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m everloop.serve", description="Serve what the release files name.")
+    parser.add_argument("--home", type=Path, required=True, help="the installation's folder, usually .everloop")
+    parser.add_argument("--loop", action="append", required=True, help="the name of a loop; may be given several times")
+    parser.add_argument("--host", default="127.0.0.1", help="where to listen; loopback unless you say otherwise")
+    parser.add_argument("--port", type=int, default=0, help="0: a free one, told in servers/<pid>.json")
+    parser.add_argument("--processes", type=int, default=1, help="processes that share the port")
+    parser.add_argument("--replay-token-env", help="the environment variable with the token of the replay channel")
+    parser.add_argument("--seed", type=int, help="makes the draw of arms repeatable")
+    parser.add_argument("--share-port", action="store_true", help=argparse.SUPPRESS)
+    given = parser.parse_args(arguments)
+    if given.processes > 1:
+        # Loaded only here: one process needs none of it.
+        from everloop.serve.supervisor import supervise
+
+        return supervise(given, sys.argv[1:] if arguments is None else arguments)
+    return serve(
+        Settings(
+            home=Home(given.home),
+            loops=tuple(dict.fromkeys(given.loop)),
+            host=given.host,
+            port=given.port,
+            replay_token=token_from(given.replay_token_env, list(os.environ.items())),
+            seed=given.seed,
+            share_port=given.share_port,
+        )
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,119 @@
+"""What the server answers at which path. Knows nothing of sockets, models or batches."""
+
+import os
+import time
+from collections.abc import Callable, Iterable
+from importlib import metadata
+from urllib.parse import unquote_to_bytes
+
+import msgspec
+
+from everloop.errors import RequestError
+from everloop.serve.exposition import exposition
+from everloop.serve.http import Connection, Exchange, Headers
+from everloop.serve.journal import say
+from everloop.serve.metrics import CONTENT_TYPE
+from everloop.serve.service import Service
+
+Handler = Callable[[Exchange, Headers, bytes], None]
+Methods = dict[bytes, Handler]
+
+
+class Application:
+    """``draining``: ends each connection with its next answer. ``tick``: seconds since the start, roughly."""
+
+    def __init__(self, services: Iterable[Service]) -> None:
+        self.services = {service.name: service for service in services}
+        self.draining = False
+        self.tick = 0
+        self.refused: dict[int, int] = {}
+        self.connections: set[Connection] = set()
+        self.started = time.time()
+        self._routes: dict[bytes, Methods] = self._made_routes()
+
+    def _made_routes(self) -> dict[bytes, Methods]:
+        routes: dict[bytes, Methods] = {
+            b"/v2": _get(self._server),
+            b"/v2/health/live": _get(self._alive),
+            b"/v2/health/ready": _get(self._ready),
+            b"/metrics": _get(self._metrics),
+            b"/status": _get(self._status),
+        }
+        for name, service in self.services.items():
+            path = name.encode()
+            routes[b"/predict/" + path] = {b"POST": service.predict}
+            routes[b"/outcomes/" + path] = {b"POST": service.outcomes}
+            routes[b"/v2/models/" + path] = _get(service.metadata)
+            routes[b"/v2/models/" + path + b"/ready"] = _get(service.is_ready)
+            routes[b"/v2/models/" + path + b"/infer"] = {b"POST": service.infer}
+            if len(self.services) == 1:
+                routes[b"/predict"] = {b"POST": service.predict}
+                routes[b"/outcomes"] = {b"POST": service.outcomes}
+        return routes
+
+    def handle(self, exchange: Exchange, method: bytes, url: bytes, headers: Headers, body: bytes) -> None:
+        try:
+            methods = self._routes.get(url)
+            if methods is None:
+                methods = self._found(url)
+            handler = methods.get(method)
+            if handler is None:
+                allowed = b", ".join(methods)
+                message = f"{method.decode()} is not for this path; it takes {allowed.decode()}."
+                exchange.refuse(405, message, b"allow: " + allowed + b"\r\n")
+                return
+            if b"content-encoding" in headers and headers[b"content-encoding"].lower() != b"identity":
+                raise RequestError("Send the body as it is, without a content-encoding.", status=415)
+            handler(exchange, headers, body)
+        except RequestError as error:
+            exchange.refuse(error.status, str(error))
+        except Exception as error:
+            say("request failed", error=repr(error), path=url.decode(errors="replace")[:200])
+            exchange.refuse(500, "The server failed on this request; its log says more.")
+
+    def _found(self, url: bytes) -> Methods:
+        """The route of a path that is not written in its plain form. Raises RequestError (404)."""
+        path = url.partition(b"?")[0]
+        if not path.startswith(b"/"):  # the absolute form, as to a proxy
+            path = b"/" + path.partition(b"://")[2].partition(b"/")[2]
+        path = unquote_to_bytes(path)
+        methods = self._routes.get(path) or self._routes.get(path.rstrip(b"/"))
+        if methods is None:
+            known = ", ".join(sorted(self.services)) or "none"
+            shown = path.decode(errors="replace")[:200]
+            raise RequestError(f"There is nothing at {shown}. Loops here: {known}.", status=404)
+        return methods
+
+    # What is not about one loop
+
+    def _server(self, exchange: Exchange, headers: Headers, body: bytes) -> None:
+        answer = {"name": "everloop", "version": metadata.version("everloop"), "extensions": []}
+        exchange.finish(200, msgspec.json.encode(answer))
+
+    def _alive(self, exchange: Exchange, headers: Headers, body: bytes) -> None:
+        exchange.finish(200, b'{"live":true}')
+
+    def _ready(self, exchange: Exchange, headers: Headers, body: bytes) -> None:
+        waiting = [name for name, service in self.services.items() if not service.ready]
+        if waiting or self.draining:
+            because = "the server is ending" if self.draining else f"nothing is live yet for {', '.join(waiting)}"
+            raise RequestError(f"Not ready: {because}.", status=503)
+        exchange.finish(200, b'{"ready":true}')
+
+    def _metrics(self, exchange: Exchange, headers: Headers, body: bytes) -> None:
+        text = exposition(self.services.values(), self.refused, len(self.connections))
+        exchange.finish(200, text, CONTENT_TYPE)
+
+    def _status(self, exchange: Exchange, headers: Headers, body: bytes) -> None:
+        answer = {
+            "pid": os.getpid(),
+            "seconds": round(time.time() - self.started, 1),
+            "draining": self.draining,
+            "connections": len(self.connections),
+            "loops": {name: service.status() for name, service in self.services.items()},
+        }
+        exchange.finish(200, msgspec.json.encode(answer))
+
+
+def _get(handler: Handler) -> Methods:
+    return {b"GET": handler, b"HEAD": handler}

@@ -1,0 +1,145 @@
+"""Follows the release file of one loop: loads what it names, then switches. Knows nothing of HTTP or requests.
+
+Loading, verifying and warming happen in a thread while the old version goes on answering. A package that is not
+sound is refused, said and counted; the champion that was live stays.
+"""
+
+from collections.abc import Callable
+from concurrent.futures import Executor
+from dataclasses import dataclass
+
+from everloop.errors import EverloopError, NotFound, PackageTampered
+from everloop.serve import releases
+from everloop.serve.journal import say
+from everloop.serve.live import Live
+from everloop.serve.model import Model, load
+from everloop.serve.releases import ReleaseFile, Served
+from everloop.store.home import Home
+from everloop.store.packages import trusted_keys
+
+POLL_SECONDS = 0.02
+RETRY_POLLS = 250
+"""A release that could not be served whole is tried again after five seconds: its package may be restored."""
+KEPT_MODELS = 4
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Found:
+    """What came of reading the release file. ``live`` None with ``accepted``: nothing is to be served."""
+
+    release: ReleaseFile | None
+    live: Live | None
+    accepted: bool
+    problem: str | None = None
+    refused: str | None = None
+    """The package that was refused, if one was."""
+
+
+class Follower:
+    """``revision`` is what is served; ``problem`` is why the newest release is not served whole, None when it is."""
+
+    def __init__(self, home: Home, loop: str, switch: Callable[[Live | None], None]) -> None:
+        self.loop = loop
+        self.revision = -1
+        self.problem: str | None = None
+        self.refusals = {"tampered": 0, "unknown": 0, "other": 0}
+        self.switches = 0
+        self.release: ReleaseFile | None = None
+        self._home = home
+        self._path = home.release_file(loop)
+        self._switch = switch
+        self._mark: releases.Mark | None = None
+        self._loading = False
+        self._polls = 0
+        self._models: dict[str, Model] = {}  # touched by whoever loads, one at a time; the newest last
+
+    def start(self) -> None:
+        """Load what the file names now, here."""
+        self._mark = releases.mark(self._path)
+        if self._mark is not None:
+            self._apply(self._find())
+
+    def poll(self, executor: Executor, call_in_loop: Callable[..., object], applied: Callable[[], None]) -> None:
+        """Look once; load in the executor what has changed. ``applied`` is called in the loop after a switch."""
+        self._polls += 1
+        mark = releases.mark(self._path)
+        again = self.problem is not None and self._polls % RETRY_POLLS == 0
+        if self._loading or mark is None or (mark == self._mark and not again):
+            return
+        self._mark = mark
+        self._loading = True
+
+        def done(found: Found) -> None:
+            self._loading = False
+            self._apply(found)
+            applied()
+
+        executor.submit(lambda: call_in_loop(done, self._find()))
+
+    def _find(self) -> Found:
+        release: ReleaseFile | None = None
+        try:
+            release = releases.read(self._path)
+            if release.champion is None:
+                return Found(release=release, live=None, accepted=True)
+            champion = self._model(release.champion)
+        except Exception as error:  # also what nobody thought of: the old champion must go on
+            return Found(release=release, live=None, accepted=False, problem=str(error), refused=_kind(error))
+        challenger: Model | None = None
+        problem = refused = None
+        if release.challenger is not None:
+            try:
+                challenger = self._model(release.challenger)
+            except Exception as error:
+                problem, refused = str(error), _kind(error)
+        try:
+            live = Live(release, champion, challenger)
+        except EverloopError as error:
+            problem, refused = str(error), _kind(error)
+            live = Live(release, champion, None)
+        return Found(release=release, live=live, accepted=True, problem=problem, refused=refused)
+
+    def _apply(self, found: Found) -> None:
+        before, self.problem = self.problem, found.problem
+        if found.problem is not None and found.problem != before:
+            what = "challenger refused" if found.accepted else "release refused"
+            say(what, loop=self.loop, because=found.problem)
+            self.refusals[found.refused or "other"] += 1
+        if not found.accepted or found.release is None:
+            return
+        if found.release == self.release and found.problem == before:
+            return  # tried again, and nothing is different
+        self.revision = found.release.revision
+        self.release = found.release
+        self.switches += 1
+        self._switch(found.live)
+        say(
+            "release",
+            loop=self.loop,
+            revision=found.release.revision,
+            stage=found.release.stage,
+            champion=_number(found.release.champion),
+            challenger=_number(found.release.challenger),
+            share=found.release.share,
+        )
+
+    def _model(self, served: Served) -> Model:
+        model = self._models.pop(served.package, None)
+        if model is None:
+            model = load(self._home.packages / served.package, trusted_keys(self._home.keys))
+            if model.manifest.loop != self.loop:
+                raise NotFound(f"Package {served.package[:12]} belongs to loop {model.manifest.loop}, not {self.loop}.")
+        self._models[served.package] = model
+        while len(self._models) > KEPT_MODELS:
+            del self._models[next(iter(self._models))]
+        return model
+
+
+def _number(served: Served | None) -> int | None:
+    return served.version if served else None
+
+
+def _kind(error: Exception) -> str:
+    if isinstance(error, PackageTampered):
+        return "tampered"
+    return "unknown" if isinstance(error, NotFound) else "other"

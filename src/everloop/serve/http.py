@@ -1,0 +1,281 @@
+"""HTTP/1.1 and 1.0 on an asyncio protocol: callbacks, no coroutine per request. Knows nothing of paths or predictions.
+
+Requests on one connection may be pipelined; their answers go out in order. Whatever a client does wrong is answered
+with a 4xx and, when the rest of the stream cannot be trusted, the connection is closed after it.
+"""
+
+import asyncio
+from collections import deque
+from time import perf_counter
+from typing import Any, Protocol
+
+import httptools
+import msgspec
+
+BODY_BYTES = 16 * 2**20
+HEADER_BYTES = 32 * 2**10
+PIPELINED = 128
+"""Requests of one connection that may wait before it is no longer read."""
+UNFINISHED_TICKS = 30
+IDLE_TICKS = 75
+LINGER_TICKS = 3
+"""Ticks of one second: how long a request may take to arrive, a connection may rest, a refused client may read."""
+
+REASONS = {
+    200: b"OK", 400: b"Bad Request", 403: b"Forbidden", 404: b"Not Found", 405: b"Method Not Allowed",
+    408: b"Request Timeout", 413: b"Content Too Large", 415: b"Unsupported Media Type",
+    431: b"Request Header Fields Too Large", 500: b"Internal Server Error", 503: b"Service Unavailable",
+    507: b"Insufficient Storage",
+}  # fmt: skip
+OK_HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%b"
+JSON = b"application/json"
+CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+WANTED = frozenset(
+    {
+        b"connection", b"content-encoding", b"content-length", b"expect", b"inference-header-content-length",
+        b"upgrade", b"x-everloop-event-time", b"x-everloop-replay", b"x-prediction-id",
+    }
+)  # fmt: skip
+Headers = dict[bytes, bytes]
+
+
+class Application(Protocol):
+    """What answers. ``handle`` must not raise and must finish or refuse every exchange, now or later."""
+
+    draining: bool
+    tick: int
+    refused: dict[int, int]
+    connections: set["Connection"]
+
+    def handle(self, exchange: "Exchange", method: bytes, url: bytes, headers: Headers, body: bytes) -> None: ...
+
+
+class Exchange:
+    """A request that waits for its answer. ``arrived`` is on the clock of time.perf_counter."""
+
+    __slots__ = ("arrived", "bare", "close", "connection", "kept", "response")
+
+    def __init__(self, connection: "Connection") -> None:
+        self.connection = connection
+        self.arrived = perf_counter()
+        self.response: bytes | None = None
+        self.close = False
+        self.bare = False
+        """Answer without a body: to HEAD."""
+        self.kept = False
+        """Say that the connection stays open: HTTP/1.0 asks for it."""
+
+    def finish(self, status: int, body: bytes, kind: bytes = JSON, extra: bytes = b"") -> None:
+        """Answer. ``extra`` are whole header lines."""
+        if self.response is not None:
+            return
+        if self.connection.application.draining:
+            self.close = True
+        if status == 200 and kind is JSON and not (self.close or self.bare or self.kept or extra):
+            self.response = OK_HEAD % (len(body), body)
+        else:
+            if self.close:
+                extra += b"connection: close\r\n"
+            elif self.kept:
+                extra += b"connection: keep-alive\r\n"
+            self.response = b"HTTP/1.1 %d %b\r\ncontent-type: %b\r\ncontent-length: %d\r\n%b\r\n%b" % (
+                status, REASONS[status], kind, len(body), extra, b"" if self.bare else body,
+            )  # fmt: skip
+        self.connection.send()
+
+    def refuse(self, status: int, message: str, extra: bytes = b"") -> None:
+        """Answer with ``{"error": message}``."""
+        refused = self.connection.application.refused
+        refused[status] = refused.get(status, 0) + 1
+        if status == 503:
+            extra += b"retry-after: 1\r\n"
+        self.finish(status, msgspec.json.encode({"error": message}), JSON, extra)
+
+
+class Connection(asyncio.Protocol):
+    """One client. The parser calls the ``on_`` methods."""
+
+    __slots__ = (
+        "_began",
+        "_body", "_body_bytes", "_ended", "_header_bytes", "_headers",
+        "_lingers", "_parser", "_paused", "_queue", "_unfinished",
+        "_url", "application", "seen", "transport",
+    )  # fmt: skip
+
+    def __init__(self, application: Application) -> None:
+        self.application = application
+        self.transport: Any = None
+        self.seen = 0
+        """The tick of the last byte."""
+        self._queue: deque[Exchange] = deque()
+        self._parser = httptools.HttpRequestParser(self)
+        self._paused = False
+        self._ended = False
+        """Nothing more is read: the connection closes when what waits is answered."""
+        self._unfinished = 0
+        """Bytes of a request that is not whole yet."""
+        self._began = 0
+        """The tick of its first byte."""
+        self._lingers = False
+        """The last answer is out and what still comes is thrown away, so that the client gets to read it."""
+        self._reset()
+
+    def _reset(self) -> None:
+        self._url = b""
+        self._headers: Headers = {}
+        self._header_bytes = 0
+        self._body: list[bytes] = []
+        self._body_bytes = 0
+
+    # What the transport calls
+
+    def connection_made(self, transport: Any) -> None:
+        self.transport = transport
+        self.seen = self.application.tick
+        self.application.connections.add(self)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._ended = True
+        self.application.connections.discard(self)
+
+    def data_received(self, data: bytes) -> None:
+        if self._ended:
+            return
+        self.seen = self.application.tick
+        if not self._unfinished:
+            self._began = self.seen
+        self._unfinished += len(data)
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade:
+            self._reject(400, "Nothing to upgrade to here: send the request without an Upgrade header.")
+        except httptools.HttpParserError as error:
+            self._reject(400, f"This is not HTTP as it should be: {error}.")
+        if self._unfinished - self._body_bytes > HEADER_BYTES + 16 * self._body_bytes:
+            self._reject(431, f"The header is longer than {HEADER_BYTES} bytes.")
+        if len(self._queue) > PIPELINED:
+            self._pause()
+
+    def eof_received(self) -> bool:
+        if self._queue:  # half closed: it still wants its answers
+            self._ended = True
+            return True
+        return False
+
+    def pause_writing(self) -> None:
+        self._pause()
+
+    def resume_writing(self) -> None:
+        self._resume()
+
+    def _pause(self) -> None:
+        if not self._paused:
+            self._paused = True
+            self.transport.pause_reading()
+
+    def _resume(self) -> None:
+        if self._paused:
+            self._paused = False
+            self.transport.resume_reading()
+
+    # What the parser calls
+
+    def on_url(self, url: bytes) -> None:
+        self._url += url
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._header_bytes += len(name) + len(value)
+        if self._header_bytes > HEADER_BYTES:
+            self._reject(431, f"The header is longer than {HEADER_BYTES} bytes.")
+            return
+        name = name.lower()
+        if name in WANTED:
+            self._headers[name] = value
+            if name == b"content-length" and value.isdigit() and int(value[:20]) > BODY_BYTES:
+                self._reject(413, f"The body has {value.decode()} bytes; at most {BODY_BYTES} are taken at once.")
+            elif name == b"expect" and not self._queue and not self._ended:
+                self.transport.write(CONTINUE)
+
+    def on_body(self, body: bytes) -> None:
+        self._body_bytes += len(body)
+        if self._body_bytes > BODY_BYTES:
+            self._reject(413, f"The body is longer than the {BODY_BYTES} bytes that are taken at once.")
+            self._body.clear()
+        else:
+            self._body.append(body)
+
+    def on_message_complete(self) -> None:
+        self._unfinished = 0
+        if self._ended:
+            return
+        exchange = Exchange(self)
+        parser, headers = self._parser, self._headers
+        if not parser.should_keep_alive():
+            exchange.close = self._ended = True
+        elif b"connection" in headers:
+            exchange.kept = parser.get_http_version() == "1.0"
+        method: bytes = parser.get_method()
+        exchange.bare = method == b"HEAD"
+        self._queue.append(exchange)
+        url, body = self._url, self._body[0] if len(self._body) == 1 else b"".join(self._body)
+        self._reset()
+        self.application.handle(exchange, method, url, headers, body)
+
+    # Answers
+
+    def send(self) -> None:
+        """Write every answer whose turn it is."""
+        queue, transport = self._queue, self.transport
+        while queue and (response := queue[0].response) is not None:
+            close = queue.popleft().close
+            if transport.is_closing():
+                continue
+            transport.write(response)
+            if close:
+                self._ended = True
+                queue.clear()
+                if self._lingers:
+                    self.seen = self.application.tick
+                    transport.write_eof()
+                else:
+                    transport.close()
+                return
+        if not queue:
+            if self._ended:
+                transport.close()
+            elif self._paused:
+                self._resume()
+
+    def _reject(self, status: int, message: str) -> None:
+        """Answer to a stream that cannot be read on: after what already waits, then close."""
+        if self._ended:
+            return
+        self._ended = self._lingers = True
+        exchange = Exchange(self)
+        exchange.close = True
+        self._queue.append(exchange)
+        exchange.refuse(status, message)
+
+    # What the application calls
+
+    def look_at_time(self) -> None:
+        """Close what has rested for too long, or what never becomes a whole request."""
+        silent = self.application.tick - self.seen
+        if self._lingers and not self._queue:
+            if silent > LINGER_TICKS:
+                self.transport.abort()
+            return
+        if self._queue:  # waits for us, or does not read what we write
+            if self._paused and silent > IDLE_TICKS:
+                self.transport.abort()
+        elif self._unfinished:
+            if self.application.tick - self._began > UNFINISHED_TICKS:
+                self._reject(408, f"The request was not whole after {UNFINISHED_TICKS} seconds.")
+        elif silent > IDLE_TICKS:
+            self.transport.close()
+
+    def end(self) -> None:
+        """Read nothing more; close when what waits is answered."""
+        self._ended = True
+        if not self._queue:
+            self.transport.close()

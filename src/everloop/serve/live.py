@@ -1,0 +1,153 @@
+"""What is live now: the arms, and how a request's rows are read for them. Knows nothing of HTTP, batching or logs."""
+
+import time
+from collections.abc import Sequence
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from everloop.serve.metrics import SECONDS, Histogram
+from everloop.serve.model import Model
+from everloop.serve.releases import ReleaseFile, Served
+from everloop.serve.rows import Column, Packed, Packer, Reader, Row
+
+Key = str | int | float | bool
+
+
+class Classified(msgspec.Struct, gc=False):
+    id: str
+    version: int
+    decision: Key
+    probability: dict[str, float]
+
+
+class Estimated(msgspec.Struct, gc=False):
+    id: str
+    version: int
+    value: float
+
+
+Answer = Classified | Estimated
+
+
+def class_name(value: Key) -> str:
+    """How a class stands as a name in JSON: true, not True."""
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+class Meter:
+    """What one version did in one role."""
+
+    __slots__ = ("compute", "failed", "requests", "rows")
+
+    def __init__(self) -> None:
+        self.requests = Histogram(SECONDS)
+        self.compute = Histogram(SECONDS)
+        self.rows = 0
+        self.failed = 0
+
+
+class Arm:
+    """One live version: its model, how rows are packed for it, how its outputs become answers."""
+
+    __slots__ = ("_classes", "_names", "model", "package", "packer", "version")
+
+    def __init__(self, served: Served, model: Model, columns: Sequence[Column]) -> None:
+        self.version = served.version
+        self.package = served.package
+        self.model = model
+        self.packer = Packer(columns, model.signature)
+        self._classes = model.signature.classes
+        self._names = [class_name(value) for value in self._classes]
+
+    def answers(
+        self, ids: Sequence[str], prediction: NDArray[np.float64], decision: NDArray[np.int64] | None
+    ) -> list[Answer]:
+        version = self.version
+        if decision is None:
+            return [Estimated(id, version, value) for id, value in zip(ids, prediction[:, 0].tolist(), strict=True)]
+        names, classes = self._names, self._classes
+        return [
+            Classified(id, version, classes[chosen], dict(zip(names, row)))  # noqa: B905  (widths checked at load)
+            for id, row, chosen in zip(ids, prediction.tolist(), decision.tolist(), strict=True)
+        ]
+
+
+class Live:
+    """A release as it is served. A new release makes a new one; requests keep the one they were read for."""
+
+    __slots__ = ("challenger", "champion", "draws", "reader", "release", "shadows")
+
+    def __init__(self, release: ReleaseFile, champion: Model, challenger: Model | None) -> None:
+        """Raises ServeError when the two cannot be live together."""
+        assert release.champion is not None
+        signatures = [champion.signature, *([challenger.signature] if challenger else [])]
+        self.release = release
+        self.reader = Reader(signatures, release.unit)
+        self.champion = Arm(release.champion, champion, self.reader.columns)
+        self.challenger = (
+            Arm(release.challenger, challenger, self.reader.columns) if challenger and release.challenger else None
+        )
+        self.draws = self.challenger is not None and release.stage == "canary" and release.share > 0
+        self.shadows = self.challenger is not None and release.stage == "shadow"
+
+
+class Part:
+    """The rows of a batch that one arm answers. After `run`, ``answers`` holds None where the arm failed."""
+
+    __slots__ = ("answers", "arm", "decision", "error", "failed", "packed", "places", "prediction", "role", "seconds")
+
+    def __init__(self, arm: Arm, role: str, rows: Sequence[Row], places: Sequence[int] | None) -> None:
+        self.arm = arm
+        self.role = role
+        self.places = places
+        """Which rows of the batch; None: all, in order."""
+        self.packed: Packed = arm.packer.pack(rows)
+        self.prediction: NDArray[np.float64] | None = None
+        self.decision: NDArray[np.int64] | None = None
+        self.answers: list[Answer | None] = []
+        self.failed: list[int] = []
+        """Positions in this part."""
+        self.error = ""
+        self.seconds = 0.0
+
+    def run(self, ids: Sequence[str]) -> None:
+        """Run the graph; when it fails, each row alone, so that one row cannot spoil the others. Never raises."""
+        started = time.perf_counter()
+        try:
+            self._run(ids)
+        except Exception as error:
+            self.error = str(error)
+            self._one_by_one(ids)
+        self.seconds = time.perf_counter() - started
+        if not self.error:
+            self.arm.model.cost.observe(len(ids), self.seconds)
+
+    def _run(self, ids: Sequence[str]) -> None:
+        prediction, decision = self.arm.model.run(self.packed)
+        if not np.isfinite(prediction).all():
+            raise ArithmeticError("the prediction is not a finite number")
+        self.answers = list(self.arm.answers(ids, prediction, decision))
+        self.prediction, self.decision = prediction, decision
+
+    def _one_by_one(self, ids: Sequence[str]) -> None:
+        model = self.arm.model
+        self.prediction = np.full((len(ids), model.width), np.nan)
+        self.decision = None if model.signature.task == "regression" else np.full(len(ids), -1, dtype=np.int64)
+        self.answers = [None] * len(ids)
+        for place, id in enumerate(ids):
+            try:
+                prediction, decision = model.run(
+                    {kind: array[place : place + 1] for kind, array in self.packed.items()}
+                )
+                if not np.isfinite(prediction).all():
+                    raise ArithmeticError("the prediction is not a finite number")
+                self.answers[place] = self.arm.answers([id], prediction, decision)[0]
+            except Exception as error:
+                self.error = str(error)
+                self.failed.append(place)
+                continue
+            self.prediction[place] = prediction[0]
+            if self.decision is not None and decision is not None:
+                self.decision[place] = decision[0]

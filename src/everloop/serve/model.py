@@ -1,0 +1,137 @@
+"""A package as a running graph: opened, verified, loaded, warm. Knows nothing of releases, requests or arms.
+
+One ONNX Runtime thread per process and no spinning: other processes and the event loop need the cores
+(docs: measured, two spinning threads cost several times the work on shared cores).
+"""
+
+import importlib
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from numpy.typing import NDArray
+
+from everloop.errors import PackageError
+from everloop.records import MISSING_INTEGER, MISSING_TEXT, Signature
+from everloop.serve.cost import CostLine
+from everloop.serve.rows import KINDS, Packed
+from everloop.store.packages import Manifest, open_package
+
+WARM_ROWS = (1, 8, 64)
+WARM_SECONDS = 0.05
+"""Warming stops early once it has taken this long: a large model is warm after its first run."""
+
+
+class Model:
+    """A graph that answers. ``cost`` is what its runs take; ``manifest`` says what it is."""
+
+    __slots__ = ("_outputs", "_session", "cost", "digest", "manifest", "signature")
+
+    def __init__(self, digest: str, manifest: Manifest, graph: bytes) -> None:
+        """Raises PackageError when the graph does not load, run or give what its signature says."""
+        self.digest = digest
+        self.manifest = manifest
+        self.signature = manifest.signature
+        self.cost = CostLine()
+        classified = self.signature.task != "regression"
+        self._outputs = ["prediction", "decision"] if classified else ["prediction"]
+        try:
+            self._session = _session(graph, extensions=manifest.extensions)
+            self._check()
+            self._warm()
+        except PackageError:
+            raise
+        except Exception as error:  # whatever the runtime raises, this package cannot serve
+            raise PackageError(f"Package {digest[:12]} does not run here: {error}") from error
+
+    @property
+    def width(self) -> int:
+        return len(self.signature.classes) or 1
+
+    def run(self, packed: Packed) -> tuple[NDArray[np.float64], NDArray[np.int64] | None]:
+        """Prediction float64 [rows, width] and, for classification, decision int64 [rows]."""
+        found = self._session.run(self._outputs, packed)
+        return found[0], found[1] if len(found) > 1 else None
+
+    def _check(self) -> None:
+        wanted = {kind for kind, types in KINDS.items() if self.signature.of(*types)}
+        there = {each.name for each in self._session.get_inputs()}
+        if wanted != there:
+            raise PackageError(
+                f"Package {self.digest[:12]} takes {sorted(there)} but its signature says {sorted(wanted)}."
+            )
+        missing = set(self._outputs) - {each.name for each in self._session.get_outputs()}
+        if missing:
+            raise PackageError(f"Package {self.digest[:12]} does not give {sorted(missing)}.")
+
+    def _warm(self) -> None:
+        begin = time.perf_counter()
+        for rows in WARM_ROWS:
+            packed = _made_rows(self.signature, rows)
+            for turn in range(3):
+                started = time.perf_counter()
+                prediction, decision = self.run(packed)
+                seconds = time.perf_counter() - started
+                if turn or rows > 1:  # the very first run also sets the session up
+                    self.cost.observe(rows, seconds)
+                _check_answer(self, rows, prediction, decision)
+                if time.perf_counter() - begin > WARM_SECONDS:
+                    if not self.cost.predict(1):
+                        self.cost.observe(rows, seconds)
+                    return
+
+
+def _check_answer(model: Model, rows: int, prediction: NDArray[np.float64], decision: NDArray[np.int64] | None) -> None:
+    if prediction.dtype != np.float64 or prediction.shape != (rows, model.width):
+        raise PackageError(
+            f"Package {model.digest[:12]} predicts {prediction.dtype} {prediction.shape}; "
+            f"its signature says float64 {(rows, model.width)}."
+        )
+    if decision is not None and (decision.dtype != np.int64 or decision.shape != (rows,)):
+        raise PackageError(
+            f"Package {model.digest[:12]} decides {decision.dtype} {decision.shape}; expected int64 {(rows,)}."
+        )
+
+
+def _made_rows(signature: Signature, rows: int) -> Packed:
+    """Rows of which the first has everything missing: what a first request must not be the first to try."""
+    random = np.random.default_rng(rows)
+    packed: Packed = {}
+    for kind, types in KINDS.items():
+        width = len(signature.of(*types))
+        if not width:
+            continue
+        if kind == "numbers":
+            packed[kind] = random.normal(0, 100, (rows, width))
+            packed[kind][0] = np.nan
+        elif kind == "integers":
+            packed[kind] = random.integers(0, 1000, (rows, width))
+            packed[kind][0] = MISSING_INTEGER
+        else:
+            packed[kind] = np.full((rows, width), "a", dtype=object)
+            packed[kind][0] = MISSING_TEXT
+    return packed
+
+
+def _session(graph: bytes, *, extensions: bool) -> Any:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.inter_op_num_threads = 1
+    options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.add_session_config_entry("session.inter_op.allow_spinning", "0")
+    options.log_severity_level = 3
+    if extensions:
+        # Loaded only for packages that need it: the import costs more than a small model.
+        options.register_custom_ops_library(importlib.import_module("onnxruntime_extensions").get_library_path())
+    return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+
+
+def load(folder: Path, trusted: Mapping[str, Ed25519PublicKey]) -> Model:
+    """Verify and load a package. Raises PackageTampered, PackageError or NotFound."""
+    opened = open_package(folder, trusted)
+    return Model(opened.digest, opened.manifest, opened.model)

@@ -1,0 +1,271 @@
+"""Answers the prediction requests of one loop with what is live. Knows nothing of HTTP, sockets or release files."""
+
+import asyncio
+import os
+import time
+from collections.abc import Callable, Sequence
+from itertools import count
+from random import Random
+from typing import Any, Protocol
+
+import msgspec
+
+from everloop.errors import RequestError
+from everloop.serve.arms import draw
+from everloop.serve.batch import DEFERRED_ROWS, Batcher
+from everloop.serve.live import Answer, Live, Meter, Part
+from everloop.serve.log import PredictionLog
+from everloop.serve.metrics import ROWS, Histogram
+from everloop.serve.rows import Row
+
+REQUEST_ROWS = 20_000
+WAITING_ROWS = 50_000
+"""Beyond this a request is refused at once: it would only wait."""
+LARGEST_LATENCY = 2**31 - 1
+
+
+class Exchange(Protocol):
+    """A request that waits for its answer. ``arrived`` is on the clock of time.perf_counter."""
+
+    arrived: float
+
+    def finish(self, status: int, body: bytes) -> None: ...
+
+    def refuse(self, status: int, message: str) -> None: ...
+
+
+Form = Callable[[list[Answer], "PredictionJob"], bytes]
+_encode: Callable[[Any], bytes] = msgspec.json.Encoder().encode
+
+
+def one(answers: list[Answer], job: "PredictionJob") -> bytes:
+    return _encode(answers[0])
+
+
+def many(answers: list[Answer], job: "PredictionJob") -> bytes:
+    return _encode(answers)
+
+
+class PredictionJob:
+    """The rows of one request, with an id each. ``at``: event times in a replay, else None (now)."""
+
+    __slots__ = ("at", "exchange", "form", "group", "ids", "request_id", "rows", "size")
+
+    def __init__(
+        self, exchange: Exchange, live: Live, rows: list[Row], ids: list[str], at: list[int] | None, form: Form
+    ) -> None:
+        self.exchange = exchange
+        self.group = live
+        self.rows = rows
+        self.ids = ids
+        self.at = at
+        self.form = form
+        self.size = len(rows)
+        self.request_id: str | None = None
+
+
+class Batch:
+    __slots__ = ("at", "broken", "chosen", "ids", "jobs", "live", "parts", "rows", "shadow", "units")
+
+    def __init__(self, live: Live, jobs: list[PredictionJob], ids: list[str], rows: list[Row], at: list[int]) -> None:
+        self.live = live
+        self.jobs = jobs
+        self.ids = ids
+        self.rows = rows
+        self.at = at
+        self.units: list[str] = []
+        self.chosen: list[bool] | None = None
+        """Which rows the challenger answers; None: none."""
+        self.parts: list[Part] = []
+        self.shadow = False
+        self.broken: Exception | None = None
+        """What must not happen did: the batch could not be executed at all."""
+
+
+class Predictor:
+    """``live`` is None until a champion is loaded. Times are wall-clock microseconds unless a job brings its own."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, log: PredictionLog, random: Random) -> None:
+        self.live: Live | None = None
+        self.log = log
+        self.meters: dict[tuple[int, str], Meter] = {}
+        self.batch_rows = Histogram(ROWS)
+        self.shadow_skipped = 0
+        self.errors: dict[str, str] = {}
+        """The last error of each role."""
+        self.batcher: Batcher[PredictionJob, Batch] = Batcher(loop, self)
+        self._random = random.random
+        self._process = f"{os.getpid():x}{os.urandom(3).hex()}"
+        self._count = count()
+
+    def new_id(self) -> str:
+        """An id that sorts by time: microseconds, process, count."""
+        return f"{time.time_ns() // 1000:014x}-{self._process}-{next(self._count):x}"
+
+    def ids_for(self, live: Live, rows: Sequence[Row], given: str | None) -> list[str]:
+        reader = live.reader
+        if not reader.has_key:
+            return [given] if given is not None and len(rows) == 1 else [self.new_id() for _ in rows]
+        if given is not None and len(rows) == 1:
+            return [(reader.identity(rows[0]) if reader.knows_key else None) or given]
+        return [reader.identity(row) or self.new_id() for row in rows]
+
+    def submit(self, job: PredictionJob) -> None:
+        """Raises RequestError when it is too large or too much waits."""
+        if job.size > REQUEST_ROWS:
+            raise RequestError(f"{job.size} rows in one request; send at most {REQUEST_ROWS}.", status=413)
+        if self.batcher.waiting > WAITING_ROWS:
+            raise RequestError("Too many rows wait here already; try again in a second.", status=503)
+        if job.size:
+            self.batcher.submit(job)
+        else:
+            job.exchange.finish(200, job.form([], job))
+
+    # What the batcher asks of us
+
+    def prepare(self, jobs: list[PredictionJob]) -> Batch:
+        live = jobs[0].group
+        now = time.time_ns() // 1000
+        if len(jobs) == 1:
+            job = jobs[0]
+            batch = Batch(live, jobs, job.ids, job.rows, job.at or [now] * job.size)
+        else:
+            ids: list[str] = []
+            rows: list[Row] = []
+            at: list[int] = []
+            for job in jobs:
+                ids += job.ids
+                rows += job.rows
+                at += job.at or [now] * job.size
+            batch = Batch(live, jobs, ids, rows, at)
+        self._part(batch)
+        return batch
+
+    def _part(self, batch: Batch) -> None:
+        live, rows = batch.live, batch.rows
+        units: list[str | None] | None = None
+        if live.reader.has_unit:
+            units = [live.reader.unit(row) for row in rows]
+            batch.units = [unit or "" for unit in units]
+        if live.draws and live.challenger is not None:
+            release = live.release
+            chosen = draw(
+                len(rows), release.share, self._random,
+                units=units, at=batch.at, salt=release.salt, sticky=release.sticky,
+            )  # fmt: skip
+            if any(chosen):
+                batch.chosen = chosen
+                ours = [n for n, challenger in enumerate(chosen) if challenger]
+                rest = [n for n, challenger in enumerate(chosen) if not challenger]
+                if rest:
+                    batch.parts.append(Part(live.champion, "champion", [rows[n] for n in rest], rest))
+                batch.parts.append(Part(live.challenger, "challenger", [rows[n] for n in ours], ours))
+                return
+        batch.parts.append(Part(live.champion, "champion", rows, None))
+
+    def seconds(self, batch: Batch) -> float:
+        if not batch.parts:
+            return batch.live.champion.model.cost.predict(len(batch.rows))
+        return sum(part.arm.model.cost.predict(len(part.places or batch.rows)) for part in batch.parts)
+
+    def execute(self, batch: Batch) -> None:
+        try:
+            self._execute(batch)
+        except Exception as error:
+            batch.broken = error
+
+    def _execute(self, batch: Batch) -> None:
+        if batch.shadow and batch.live.challenger is not None:
+            batch.parts = [Part(batch.live.challenger, "shadow", batch.rows, None)]
+        for part in list(batch.parts):
+            part.run(picked(batch.ids, part.places))
+            if part.failed and part.role == "challenger" and part.places is not None:
+                # The champion answers for it; the failure stays on the challenger's account.
+                places = [part.places[n] for n in part.failed]
+                instead = Part(batch.live.champion, "fallback", picked(batch.rows, places), places)
+                instead.run(picked(batch.ids, places))
+                batch.parts.append(instead)
+
+    def complete(self, batch: Batch) -> None:
+        if batch.broken is not None:
+            self.fail(batch.jobs, batch.broken)
+            return
+        latency = [0] * len(batch.ids) if batch.shadow else self._answer(batch)
+        for part in batch.parts:
+            meter = self.meter(part.arm.version, part.role)
+            meter.compute.observe(part.seconds)
+            meter.rows += len(part.answers)
+            if part.failed:
+                meter.failed += len(part.failed)
+                self.errors[part.role] = part.error
+            if batch.live.release.log:
+                self.log.add(
+                    batch.live.release,
+                    part,
+                    picked(batch.ids, part.places),
+                    picked(batch.at, part.places),
+                    picked(latency, part.places),
+                    picked(batch.units, part.places) if batch.units else [],
+                )
+        if batch.live.shadows and not batch.shadow:
+            self._defer_shadow(batch)
+
+    def _answer(self, batch: Batch) -> list[int]:
+        """Write the answers; returns microseconds per row."""
+        self.batch_rows.observe(len(batch.rows))
+        answers = batch.parts[0].answers
+        failed = bool(batch.parts[0].failed)
+        if batch.chosen is not None:
+            answers = [None] * len(batch.rows)
+            for part in batch.parts:
+                for place, answer in zip(part.places or range(len(answers)), part.answers, strict=True):
+                    if answer is not None:
+                        answers[place] = answer
+            failed = None in answers
+        champion = challenger = self.meter(batch.live.champion.version, "champion").requests
+        if batch.chosen is not None and batch.live.challenger is not None:
+            challenger = self.meter(batch.live.challenger.version, "challenger").requests
+        latency: list[int] = []
+        place = 0
+        for job in batch.jobs:
+            end = place + job.size
+            ours = answers[place:end]
+            if failed and None in ours:
+                error = batch.parts[-1].error or batch.parts[0].error
+                job.exchange.refuse(500, f"The model failed on these rows: {error}.")
+            else:
+                job.exchange.finish(200, job.form(ours, job))  # type: ignore[arg-type]
+            seconds = time.perf_counter() - job.exchange.arrived
+            (challenger if batch.chosen and batch.chosen[place] else champion).observe(seconds)
+            micros = min(int(seconds * 1e6), LARGEST_LATENCY)
+            if job.size == 1:
+                latency.append(micros)
+            else:
+                latency += [micros] * job.size
+            place = end
+        return latency
+
+    def fail(self, jobs: list[PredictionJob], error: Exception) -> None:
+        self.errors["server"] = repr(error)
+        for job in jobs:
+            job.exchange.refuse(500, "The server could not put these rows together; its log says more.")
+
+    def _defer_shadow(self, batch: Batch) -> None:
+        replay = batch.jobs[0].at is not None
+        if self.batcher.deferred > DEFERRED_ROWS and not replay:
+            self.shadow_skipped += len(batch.rows)
+            return
+        shadow = Batch(batch.live, [], batch.ids, batch.rows, batch.at)
+        shadow.units = batch.units
+        shadow.shadow = True
+        self.batcher.defer(shadow, len(batch.rows))
+
+    def meter(self, version: int, role: str) -> Meter:
+        found = self.meters.get((version, role))
+        if found is None:
+            found = self.meters[version, role] = Meter()
+        return found
+
+
+def picked(values: list[Any], places: Sequence[int] | None) -> list[Any]:
+    return values if places is None else [values[n] for n in places]

@@ -1,0 +1,177 @@
+"""One serving process: sockets in, signals, the poll of release files, the way out. Knows nothing of predictions."""
+
+import asyncio
+import gc
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from random import Random
+
+import msgspec
+
+from everloop.serve.application import Application
+from everloop.serve.follow import POLL_SECONDS
+from everloop.serve.http import Connection
+from everloop.serve.journal import say
+from everloop.serve.replay import Channel
+from everloop.serve.service import Service
+from everloop.store.files import write_atomically
+from everloop.store.home import Home
+
+BACKLOG = 1024
+DRAIN_SECONDS = 20.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """Where to serve what. ``seed`` makes the draw of arms repeatable; ``share_port``: others listen there too."""
+
+    home: Home
+    loops: tuple[str, ...]
+    host: str = "127.0.0.1"
+    port: int = 0
+    replay_token: bytes | None = None
+    seed: int | None = None
+    share_port: bool = False
+
+
+def listen(host: str, port: int, *, share_port: bool) -> socket.socket:
+    """A bound TCP socket. Raises OSError."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if share_port:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        sock.bind((host, port))
+    except OSError:
+        sock.close()
+        raise
+    sock.setblocking(False)
+    return sock
+
+
+def event_loop() -> asyncio.AbstractEventLoop:
+    """The loop of uvloop where it is installed: a few percent cheaper, and it joins small writes."""
+    try:
+        import uvloop  # its only use; the server works without it
+    except ImportError:
+        return asyncio.new_event_loop()
+    return uvloop.new_event_loop()
+
+
+class Process:
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.loop = event_loop()
+        tag = f"{time.time_ns() // 1000:016d}-{os.getpid()}"
+        channel = Channel(settings.replay_token)
+        random = Random(settings.seed)
+        self.services = [Service(settings.home, name, self.loop, channel, random, tag) for name in settings.loops]
+        self.application = Application(self.services)
+        self._executor = ThreadPoolExecutor(1, "loader")
+        self._server: asyncio.Server | None = None
+        self._port = 0
+        self._file = settings.home.servers / f"{os.getpid()}.json"
+        self._stopping = asyncio.Event()
+
+    def run(self) -> int:
+        """Serve until SIGTERM or SIGINT; then answer what is in flight, write the logs to their end and return 0."""
+        asyncio.set_event_loop(self.loop)
+        try:
+            self.loop.run_until_complete(self._main())
+        finally:
+            for service in self.services:
+                service.close()
+            self._executor.shutdown()
+            with suppress(OSError):
+                self._file.unlink()
+            self.loop.close()
+        say("ended", pid=os.getpid())
+        return 0
+
+    async def _main(self) -> None:
+        for service in self.services:
+            service.follower.start()
+        sock = listen(self.settings.host, self.settings.port, share_port=self.settings.share_port)
+        self._port = sock.getsockname()[1]
+        self._server = await self.loop.create_server(lambda: Connection(self.application), sock=sock, backlog=BACKLOG)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self.loop.add_signal_handler(number, self._stopping.set)
+        gc.collect()
+        gc.freeze()  # what was loaded stays: later collections need not look at it
+        self._tell()
+        say("listening", pid=os.getpid(), host=self.settings.host, port=self._port, loops=list(self.settings.loops))
+        self._poll()
+        self._tick()
+        await self._stopping.wait()
+        await self._drain()
+
+    def _poll(self) -> None:
+        if self._stopping.is_set():
+            return
+        for service in self.services:
+            service.follower.poll(self._executor, self.loop.call_soon_threadsafe, self._tell)
+        self.loop.call_later(POLL_SECONDS, self._poll)
+
+    def _tick(self) -> None:
+        application = self.application
+        application.tick += 1
+        for connection in list(application.connections):
+            connection.look_at_time()
+        self.loop.call_later(1.0, self._tick)
+
+    def _tell(self) -> None:
+        """Write ``home/servers/<pid>.json``: what others may know of this process."""
+        content = {
+            "pid": os.getpid(),
+            "port": self._port,
+            "loops": {service.name: service.follower.revision for service in self.services},
+            "problems": {s.name: s.follower.problem for s in self.services if s.follower.problem is not None},
+            "ready": self._server is not None and not self._stopping.is_set(),
+        }
+        try:
+            write_atomically(self._file, msgspec.json.encode(content), sync=False)
+        except Exception as error:  # a full disk must not end the serving
+            say("servers file not written", because=str(error))
+
+    async def _drain(self) -> None:
+        assert self._server is not None
+        say("ending", pid=os.getpid(), connections=len(self.application.connections))
+        self.application.draining = True
+        self._tell()
+        self._server.close()
+        for connection in list(self.application.connections):
+            connection.end()
+        end = self.loop.time() + DRAIN_SECONDS
+        while self.loop.time() < end and not self._quiet():
+            await asyncio.sleep(0.005)
+        for connection in list(self.application.connections):
+            connection.transport.abort()
+
+    def _quiet(self) -> bool:
+        return not self.application.connections and all(s.predictor.batcher.idle for s in self.services)
+
+
+def serve(settings: Settings) -> int:
+    """Serve in this process. Returns the exit code."""
+    try:
+        return Process(settings).run()
+    except OSError as error:
+        print(
+            f"Cannot listen on {settings.host}:{settings.port}: {error.strerror}. Choose another --port or --host.",
+            file=sys.stderr,
+        )
+        return 7
+
+
+def token_from(variable: str | None, environment: Sequence[tuple[str, str]]) -> bytes | None:
+    """The replay token that an environment variable holds; None when there is none."""
+    value = dict(environment).get(variable) if variable else None
+    return value.encode() if value else None

@@ -1,0 +1,58 @@
+"""The release file: who serves what, as the controller wrote it. Knows nothing of packages or of serving."""
+
+import os
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from everloop.errors import ServeError
+
+
+class Served(msgspec.Struct, frozen=True, forbid_unknown_fields=False):
+    version: int
+    package: str
+
+
+class ReleaseFile(msgspec.Struct, frozen=True, kw_only=True):
+    """``home/releases/<loop>.json``. ``share`` is the challenger's share of live requests, 0 in shadow."""
+
+    loop: str
+    revision: int
+    stage: Literal["empty", "steady", "shadow", "canary"] = "empty"
+    champion: Served | None = None
+    challenger: Served | None = None
+    share: float = 0.0
+    epoch: int = 0
+    unit: str | None = None
+    sticky: Literal["hour", "always"] = "hour"
+    salt: str = ""
+    log: bool = True
+    p99_ms: float | None = None
+    label: str = "label"
+    """The name of an outcome that is sent without one."""
+
+
+Mark = tuple[int, int, int]
+
+
+def mark(path: Path) -> Mark | None:
+    """What changes whenever the file is replaced; None when there is none."""
+    try:
+        found = os.stat(path)  # noqa: PTH116  (fifty times a second: the cheapest form)
+    except OSError:
+        return None
+    return found.st_mtime_ns, found.st_ino, found.st_size
+
+
+def read(path: Path) -> ReleaseFile:
+    """Raises ServeError when it is not there or not a release file."""
+    try:
+        release = msgspec.json.decode(path.read_bytes(), type=ReleaseFile)
+    except OSError as error:
+        raise ServeError(f"The release file {path} cannot be read: {error.strerror}.") from None
+    except (msgspec.MsgspecError, ValueError) as error:
+        raise ServeError(f"{path} is not a release file: {error}. The controller rewrites it when it starts.") from None
+    if not 0.0 <= release.share <= 1.0:
+        raise ServeError(f"{path} gives the share {release.share}; a share lies between 0 and 1.")
+    return release

@@ -1,0 +1,297 @@
+"""Reads the rows of requests into tuples and packs tuples into the graph's inputs. Knows nothing of HTTP or models.
+
+A `Reader` is built for what is live now: the columns of one or two signatures together, with the key, the event time
+and the unit. One msgspec struct type, made from them, does parsing and validation in one pass; only when it refuses is
+the body looked at again, slowly, to say which column, which value and what was expected.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from itertools import chain
+from operator import itemgetter
+from typing import Annotated, Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from everloop.errors import RequestError, ServeError
+from everloop.records import MISSING_INTEGER, MISSING_TEXT, ColumnType, InputColumn, Signature
+from everloop.serve import instants
+
+Row = tuple[Any, ...]
+Packed = dict[str, NDArray[Any]]
+
+Integer = Annotated[int, msgspec.Meta(ge=MISSING_INTEGER + 1, le=2**63 - 1)]
+Anything = str | int | float | bool
+NAN = float("nan")
+NUL = b"\\u0000"
+"""The only way to write that character in JSON."""
+TYPES: dict[ColumnType | None, tuple[Any, Any, str]] = {
+    # annotation, what stands for an absent value, words
+    "number": (float | None, NAN, "a number or null"),
+    "integer": (Integer | None, MISSING_INTEGER, "a 64-bit integer or null"),
+    "boolean": (bool | None, MISSING_INTEGER, "true, false or null"),
+    "instant": (Integer | str | None, MISSING_INTEGER, "an instant as ISO 8601 text or integer microseconds, or null"),
+    "text": (str | None, None, "a text or null (the text of one NUL character stands for null here and is refused)"),
+    None: (Anything | None, None, "a text, a number, true, false or null"),
+}
+KINDS: dict[str, tuple[ColumnType, ...]] = {
+    "numbers": ("number",),
+    "integers": ("integer", "boolean", "instant"),
+    "texts": ("text",),
+}
+MOST_PROBLEMS = 8
+
+
+class Column(msgspec.Struct, frozen=True):
+    name: str
+    type: ColumnType | None
+    time_zone: str | None = None
+
+
+def layout(signatures: Sequence[Signature], unit: str | None) -> tuple[Column, ...]:
+    """The columns of a row, by kind: the first signature's own order comes first, so that it packs by slices.
+
+    Raises ServeError when two signatures give one column two types.
+    """
+    known: dict[str, InputColumn] = {}
+    for column in chain.from_iterable((*s.inputs, *s.carried) for s in signatures):
+        other = known.setdefault(column.name, column)
+        if (other.type, other.time_zone) != (column.type, column.time_zone):
+            raise ServeError(
+                f"Column {column.name!r} is {other.type} for the champion and {column.type} for the challenger; "
+                "two such versions cannot be live together. Release the newer one directly."
+            )
+    ordered: list[InputColumn] = []
+    for types in KINDS.values():
+        for signature in signatures:
+            ordered += sorted((c for c in signature.inputs if c.type in types), key=lambda column: column.index)
+    ordered += chain.from_iterable(s.carried for s in signatures)
+    columns = {c.name: Column(c.name, c.type, c.time_zone) for c in ordered}
+    for signature in signatures:
+        for name in (*signature.key, signature.event_time, unit):
+            if name is not None:
+                columns.setdefault(name, Column(name, None))
+    return tuple(columns.values())
+
+
+class Reader:
+    """Reads bodies for one state of what is live. ``columns`` is the order of the values in a row."""
+
+    def __init__(self, signatures: Sequence[Signature], unit: str | None = None) -> None:
+        self.columns = layout(signatures, unit)
+        self.names = tuple(column.name for column in self.columns)
+        places = {name: place for place, name in enumerate(self.names)}
+        fields = [(f"c{n}", TYPES[c.type][0], TYPES[c.type][1]) for n, c in enumerate(self.columns)]
+        rename = {f"c{n}": name for n, name in enumerate(self.names)}
+        row: Any = msgspec.defstruct("Row", fields, rename=rename, forbid_unknown_fields=True, gc=False)
+        timed: Any = msgspec.defstruct(
+            "Timed", [("rows", list[row]), ("at", list[Integer])], forbid_unknown_fields=True
+        )
+        self._rows: Any = list[row]
+        self._decode: Callable[[bytes], Any] = msgspec.json.Decoder(row | list[row]).decode
+        self._decode_timed: Callable[[bytes], Any] = msgspec.json.Decoder(timed).decode
+        self._instants = [(n, instants.reader(c.time_zone)) for n, c in enumerate(self.columns) if c.type == "instant"]
+        key = signatures[0].key if signatures else ()
+        self._key = [(places[name], self.columns[places[name]].type) for name in key]
+        self._unit = places[unit] if unit is not None else None
+
+    def read(self, body: bytes) -> tuple[list[Row], bool]:
+        """The rows of a body and whether it was an array. Raises RequestError naming column, value and type."""
+        try:
+            found = self._decode(body)
+        except (ValueError, RecursionError) as error:
+            raise self._explained(_parsed(body), error) from None
+        if type(found) is list:
+            return self._finished(list(map(_values, found)), body), True
+        return self._finished([_values(found)], body), False
+
+    def read_timed(self, body: bytes) -> tuple[list[Row], list[int]]:
+        """The replay form ``{"rows": […], "at": [µs, …]}``: rows and the event time of each."""
+        try:
+            found = self._decode_timed(body)
+        except (ValueError, RecursionError) as error:
+            inside = _parsed(body)
+            if not isinstance(inside, dict) or not isinstance(inside.get("rows"), list):
+                raise RequestError('A replay sends {"rows": [row, …], "at": [microseconds, …]}.') from None
+            raise self._explained(inside["rows"], error) from None
+        if len(found.rows) != len(found.at):
+            raise RequestError(f"There are {len(found.rows)} rows and {len(found.at)} event times; send one for each.")
+        return self._finished(list(map(_values, found.rows)), body), found.at
+
+    def read_columns(self, columns: dict[str, list[Any]], count: int) -> list[Row]:
+        """Rows from named columns of ``count`` values each. Raises RequestError like `read`."""
+        rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+        rows = rows or [{} for _ in range(count)]
+        try:
+            found = msgspec.convert(rows, self._rows)
+        except (ValueError, RecursionError) as error:
+            raise self._explained(rows, error) from None
+        return self._finished(list(map(_values, found)), NUL)
+
+    def _finished(self, rows: list[Row], body: bytes) -> list[Row]:
+        """Instants as microseconds; the text that stands for a missing one is refused."""
+        if NUL in body:
+            for number, row in enumerate(rows):
+                if MISSING_TEXT in row:
+                    name = self.names[row.index(MISSING_TEXT)]
+                    raise RequestError(_wrong(name, MISSING_TEXT, TYPES["text"][2], number, len(rows)))
+        if self._instants:
+            for number, row in enumerate(rows):
+                values: list[Any] | None = None
+                for place, read in self._instants:
+                    value = row[place]
+                    if type(value) is str:
+                        try:
+                            moment = read(value)
+                        except ValueError as error:
+                            raise RequestError(
+                                _wrong(self.names[place], value, str(error), number, len(rows))
+                            ) from None
+                        values = values or list(row)
+                        values[place] = moment
+                if values is not None:
+                    rows[number] = tuple(values)
+        return rows
+
+    def identity(self, row: Row) -> str | None:
+        """The key columns joined by '|'; None when the row does not bring all of them (or there is no key)."""
+        if not self._key:
+            return None
+        parts = []
+        for place, kind in self._key:
+            part = key_text(row[place], kind)
+            if part is None:
+                return None
+            parts.append(part)
+        return "|".join(parts)
+
+    @property
+    def has_key(self) -> bool:
+        return bool(self._key)
+
+    @property
+    def knows_key(self) -> bool:
+        """False when a key column has no type here: an id that the client gives is then better than ours."""
+        return all(kind is not None for _, kind in self._key)
+
+    def unit(self, row: Row) -> str | None:
+        """The declared unit of the row as text; None when it is missing."""
+        return None if self._unit is None else key_text(row[self._unit], self.columns[self._unit].type)
+
+    @property
+    def has_unit(self) -> bool:
+        return self._unit is not None
+
+    def _explained(self, found: Any, error: Exception) -> RequestError:
+        rows = found if isinstance(found, list) else [found]
+        problems: list[str] = []
+        for number, row in enumerate(rows):
+            problems += self._problems(row, number, len(rows))
+            if len(problems) >= MOST_PROBLEMS:
+                break
+        return RequestError(" ".join(problems[:MOST_PROBLEMS]) or f"The rows cannot be read: {error}.")
+
+    def _problems(self, row: Any, number: int, rows: int) -> Iterable[str]:
+        if not isinstance(row, dict):
+            shown = _shown(row)
+            yield f"Row {number} is {shown}; send an object with named columns, or an array of such objects."
+            return
+        unknown = sorted(set(row) - set(self.names))
+        if unknown:
+            where = f" in row {number}" if rows > 1 else ""
+            several = ("Columns", "are") if len(unknown) > 1 else ("Column", "is")
+            yield (
+                f"{several[0]} {', '.join(map(repr, unknown[:MOST_PROBLEMS]))}{where} {several[1]} not known here; "
+                f"known are {', '.join(map(repr, self.names))}."
+            )
+        for column in self.columns:
+            if column.name in row:
+                annotation, _, words = TYPES[column.type]
+                try:
+                    msgspec.convert(row[column.name], annotation)
+                except (ValueError, RecursionError):
+                    yield _wrong(column.name, row[column.name], words, number, rows)
+
+
+def _shown(value: Any) -> str:
+    try:
+        text = msgspec.json.encode(value).decode(errors="replace")
+    except (ValueError, TypeError, RecursionError):
+        text = type(value).__name__
+    return text if len(text) <= 80 else text[:77] + "…"
+
+
+def _wrong(name: str, value: Any, expected: str, number: int, rows: int) -> str:
+    where = f" in row {number}" if rows > 1 else ""
+    return f"Column {name!r} is {_shown(value)}{where}; expected {expected}."
+
+
+def _parsed(body: bytes) -> Any:
+    try:
+        return msgspec.json.decode(body)
+    except (ValueError, RecursionError) as error:
+        raise RequestError(f"The body is not JSON: {error}.") from None
+
+
+_values: Callable[[Any], Row] = msgspec.structs.astuple
+
+
+def key_text(value: Any, kind: ColumnType | None) -> str | None:
+    """A value as it stands in a key; None when it is missing."""
+    if type(value) is str:
+        return None if value == MISSING_TEXT else value
+    if value is None or value == MISSING_INTEGER or value != value:
+        return None
+    if kind == "instant":
+        return instants.text(value)
+    if type(value) is bool:
+        return "true" if value else "false"
+    return str(value)
+
+
+class Packer:
+    """Packs rows of one layout into the graph inputs of one signature (records.Signature)."""
+
+    def __init__(self, columns: Sequence[Column], signature: Signature) -> None:
+        places = {column.name: place for place, column in enumerate(columns)}
+        self._parts: list[tuple[str, int, Callable[[Row], Any] | None]] = []
+        for kind, types in KINDS.items():
+            inputs = sorted((c for c in signature.inputs if c.type in types), key=lambda column: column.index)
+            if inputs:
+                wanted = [places[column.name] for column in inputs]
+                self._parts.append((kind, len(wanted), _picker(wanted, len(columns))))
+
+    def pack(self, rows: Sequence[Row]) -> Packed:
+        """``numbers`` float64, ``integers`` int64, ``texts`` str objects, each [rows, n] and only if it has columns."""
+        packed: Packed = {}
+        for kind, width, pick in self._parts:
+            values = chain.from_iterable(rows if pick is None else map(pick, rows))
+            if kind == "texts":
+                flat = [MISSING_TEXT if value is None else value for value in values]
+                array = np.empty(len(flat), dtype=object)
+                array[:] = flat
+            else:
+                array = _array(kind, values, rows, pick, len(rows) * width)
+            packed[kind] = array.reshape(len(rows), width)
+        return packed
+
+
+def _array(
+    kind: str, values: Iterable[Any], rows: Sequence[Row], pick: Callable[[Row], Any] | None, count: int
+) -> NDArray[Any]:
+    dtype: Any = np.float64 if kind == "numbers" else np.int64
+    try:
+        return np.fromiter(values, dtype, count)
+    except TypeError:  # a null among the values: rarer, and dearer by a comparison each
+        missing = NAN if kind == "numbers" else MISSING_INTEGER
+        again = chain.from_iterable(rows if pick is None else map(pick, rows))
+        return np.fromiter((missing if value is None else value for value in again), dtype, count)
+
+
+def _picker(places: list[int], width: int) -> Callable[[Row], Any] | None:
+    """From a row to the values at ``places``; None when that is the whole row."""
+    first, last = places[0], places[-1] + 1
+    if places == list(range(first, last)):
+        return None if (first, last) == (0, width) else itemgetter(slice(first, last))
+    return itemgetter(*places)

@@ -1,0 +1,213 @@
+"""One loop in the server: its requests, its outcomes, its log. Knows nothing of sockets or of other loops."""
+
+import asyncio
+import time
+from collections.abc import Callable
+from random import Random
+from typing import Any
+
+import msgspec
+
+from everloop.errors import RequestError, StoreError, StoreFull
+from everloop.serve import v2
+from everloop.serve.follow import Follower
+from everloop.serve.http import Exchange, Headers
+from everloop.serve.instants import reader as instant_reader
+from everloop.serve.live import Live
+from everloop.serve.log import OutcomeLog, PredictionLog
+from everloop.serve.predictor import PredictionJob, Predictor, many, one
+from everloop.serve.replay import Channel
+from everloop.serve.rows import Integer
+from everloop.store.home import Home
+from everloop.store.segments import OutcomeFrame
+
+REQUEST_OUTCOMES = 50_000
+ID_LENGTH = 512
+_read_instant = instant_reader(None)
+
+
+class SentOutcome(msgspec.Struct, forbid_unknown_fields=True, gc=False):
+    id: str
+    value: Integer | str | float | bool | None
+    name: str | None = None
+    at: Integer | str | None = None
+
+
+_decode_outcomes: Callable[[bytes], SentOutcome | list[SentOutcome]] = msgspec.json.Decoder(
+    SentOutcome | list[SentOutcome]
+).decode
+
+
+class Service:
+    """``name`` is the loop's; ``follower`` knows what is released, ``predictor`` what is live."""
+
+    def __init__(
+        self, home: Home, name: str, loop: asyncio.AbstractEventLoop, channel: Channel, random: Random, tag: str
+    ) -> None:
+        self.name = name
+        self.channel = channel
+        self.log = PredictionLog(home.segments(name), f"{tag}-p")
+        self.outcome_log = OutcomeLog(home.segments(name), f"{tag}-o")
+        self.predictor = Predictor(loop, self.log, random)
+        self.follower = Follower(home, name, self._switch)
+        self.outcomes_taken = 0
+        self.outcomes_refused = 0
+        self._loop = loop
+
+    def _switch(self, live: Live | None) -> None:
+        self.predictor.live = live
+
+    @property
+    def ready(self) -> bool:
+        return self.predictor.live is not None
+
+    def live(self) -> Live:
+        """Raises RequestError (503) while no version is live."""
+        live = self.predictor.live
+        if live is None:
+            because = self.follower.problem or "no version has been released yet"
+            raise RequestError(f"Loop {self.name} has nothing live: {because}", status=503)
+        return live
+
+    # Requests
+
+    def predict(self, exchange: Exchange, headers: Headers, body: bytes) -> None:
+        live = self.predictor.live or self.live()
+        at: list[int] | None = None
+        given: str | None = None
+        if headers:
+            given = _given_id(headers)
+            if self.channel.asked(headers):
+                moment = self.channel.event_time(headers)
+                if moment is None:
+                    rows, at = live.reader.read_timed(body)
+                    self._submit(exchange, live, rows, True, at, None)
+                    return
+                rows, several = live.reader.read(body)
+                self._submit(exchange, live, rows, several, [moment] * len(rows), given)
+                return
+        rows, several = live.reader.read(body)
+        self._submit(exchange, live, rows, several, at, given)
+
+    def _submit(
+        self, exchange: Exchange, live: Live, rows: list[Any], several: bool, at: list[int] | None, given: str | None
+    ) -> None:
+        predictor = self.predictor
+        ids = predictor.ids_for(live, rows, given)
+        predictor.submit(PredictionJob(exchange, live, rows, ids, at, many if several else one))
+
+    def infer(self, exchange: Exchange, headers: Headers, body: bytes) -> None:
+        if b"inference-header-content-length" in headers:
+            raise RequestError("Binary tensors are not read here yet; send the data as JSON.")
+        live = self.live()
+        rows, request = v2.read(body, live)
+        moment = self.channel.event_time(headers) if self.channel.asked(headers) else None
+        at = None if moment is None else [moment] * len(rows)
+        ids = self.predictor.ids_for(live, rows, _given_id(headers) or request.id)
+        self.predictor.submit(
+            PredictionJob(
+                exchange, live, rows, ids, at, lambda answers, job: v2.answer(self.name, live, request, answers)
+            )
+        )
+
+    def metadata(self, exchange: Exchange, headers: Headers, body: bytes) -> None:
+        exchange.finish(200, msgspec.json.encode(v2.metadata(self.name, self.live())))
+
+    def is_ready(self, exchange: Exchange, headers: Headers, body: bytes) -> None:
+        self.live()
+        exchange.finish(200, msgspec.json.encode({"name": self.name, "ready": True}))
+
+    def outcomes(self, exchange: Exchange, headers: Headers, body: bytes) -> None:
+        """Acknowledged when they are on disk."""
+        moment = self.channel.event_time(headers) if self.channel.asked(headers) else None
+        try:
+            found = _decode_outcomes(body)
+        except (ValueError, RecursionError) as error:
+            raise RequestError(
+                f'This is not an outcome: {error}. Send {{"id": …, "value": …}} with "name" and "at" if you like, '
+                "or an array of them."
+            ) from None
+        sent = found if isinstance(found, list) else [found]
+        if len(sent) > REQUEST_OUTCOMES:
+            raise RequestError(f"{len(sent)} outcomes in one request; send at most {REQUEST_OUTCOMES}.", status=413)
+        release = self.follower.release
+        label = release.label if release is not None else "label"
+        now = time.time_ns() // 1000 if moment is None else moment
+        outcomes = [_outcome(each, label, now) for each in sent]
+        if not outcomes:
+            exchange.finish(200, b'{"outcomes":0}')
+            return
+
+        def acknowledge(error: StoreError | None) -> None:
+            self._loop.call_soon_threadsafe(self._acknowledged, exchange, len(outcomes), error)
+
+        self.outcome_log.add(OutcomeFrame(loop=self.name, outcomes=outcomes), acknowledge)
+
+    def _acknowledged(self, exchange: Exchange, count: int, error: StoreError | None) -> None:
+        if error is None:
+            self.outcomes_taken += count
+            exchange.finish(200, b'{"outcomes":%d}' % count)
+        else:
+            self.outcomes_refused += count
+            exchange.refuse(507 if isinstance(error, StoreFull) else 500, str(error))
+
+    # What is told about it
+
+    def status(self) -> dict[str, Any]:
+        release, writer = self.follower.release, self.log.writer
+        return {
+            "ready": self.ready,
+            "revision": self.follower.revision,
+            "stage": release.stage if release else "empty",
+            "champion": release.champion if release else None,
+            "challenger": release.challenger if release else None,
+            "share": release.share if release else 0.0,
+            "epoch": release.epoch if release else 0,
+            "problem": self.follower.problem,
+            "refused": self.follower.refusals,
+            "errors": self.predictor.errors,
+            "waiting_rows": self.predictor.batcher.waiting,
+            "shadow_waiting_rows": self.predictor.batcher.deferred,
+            "shadow_skipped_rows": self.predictor.shadow_skipped,
+            "log": {
+                "written_rows": writer.written_rows,
+                "lost_rows": writer.lost_rows,
+                "trouble": str(writer.trouble) if writer.trouble else None,
+            },
+            "outcomes": {
+                "taken": self.outcomes_taken,
+                "refused": self.outcomes_refused,
+                "trouble": str(self.outcome_log.writer.trouble) if self.outcome_log.writer.trouble else None,
+            },
+        }
+
+    def close(self) -> None:
+        """Write the logs to their end. Call when nothing is in flight."""
+        self.predictor.batcher.close()
+        self.log.close()
+        self.outcome_log.close()
+
+
+def _given_id(headers: Headers) -> str | None:
+    value = headers.get(b"x-prediction-id")
+    if value is None:
+        return None
+    try:
+        text = value.decode()
+    except UnicodeDecodeError:
+        raise RequestError("The header x-prediction-id is not UTF-8.") from None
+    if not text or len(text) > ID_LENGTH:
+        raise RequestError(f"The header x-prediction-id has {len(text)} characters; send between 1 and {ID_LENGTH}.")
+    return text
+
+
+def _outcome(sent: SentOutcome, label: str, now: int) -> tuple[str, str, str | int | float | bool | None, int]:
+    if not sent.id:
+        raise RequestError("An outcome has an empty id; send the id of its prediction.")
+    at = now if sent.at is None else sent.at
+    if isinstance(at, str):
+        try:
+            at = _read_instant(at)
+        except ValueError as error:
+            raise RequestError(f"The outcome of {sent.id!r} is at {at!r}; expected {error}.") from None
+    return sent.id, sent.name or label, sent.value, at
