@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Literal
 
-from sqlalchemy import Connection, Row, func, insert, select, update
+from sqlalchemy import Connection, func, insert, select, update
 
 from everloop.clock import Clock, instant, microseconds
 from everloop.durable import journal, lease, schedules
@@ -188,30 +188,27 @@ class Engine:
 
     def _claim(self, names: tuple[str, ...], code: str, loop: str | None) -> Run | None:
         now, real = microseconds(self._clock.now()), _real()
-        query = journal.workable_query(names, code, loop, now)
-
-        def first(connection: Connection) -> Row[Any] | None:
-            with connection.execute(query) as found:
-                return next(journal.takeable(found, real, lease.surely_dead), None)
-
-        with self._ledger.read() as connection:  # An idle worker takes no write lock.
-            if first(connection) is None:
-                return None
-        with self._ledger.write() as connection:
-            while (row := first(connection)) is not None:
-                here = update(runs).where(runs.c.id == row.id)
+        query = journal.WORKABLE if loop is None else journal.WORKABLE_OF_LOOP
+        asked = {"names": names, "code": code, "loop": loop, "now": now}
+        while True:
+            with self._ledger.read() as connection:  # An idle worker takes no write lock.
+                found = connection.execute(query, asked)
+                row = next(journal.takeable(found, real, lease.surely_dead), None)
+                found.close()
+                if row is None:
+                    return None
+            with self._ledger.write() as connection:
                 if row.fence > 0 and row.code not in (code, ""):
-                    count = len(journal.recorded(connection, row.id))
-                    because = _parked(f"its code changed from {row.code[:12]} to {code[:12]}", count)
+                    kept = len(journal.recorded(connection, row.id))
+                    because = _parked(f"its code changed from {row.code[:12]} to {code[:12]}", kept)
                     parking = {"status": "needs-decision", "because": because, "owner": None, "updated": now}
-                    connection.execute(here.values(fence=row.fence + 1, accepts=False, **parking))
+                    journal.claim(connection, row, accepts=False, **parking)
                     continue
-                claim = {"status": "running", "owner": self._owner, "lease": real + self._term, "fence": row.fence + 1}
-                connection.execute(here.values(code=code, waiting=None, updated=now, **claim))
-                self._fences[row.id] = row.fence + 1
-                finished = journal.recorded(connection, row.id)
-                return Run(self._ledger, self._clock, self._until, row, finished, row.fence + 1)
-        return None
+                claim = {"status": "running", "owner": self._owner, "lease": real + self._term, "code": code}
+                if journal.claim(connection, row, waiting=None, updated=now, **claim):
+                    finished = journal.recorded(connection, row.id) if row.fence or row.forked_from else []
+                    self._fences[row.id] = row.fence + 1
+                    return Run(self._ledger, self._clock, self._until, row, finished, row.fence + 1)
 
     def _execute(self, run: Run, function: Function) -> None:
         fence = self._fences[run.id]

@@ -4,7 +4,7 @@ Every write of a worker names the fence it was given when it claimed the run. Wh
 one, so that a worker that only seemed dead can write nothing more.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import msgspec
@@ -70,14 +70,31 @@ def take_signal(connection: Connection, run: str, name: str, position: int) -> s
     return payload
 
 
-def workable_query(names: Sequence[str], code: str, loop: str | None, now: int) -> Select[Any]:
-    """Runs that are due, that must be parked because their code changed, or that somebody holds; earliest first."""
-    due = and_(runs.c.status.in_(("ready", "sleeping", "waiting")), runs.c.due <= now)
-    changed = and_(runs.c.status.in_(OPEN), runs.c.fence > 0, runs.c.code.not_in((code, "")))
-    query = select(runs).where(runs.c.name.in_(names), or_(due, changed, runs.c.status == "running"))
-    if loop is not None:
-        query = query.where(runs.c.loop == loop)
-    return query.order_by(runs.c.due, runs.c.submitted, runs.c.id).with_for_update(skip_locked=True)
+def _workable(of_one_loop: bool) -> Select[Any]:
+    due = and_(runs.c.status.in_(("ready", "sleeping", "waiting")), runs.c.due <= bindparam("now"))
+    changed = and_(runs.c.status.in_(OPEN), runs.c.fence > 0, runs.c.code.not_in((bindparam("code"), "")))
+    names = runs.c.name.in_(bindparam("names", expanding=True))
+    query = select(runs).where(names, or_(due, changed, runs.c.status == "running"))
+    if of_one_loop:
+        query = query.where(runs.c.loop == bindparam("loop"))
+    return query.order_by(runs.c.due, runs.c.submitted, runs.c.id)
+
+
+WORKABLE, WORKABLE_OF_LOOP = _workable(False), _workable(True)
+"""Runs that are due, that must be parked because their code changed, or that somebody holds; earliest first."""
+_CLAIM = update(runs).where(
+    runs.c.id == bindparam("b_id"),
+    runs.c.fence == bindparam("b_fence"),
+    runs.c.status == bindparam("b_status"),
+    # Whoever held it may have renewed its lease meanwhile.
+    or_(runs.c.status != "running", runs.c.lease == bindparam("b_lease")),
+)
+
+
+def claim(connection: Connection, row: Row[Any], **changes: Any) -> bool:
+    """Change a run as it was when ``row`` was read; False when somebody else was first. Its fence rises by one."""
+    seen = {"b_id": row.id, "b_fence": row.fence, "b_status": row.status, "b_lease": row.lease}
+    return connection.execute(_CLAIM, {**seen, "fence": row.fence + 1, **changes}).rowcount == 1
 
 
 def takeable(found: Iterable[Row[Any]], real: int, gone: Callable[[str], bool]) -> Iterator[Row[Any]]:

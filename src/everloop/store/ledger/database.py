@@ -12,15 +12,15 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import DatabaseError, DBAPIError
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import QueuePool
 
 from everloop.errors import StoreError, StoreFull
 from everloop.store.ledger import migrate
+from everloop.store.ledger.begin import begin
 from everloop.store.ledger.mounts import refuse_network
 
 BUSY_SECONDS = 30
-_WRITE = "everloop_write"
 
 
 class Ledger:
@@ -28,7 +28,6 @@ class Ledger:
 
     def __init__(self, engine: Engine, place: str) -> None:
         self._engine = engine
-        self._writer = engine.execution_options(**{_WRITE: True})
         self._place = place
 
     @classmethod
@@ -60,6 +59,7 @@ class Ledger:
     def read(self) -> Iterator[Connection]:
         """A transaction that sees one state of the ledger throughout. Writing in it is a mistake."""
         with _translated(self._place), self._engine.connect() as connection, connection.begin():
+            begin(connection, "BEGIN")
             yield connection
 
     @contextmanager
@@ -68,7 +68,8 @@ class Ledger:
 
         On SQLite it holds the one write lock from its first line on: what is read in it stays true.
         """
-        with _translated(self._place), self._writer.begin() as connection:
+        with _translated(self._place), self._engine.begin() as connection:
+            begin(connection, "BEGIN IMMEDIATE")
             yield connection
 
     def close(self) -> None:
@@ -106,11 +107,6 @@ def _engine(url: URL) -> Engine:
         connection.isolation_level = None
         connection.execute("PRAGMA synchronous=FULL")
 
-    @event.listens_for(engine, "begin")
-    def begun(connection: Connection) -> None:
-        write = connection.get_execution_options().get(_WRITE, False)
-        connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
-
     return engine
 
 
@@ -119,16 +115,17 @@ def _translated(place: str) -> Iterator[None]:
     """Turn what the driver says into what a person can act on."""
     try:
         yield
-    except DBAPIError as error:
-        said = str(error.orig).lower()
-        if "full" in said or "no space" in said or getattr(error.orig, "sqlstate", None) == "53100":
+    except (DBAPIError, sqlite3.Error) as error:
+        cause = error.orig if isinstance(error, DBAPIError) else error
+        said = str(cause).lower()
+        if "full" in said or "no space" in said or getattr(cause, "sqlstate", None) == "53100":
             raise StoreFull(f"There is no space left for the ledger {place}; nothing was half written.") from error
         if "database is locked" in said:
             raise StoreError(
                 f"The ledger {place} has been locked by another writer for {BUSY_SECONDS} s; end that process."
             ) from error
-        if isinstance(error, DatabaseError) and ("not a database" in said or "malformed" in said):
-            raise StoreError(f"{place} is not a ledger ({error.orig}); name another file or restore a copy.") from error
+        if "not a database" in said or "malformed" in said:
+            raise StoreError(f"{place} is not a ledger ({cause}); name another file or restore a copy.") from error
         if "unable to open" in said or "readonly" in said or "disk i/o" in said:
-            raise StoreError(f"The ledger {place} cannot be used: {error.orig}.") from error
+            raise StoreError(f"The ledger {place} cannot be used: {cause}.") from error
         raise

@@ -11,6 +11,7 @@ from pathlib import Path
 from sqlalchemy import Connection, Engine
 
 from everloop.errors import StoreError
+from everloop.store.ledger.begin import begin
 
 HEAD = "0001"
 """The newest revision in ``migrations/versions``."""
@@ -80,8 +81,8 @@ def _upgrade(engine: Engine, revision: str | None) -> None:
         return list(scripts._upgrade_revs(HEAD, current))  # type: ignore[arg-type]
 
     # One transaction for all of it: a kill in between leaves the ledger as it was.
-    writer = engine.execution_options(everloop_write=True)
-    with EnvironmentContext(config, scripts, fn=steps) as environment, writer.begin() as connection:
+    with EnvironmentContext(config, scripts, fn=steps) as environment, engine.begin() as connection:
+        begin(connection, "BEGIN IMMEDIATE")
         environment.configure(connection=connection, target_metadata=metadata, transactional_ddl=True)
         environment.run_migrations()
 
