@@ -16,7 +16,7 @@ PREDICTION = np.stack([1.0 - CHANCE, CHANCE], axis=1)
 
 
 def decided(threshold: float) -> np.ndarray:
-    return CHANCE >= threshold
+    return np.greater_equal(CHANCE, threshold)
 
 
 def test_a_fixed_threshold_is_taken_as_it_is() -> None:

@@ -61,7 +61,8 @@ def _link(graph: Graph, raw: str, objective: str) -> str:
 
 def _zeros_missing(graph: Graph, matrix: str, blocks: list[dict[str, str]], width: int) -> str:
     """zero_as_missing=True: the columns it holds for get NaN for zero, so that zeros take the default branch."""
-    by_zero, otherwise = set(), set()
+    by_zero: set[int] = set()
+    otherwise: set[int] = set()
     for block in blocks:
         for column, decision in zip(
             *(block.get(n, "").split() for n in ("split_feature", "decision_type")), strict=True

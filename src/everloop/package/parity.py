@@ -86,11 +86,10 @@ def check(
         finite = expected[np.isfinite(expected)]
         floor = FLOOR * float(np.sqrt(np.mean(np.square(finite)))) if len(finite) else FLOOR
     worst = _compare(signature, answer, decision, expected, floor, threshold, lambda row: f"row {row}")
-    for row in np.unique(np.linspace(0, count - 1, ALONE, dtype=np.int64)):
+    for row in np.unique(np.linspace(0, count - 1, ALONE, dtype=np.int64)).tolist():
         answer, decision = run(opened, {kind: values[row : row + 1] for kind, values in inputs.items()})
-        alone = _compare(
-            signature, answer, decision, expected[row : row + 1], floor, threshold, lambda _, r=row: f"row {r} alone"
-        )
+        said = [f"row {row} alone"]
+        alone = _compare(signature, answer, decision, expected[row : row + 1], floor, threshold, said.__getitem__)
         worst = max(worst, alone)
     changed, words = mutations(signature, unpacked(signature, inputs))
     try:
@@ -99,7 +98,7 @@ def check(
         changed, words = mutations(signature, unpacked(signature, inputs), extremes=False)
         expected = _trained(trainer, frame_of(signature, changed), " on rows with a missing or unseen value")
     answer, decision = run(opened, pack(changed, signature.inputs))
-    worst = max(worst, _compare(signature, answer, decision, expected, floor, threshold, lambda row: words[row]))
+    worst = max(worst, _compare(signature, answer, decision, expected, floor, threshold, words.__getitem__))
     return ParityReport(rows=count, mutated=len(words), worst=worst, seconds=time.perf_counter() - started)
 
 

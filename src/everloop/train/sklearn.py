@@ -96,7 +96,7 @@ def fit(
     options: Mapping[str, Any] | None = None,
 ) -> Any:
     """Fit in place, with BLAS and OpenMP held to ``threads``; ``options`` go to the estimator's own fit."""
-    from threadpoolctl import threadpool_limits
+    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
     extra = dict(options or {})
     if weights is not None:
