@@ -10,13 +10,17 @@ from typing import Any
 
 from everloop.errors import SpecError
 from everloop.spec.columns import Column, Columns
-from everloop.spec.conform import conform, positive, shown
+from everloop.spec.conform import conform, exact, positive, shown
+from everloop.spec.taught import taught
 from everloop.spec.trace import trace
 from everloop.spec.tree import Call, Constant, Input, Node
 
 Bound = int | float | datetime
 
+_LOOKING = re.compile(r"\(\?(=|!|<=|<!|P=)|(?<!\\)(\\\\)*\\[1-9]")
 
+
+@taught
 @dataclass(frozen=True, init=False)
 class NotNull:
     """These columns are never missing."""
@@ -28,6 +32,7 @@ class NotNull:
         _named(self)
 
 
+@taught
 @dataclass(frozen=True, init=False)
 class Unique:
     """No two rows of a batch share these values."""
@@ -39,6 +44,7 @@ class Unique:
         _named(self)
 
 
+@taught
 @dataclass(frozen=True)
 class Between:
     """``low`` ≤ value ≤ ``high``."""
@@ -49,12 +55,15 @@ class Between:
 
     def __post_init__(self) -> None:
         conform(self)
+        object.__setattr__(self, "low", exact(self.low))
+        object.__setattr__(self, "high", exact(self.high))
         if isinstance(self.low, datetime) != isinstance(self.high, datetime):
             raise SpecError(f"Between({self.column!r}) goes from {self.low!r} to {self.high!r}; write two of one kind.")
         if self.low > self.high:  # type: ignore[operator]
             raise SpecError(f"Between({self.column!r}) goes from {self.low} to {self.high}; write the lower one first.")
 
 
+@taught
 @dataclass(frozen=True)
 class OneOf:
     """The value is one of these."""
@@ -63,11 +72,20 @@ class OneOf:
     values: tuple[bool | int | float | str, ...]
 
     def __post_init__(self) -> None:
+        if isinstance(self.values, set | frozenset):
+            object.__setattr__(self, "values", tuple(self.values))
         conform(self)
         if not self.values:
-            raise SpecError(f"OneOf({self.column!r}) allows no value at all; write the values that are allowed.")
+            raise SpecError(f"OneOf({self.column!r}, []) allows no value at all; write the values that are allowed.")
+        # A set is meant: neither order nor repetition changes the digest.
+        plain = {(type(value).__name__, value) for value in map(exact, self.values)}
+        kinds = {"number" if kind in ("int", "float") else kind for kind, _ in plain}
+        if len(kinds) > 1:
+            raise SpecError(f"OneOf({self.column!r}) mixes {shown(self.values)}; write values of one type.")
+        object.__setattr__(self, "values", tuple(value for _, value in sorted(plain, key=lambda each: each[1])))
 
 
+@taught
 @dataclass(frozen=True)
 class Matches:
     """The text holds the regular expression somewhere; anchor it with ^ and $ to mean all of it."""
@@ -77,12 +95,18 @@ class Matches:
 
     def __post_init__(self) -> None:
         conform(self)
+        where = f"Matches({self.column!r}) has the pattern {self.pattern!r}"
         try:
             re.compile(self.pattern)
         except re.error as error:
-            raise SpecError(f"Matches({self.column!r}) has the pattern {self.pattern!r}, which is none: {error}.") from None
+            raise SpecError(f"{where}, which is no regular expression: {error}; correct it.") from None
+        if _LOOKING.search(self.pattern):
+            raise SpecError(
+                f"{where}, which looks around or back; columns are matched in one pass: write it without, or use Holds(…)."
+            )
 
 
+@taught
 @dataclass(frozen=True)
 class Fresh:
     """The newest row of a batch is at most ``within`` old when the batch comes."""
@@ -94,6 +118,7 @@ class Fresh:
         positive(self.within, "Fresh.within", example="timedelta(hours=6)")
 
 
+@taught
 @dataclass(frozen=True, init=False)
 class Holds:
     """Any expression on the row that gives true or false: ``Holds(lambda row: row.landed > row.departed, "lands later")``."""
@@ -115,8 +140,10 @@ class Holds:
 
 def _named(check: NotNull | Unique) -> None:
     conform(check)
+    if len(set(check.columns)) < len(check.columns):
+        raise SpecError(f"{type(check).__name__}{check.columns} names a column twice; leave one out.")
     if not check.columns:
-        raise SpecError(f'{type(check).__name__}() names no column; write {type(check).__name__}("carrier").')
+        raise SpecError(f'{type(check).__name__}() names no column; write for example {type(check).__name__}("carrier").')
 
 
 Check = NotNull | Between | OneOf | Matches | Unique | Fresh | Holds

@@ -6,6 +6,7 @@ Values are canonical when they are made (``conform``), so equal declarations hav
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
 from typing import Any
@@ -14,7 +15,21 @@ import msgspec
 
 from everloop.errors import SpecError
 from everloop.records import digest_of
-from everloop.spec import checks, decision, gate, guard, label, metric, retrain, rollout, serve, source, train, tree, window
+from everloop.spec import (
+    checks,
+    decision,
+    gate,
+    guard,
+    label,
+    metric,
+    retrain,
+    rollout,
+    serve,
+    source,
+    train,
+    tree,
+    window,
+)
 from everloop.spec.conform import fitted, hints_of, shown
 from everloop.spec.function import Function
 from everloop.spec.loop import Loop
@@ -33,7 +48,10 @@ NODES = (tree.Input, tree.Constant, tree.Call)
 
 def to_bytes(loop: Loop) -> bytes:
     """Canonical: keys sorted, no spaces, durations in microseconds, instants in UTC."""
-    return msgspec.json.encode({"format": FORMAT, "loop": _encoded(loop)}, order="sorted")
+    try:
+        return msgspec.json.encode({"format": FORMAT, "loop": _encoded(loop)}, order="sorted")
+    except UnicodeEncodeError as error:
+        raise SpecError(f"{shown(error.object)} in the loop {loop.name} is no sound text ({error.reason}); correct it.") from None
 
 
 def digest(loop: Loop) -> str:
@@ -49,16 +67,20 @@ def from_bytes(data: bytes, *, bind: Callable[[Function], Callable[..., Any]] | 
     try:
         form = msgspec.json.decode(data)
         if form["format"] != FORMAT:
-            raise SpecError(f"The loop is written in form {form['format']!r}; this everloop reads {FORMAT}.")
+            raise SpecError(
+                f"The loop is written in form {form['format']!r}, and this everloop reads {FORMAT}; "
+                "use the everloop that wrote it, or declare the loop again."
+            )
         loop = _decoded(form["loop"], bind)
-    except (msgspec.DecodeError, KeyError, TypeError) as error:
-        raise SpecError(f"These bytes are no loop ({error}); write them with codec.to_bytes.") from None
+    except (msgspec.DecodeError, LookupError, TypeError, ValueError, AttributeError, RecursionError) as error:
+        raise SpecError(f"These bytes are no loop ({type(error).__name__}: {error}); write them with codec.to_bytes.") from None
     if not isinstance(loop, Loop):
-        raise SpecError(f"These bytes hold {shown(loop)} and no loop.")
+        raise SpecError(f"These bytes hold {shown(loop)} and no loop; write them with codec.to_bytes.")
     return loop
 
 
 def _encoded(value: Any) -> Any:
+    """Fields have declared types, so lists and tuples need no telling apart."""
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if isinstance(value, timedelta):
@@ -69,15 +91,34 @@ def _encoded(value: Any) -> Any:
         return {"kind": "features", "columns": value.to_json()}
     if isinstance(value, NODES):
         return {"kind": "node", "tree": tree.to_json(value)}
+    if isinstance(value, train.Estimator):
+        return {"kind": "Estimator", "path": value.path, "parameters": _encoded_exactly(value.parameters)}
     if dataclasses.is_dataclass(value) and type(value).__name__ in KINDS:
         fields = [each for each in dataclasses.fields(value) if each.metadata.get("encoded", True)]
         return {"kind": type(value).__name__, **{each.name: _encoded(getattr(value, each.name)) for each in fields}}
     if isinstance(value, Mapping):
-        pairs = sorted(value.items(), key=lambda pair: repr(pair[0]))
-        return {"kind": "map", "pairs": [[_encoded(key), _encoded(each)] for key, each in pairs]}
+        return _pairs(value, _encoded)
     if isinstance(value, list | tuple):
         return [_encoded(each) for each in value]
-    raise SpecError(f"{shown(value)} is a {type(value).__name__}, which a declaration cannot hold.")
+    raise SpecError(f"{shown(value)} is a {type(value).__name__}, which a declaration cannot hold; leave it out.")
+
+
+def _encoded_exactly(value: Any) -> Any:
+    """An estimator's parameters have no declared types: what they are is kept."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return {"kind": "float", "value": repr(value)}
+    if isinstance(value, tuple):
+        return {"kind": "tuple", "items": [_encoded_exactly(each) for each in value]}
+    if isinstance(value, list):
+        return [_encoded_exactly(each) for each in value]
+    if isinstance(value, Mapping):
+        return _pairs(value, _encoded_exactly)
+    return _encoded(value)
+
+
+def _pairs(value: Mapping[Any, Any], encoded: Callable[[Any], Any]) -> dict[str, Any]:
+    pairs = sorted(value.items(), key=lambda pair: (type(pair[0]).__name__, pair[0]))
+    return {"kind": "map", "pairs": [[key, encoded(each)] for key, each in pairs]}
 
 
 def _decoded(form: Any, bind: Callable[[Function], Callable[..., Any]] | None) -> Any:
@@ -95,6 +136,11 @@ def _decoded(form: Any, bind: Callable[[Function], Callable[..., Any]] | None) -
             return tree.FeatureTree.from_json(form["columns"])
         case "node":
             return tree.from_json(form["tree"])
+        case "float":
+            number = float(form["value"])
+            return math.nan if math.isnan(number) else number
+        case "tuple":
+            return tuple(_decoded(each, bind) for each in form["items"])
         case "map":
             return {key: _decoded(value, bind) for key, value in form["pairs"]}
     made = _made(KINDS[kind], {name: _decoded(value, bind) for name, value in form.items() if name != "kind"})

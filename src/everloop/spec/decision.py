@@ -7,8 +7,10 @@ from dataclasses import dataclass, field
 from everloop.errors import SpecError
 from everloop.spec.conform import conform, within
 from everloop.spec.metric import Metric
+from everloop.spec.taught import taught
 
 
+@taught
 @dataclass(frozen=True, kw_only=True)
 class Threshold:
     """The positive class from this probability on: a fixed one, or chosen on the test rows to reach what is written."""

@@ -12,8 +12,8 @@ from everloop.spec.guard import Errors, Guard
 from everloop.spec.resolve import Resolved
 from everloop.spec.retrain import AllOf, AnyOf, Degraded, Drift, Every, Manual, Rows, Trigger
 from everloop.spec.rollout import Canary
-from everloop.spec.tree import describe as words_of
 from everloop.spec.train import Train
+from everloop.spec.tree import describe as words_of
 from everloop.spec.window import Last
 
 

@@ -12,6 +12,9 @@ from everloop.errors import SpecError
 from everloop.records import digest_of
 from everloop.spec.conform import shown
 
+DECLARATION = "everloop_declaration_"
+"""How the name of a loaded declaration's module begins; the digest of its content follows."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Function:
@@ -35,7 +38,7 @@ class Function:
                 "write a def at the top level of the declaration."
             )
         try:
-            content = Path(inspect.getsourcefile(given) or "").read_bytes()
+            content = Path(inspect.getsourcefile(inspect.unwrap(given)) or "").read_bytes()
         except (OSError, TypeError):
             raise SpecError(f"{where} is {name}, whose file cannot be read; write it in the declaration's file.") from None
         return cls(name=name, module_file_digest=digest_of(content), call=given)

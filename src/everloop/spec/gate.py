@@ -7,12 +7,21 @@ from typing import Literal
 
 from everloop.errors import SpecError
 from everloop.spec.conform import conform, within
+from everloop.spec.taught import taught
 
 
 def _slices(gate: NotWorse | Better) -> None:
+    """A single name is a list of one; each slice once."""
     object.__setattr__(gate, "slices", (gate.slices,) if isinstance(gate.slices, str) else gate.slices)
+    conform(gate)
+    kind = type(gate).__name__
+    if len(set(gate.slices)) < len(gate.slices):
+        raise SpecError(f"{kind}.slices is {gate.slices}; name each column once.")
+    if gate.slice_margin is not None and gate.slice_margin < 0:
+        raise SpecError(f"{kind}.slice_margin is {gate.slice_margin:g}; write 0 or more.")
 
 
+@taught
 @dataclass(frozen=True, kw_only=True)
 class NotWorse:
     """Shown not to be worse than the champion by ``margin`` (in the score's units), at level ``alpha``.
@@ -29,14 +38,12 @@ class NotWorse:
 
     def __post_init__(self) -> None:
         _slices(self)
-        conform(self)
         if self.margin <= 0:
             raise SpecError(f"NotWorse.margin is {self.margin:g}; write more than 0: no number of rows proves equality.")
-        if self.slice_margin is not None and self.slice_margin < 0:
-            raise SpecError(f"NotWorse.slice_margin is {self.slice_margin:g}; write 0 or more.")
         within(self.alpha, 0, 0.5, "NotWorse.alpha")
 
 
+@taught
 @dataclass(frozen=True, kw_only=True)
 class Better:
     """Shown to be better than the champion by more than ``by`` (in the score's units)."""
@@ -48,7 +55,6 @@ class Better:
 
     def __post_init__(self) -> None:
         _slices(self)
-        conform(self)
         if self.by < 0:
             raise SpecError(f"Better.by is {self.by:g}; write 0 or more, or use NotWorse(margin=…).")
         within(self.alpha, 0, 0.5, "Better.alpha")

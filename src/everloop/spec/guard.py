@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from everloop.spec.conform import conform, within
+from everloop.spec.taught import taught
 
 
+@taught
 @dataclass(frozen=True, kw_only=True)
 class Errors:
     """The share of requests that fail; at most ``margin`` more than the champion's."""
@@ -18,6 +20,7 @@ class Errors:
         within(self.margin, 0, 1, "guard.Errors.margin")
 
 
+@taught
 @dataclass(frozen=True, kw_only=True)
 class Latency:
     """The share of answers slower than the champion's ``quantile``, frozen before; at most ``margin`` more."""

@@ -2,30 +2,33 @@
 
 from __future__ import annotations
 
-import importlib.util
 import sys
 import traceback
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from everloop.errors import EverloopError, SpecError
 from everloop.records import digest_of
-from everloop.spec.function import Function
+from everloop.spec.function import DECLARATION, Function
 from everloop.spec.loop import Loop
 from everloop.spec.metric import Custom
-from everloop.spec.train import Train
+from everloop.spec.train import Estimator
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Declaration:
     path: Path
     loops: tuple[Loop, ...]
+    """In the order of the file: every Loop that stands at its top level, alone or in a list, a tuple or a dict."""
     source: bytes
     source_digest: str
 
 
-def load(path: Path) -> Declaration:
+def load(path: Path | str) -> Declaration:
     """Raises SpecError for every mistake in the file, with its line, never a traceback."""
     path = Path(path).absolute()
     if path.is_dir() or path.suffix != ".py":
@@ -35,70 +38,157 @@ def load(path: Path) -> Declaration:
     except FileNotFoundError:
         raise SpecError(f"There is no file {path}; name the file that declares the loop.") from None
     except OSError as error:
-        raise SpecError(f"{path} cannot be read: {error.strerror}.") from None
+        raise SpecError(f"{path} cannot be read: {error.strerror}; make it readable.") from None
     digest = digest_of(source)
-    module = _executed(path, f"everloop_declaration_{digest[:16]}")
+    module = _executed(path, source, digest)
     loops: list[Loop] = []
     for value in vars(module).values():
-        if isinstance(value, Loop) and not any(value is each for each in loops):
-            loops.append(value)
+        for each in _loops_in(value):
+            if not any(each is known for known in loops):
+                loops.append(each)
     if not loops:
         raise SpecError(f"{path.name} declares no loop; write loop = el.Loop(name=…, source=…, label=…, train=…).")
     names = [each.name for each in loops]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise SpecError(f"{path.name} declares {', '.join(twice)} twice; give each loop a name of its own.")
-    for each in loops:
-        for function in functions_of(each):
-            if function.module_file_digest != digest:
-                raise SpecError(
-                    f"The function {function.name} of the loop {each.name} stands in another file; "
-                    f"move it into {path.name}, which is kept with every version."
-                )
+    for loop in loops:
+        _functions_found_again(loop, module, path, digest)
+        _estimators_found_again(loop, path)
     return Declaration(path=path, loops=tuple(loops), source=source, source_digest=digest)
 
 
 def functions_of(loop: Loop) -> tuple[Function, ...]:
     """The user's functions that must be found again."""
-    trains: tuple[Train, ...] = loop.train if isinstance(loop.train, tuple) else (loop.train,)
-    found = [each.estimator for each in trains if isinstance(each.estimator, Function)]
+    found = [each.estimator for each in loop.trains if isinstance(each.estimator, Function)]
     if isinstance(loop.score, Custom):
         found.append(loop.score.function)
+    if loop.decision is not None and isinstance(loop.decision.minimise, Custom):
+        found.append(loop.decision.minimise.function)
     return tuple(found)
 
 
 def module_of(path: Path) -> ModuleType:
     """The module of a stored declaration, executed once per content: where a `Function` is found again by name."""
-    name = f"everloop_declaration_{digest_of(path.read_bytes())[:16]}"
-    return sys.modules[name] if name in sys.modules else _executed(path, name)
+    source = path.read_bytes()
+    digest = digest_of(source)
+    known = sys.modules.get(_name(digest))
+    return known if known is not None else _executed(path, source, digest)
 
 
-def _executed(path: Path, name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    sys.path.insert(0, str(path.parent))
+def _loops_in(value: Any) -> Iterator[Loop]:
+    if isinstance(value, Loop):
+        yield value
+    elif isinstance(value, list | tuple):
+        yield from (each for each in value if isinstance(each, Loop))
+    elif isinstance(value, Mapping):
+        yield from (each for each in value.values() if isinstance(each, Loop))
+
+
+def _name(digest: str) -> str:
+    return f"{DECLARATION}{digest[:16]}"
+
+
+def _executed(path: Path, source: bytes, digest: str) -> ModuleType:
+    """The bytes that were read are the bytes that run: no compiled file of an older content beside it is used."""
+    module = ModuleType(_name(digest))
+    module.__file__ = str(path)
+    sys.modules[module.__name__] = module
     try:
-        spec.loader.exec_module(module)
-    except EverloopError as error:
-        sys.modules.pop(name, None)
-        where = _line(error, path)
-        raise SpecError(f"{path.name}{f':{where}' if where else ''}: {error}") from None
-    except SyntaxError as error:
-        sys.modules.pop(name, None)
-        raise SpecError(f"{path.name}:{error.lineno}: {error.msg}: {(error.text or '').strip()}") from None
-    except Exception as error:
-        sys.modules.pop(name, None)
-        where = _line(error, path)
-        raise SpecError(f"{path.name}{f':{where}' if where else ''}: {type(error).__name__}: {error}") from None
-    finally:
-        sys.path.remove(str(path.parent))
+        code = compile(source, str(path), "exec", dont_inherit=True)
+        with _beside(path.parent):
+            exec(code, vars(module))
+    except (Exception, SystemExit) as error:
+        sys.modules.pop(module.__name__, None)
+        raise SpecError(_told(error, path)) from None
     return module
 
 
+@contextmanager
+def _beside(folder: Path) -> Iterator[None]:
+    """Modules beside the declaration can be imported while it loads; another folder's of the same name stay apart."""
+    if str(folder) in sys.path:
+        yield
+        return
+    known = set(sys.modules)
+    sys.path.insert(0, str(folder))
+    try:
+        yield
+    finally:
+        sys.path.remove(str(folder))
+        for name in set(sys.modules) - known:
+            if not name.startswith(DECLARATION) and _is_beside(sys.modules[name], folder):
+                del sys.modules[name]
+
+
+def _is_beside(module: ModuleType | None, folder: Path) -> bool:
+    file, name = getattr(module, "__file__", None), getattr(module, "__name__", "")
+    top = name.partition(".")[0]
+    return file is not None and (Path(file) == folder / f"{top}.py" or Path(file).is_relative_to(folder / top))
+
+
+def _told(error: BaseException, path: Path) -> str:
+    """The place in the user's file and the last line of the error: what a person needs of a traceback."""
+    if isinstance(error, SyntaxError) and error.filename == str(path):
+        text = f": {error.text.strip()}" if error.text else ""
+        return f"{path.name}{f':{error.lineno}' if error.lineno else ''}: {error.msg}{text}; correct the line."
+    line = _line(error, path)
+    where = f"{path.name}:{line}" if line else path.name
+    if isinstance(error, EverloopError):
+        return f"{where}: {error}"
+    if isinstance(error, SystemExit):
+        return f"{where}: the file ends Python (SystemExit: {error.code}); a declaration only declares: leave that out."
+    said = f"{where}: {type(error).__name__}: {(str(error) or 'no message').splitlines()[0]}"
+    return f"{said}; install it, or correct its name." if isinstance(error, ModuleNotFoundError) else said
+
+
 def _line(error: BaseException, path: Path) -> int | None:
-    """The line of the user's file that the mistake came through."""
-    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
-    return lines[-1] if lines else None
+    """The line of the user's file that the mistake came through: the innermost that the chain of errors knows."""
+    chain = [error]
+    while (before := chain[-1].__cause__ or chain[-1].__context__) is not None and before not in chain:
+        chain.append(before)
+    for each in reversed(chain):
+        lines = [frame.lineno for frame in traceback.extract_tb(each.__traceback__) if frame.filename == str(path)]
+        if lines:
+            return lines[-1]
+    return None
+
+
+def _functions_found_again(loop: Loop, module: ModuleType, path: Path, digest: str) -> None:
+    for function in functions_of(loop):
+        if function.module_file_digest != digest:
+            raise SpecError(
+                f"The function {function.name} of the loop {loop.name} stands in another file; "
+                f"move it into {path.name}, which is kept with every version."
+            )
+        if getattr(module, function.name, None) is not function.call:
+            raise SpecError(
+                f"The function {function.name} of the loop {loop.name} is no longer what {function.name} names at the end "
+                f"of {path.name}; give it a name of its own, so that it can be found again."
+            )
+
+
+def _estimators_found_again(loop: Loop, path: Path) -> None:
+    """A class in a file beside the declaration is not there where the fit runs."""
+    for each in loop.trains:
+        for estimator in _estimators_in(each.estimator):
+            top = estimator.path.partition(".")[0]
+            if top not in sys.modules and any(
+                place.exists() for place in (path.parent / f"{top}.py", path.parent / top / "__init__.py")
+            ):
+                raise SpecError(
+                    f"The estimator {estimator.path} of the loop {loop.name} stands in a file beside {path.name}, which is "
+                    "not kept with the version; install it as a package, or train with a function."
+                )
+
+
+def _estimators_in(value: Any) -> Iterator[Estimator]:
+    if isinstance(value, Estimator):
+        yield value
+        yield from _estimators_in(value.parameters)
+    elif isinstance(value, Mapping):
+        for each in value.values():
+            yield from _estimators_in(each)
+    elif isinstance(value, list | tuple):
+        for each in value:
+            yield from _estimators_in(each)

@@ -3,32 +3,37 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
 from everloop.errors import SpecError
 from everloop.spec.checks import Check
-from everloop.spec.trace import trace
 from everloop.spec.conform import conform, shown
 from everloop.spec.decision import Threshold
 from everloop.spec.gate import Better, NotWorse
 from everloop.spec.label import Label
-from everloop.spec.metric import Custom, Metric
-from everloop.spec.retrain import AnyOf, Degraded, Every, Trigger
+from everloop.spec.metric import METRICS, Custom, Metric
+from everloop.spec.retrain import AnyOf, Degraded, Drift, Every, Trigger
 from everloop.spec.retrain import leaves as triggers_of
 from everloop.spec.rollout import Canary, Direct
 from everloop.spec.serve import Serve
 from everloop.spec.source import Source
+from everloop.spec.taught import taught
+from everloop.spec.trace import trace
 from everloop.spec.train import Train
-from everloop.spec.tree import FeatureTree
+from everloop.spec.tree import FeatureTree, inputs_of
 from everloop.spec.window import Everything, Last
 
 NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
+DEFAULT_WINDOW = Everything()
+DEFAULT_GATE = NotWorse()
+DEFAULT_SERVE = Serve()
+DEFAULT_ROLLOUT = Canary()
 DEFAULT_RETRAIN = AnyOf(Every(timedelta(days=7)), Degraded(by=0.02))
 
 
+@taught
 @dataclass(frozen=True, kw_only=True)
 class Loop:
     """Source, label and train are needed; every other field has a default that is safe and that ``check`` says aloud.
@@ -44,13 +49,13 @@ class Loop:
     checks: tuple[Check, ...] = ()
     features: FeatureTree | None = None
     """Given as a function of the row, kept as the tree that it draws. None: all columns that may be used."""
-    window: Last | Everything = Everything()
+    window: Last | Everything = DEFAULT_WINDOW
     decision: Threshold | None = None
     score: Metric | None = None
-    gate: NotWorse | Better | None = NotWorse()
+    gate: NotWorse | Better | None = DEFAULT_GATE
     compress: None = None
-    serve: Serve = Serve()
-    rollout: Canary | Direct = Canary()
+    serve: Serve = DEFAULT_SERVE
+    rollout: Canary | Direct = DEFAULT_ROLLOUT
     retrain: Trigger = DEFAULT_RETRAIN
     quarantine_up_to: float = 0.05
     """The share of a batch that may fail its checks; beyond it the whole batch is refused."""
@@ -61,56 +66,90 @@ class Loop:
         conform(self)
         if not NAME.fullmatch(self.name):
             raise SpecError(
-                f"Loop.name is {self.name!r}; write lower-case letters, digits, - and _, for example \"flight-delay\"."
+                f"Loop.name is {self.name!r}, which names no folder everywhere; write at most 63 lower-case letters, "
+                'digits, - and _, for example "flight-delay".'
             )
         if not 0 <= self.quarantine_up_to <= 1:
             raise SpecError(f"Loop.quarantine_up_to is {self.quarantine_up_to:g}; write a share from 0 to 1.")
         if self.cooldown < timedelta(0):
             raise SpecError(f"Loop.cooldown is {self.cooldown}; write 0 or more.")
         if isinstance(self.train, tuple) and not self.train:
-            raise SpecError("Loop.train is empty; write Train(LGBMClassifier()), for example.")
+            raise SpecError("Loop.train is (); write Train(LGBMClassifier()), for example.")
         self._each_once()
-        self._features_known_then()
+        self._known_then()
+        self._watched()
 
     def _take_shapes(self) -> None:
         """Accept the short forms that people write."""
-        set_to: Callable[[str, Any], None] = lambda name, value: object.__setattr__(self, name, value)  # noqa: E731
         if callable(self.features) and not isinstance(self.features, FeatureTree):
-            set_to("features", FeatureTree(columns=trace(self.features)))
-        if self.score is not None and callable(self.score) and not hasattr(type(self.score), "companion"):
-            set_to("score", Custom(self.score))
+            self._set("features", FeatureTree(columns=trace(self.features)))
+        if self.score is not None and not isinstance(self.score, type) and not isinstance(self.score, METRICS):
+            self._set("score", Custom(self.score))
         if isinstance(self.retrain, list | tuple):
             raise SpecError(f"Loop.retrain is {shown(self.retrain)}; write AnyOf(…) or AllOf(…) around them.")
-        if not isinstance(self.train, Train | list | tuple):
-            set_to("train", Train(self.train))
+        if isinstance(self.train, list | tuple):
+            each = tuple(one if isinstance(one, Train) else Train(one) for one in self.train)
+            self._set("train", each[0] if len(each) == 1 else each)
+        elif not isinstance(self.train, Train):
+            self._set("train", Train(self.train))
         if isinstance(self.label, str):
-            set_to("label", Label(self.label))
-        if isinstance(self.checks, Mapping | str) or not isinstance(self.checks, list | tuple):
-            raise SpecError(f"Loop.checks is {shown(self.checks)}; write a list of el.check values.")
+            self._set("label", Label(self.label))
+        if isinstance(self.label, list | tuple):
+            raise SpecError(f"Loop.label is {shown(self.label)}; several labels are not built yet: declare a loop for each.")
+        if not isinstance(self.checks, list | tuple):
+            raise SpecError(f"Loop.checks is {shown(self.checks)}; write a list such as [el.check.NotNull(\"carrier\")].")
+        if self.compress is not None:
+            raise SpecError(f"Loop.compress is {shown(self.compress)}; compressing is not built yet: leave it out.")
+
+    def _set(self, name: str, value: Any) -> None:
+        object.__setattr__(self, name, value)
 
     def _each_once(self) -> None:
-        for position, each in enumerate(self.checks):
-            if each in self.checks[:position]:
-                raise SpecError(f"Loop.checks holds {each!r} twice; leave one out.")
-        parts = list(triggers_of(self.retrain))
-        for position, trigger in enumerate(parts):
-            if trigger in parts[:position]:
-                raise SpecError(f"Loop.retrain holds {trigger!r} twice; leave one out.")
-        if isinstance(self.train, tuple) and len(set(map(repr, self.train))) < len(self.train):
-            raise SpecError("Loop.train holds the same Train twice; leave one out.")
+        for where, parts in (
+            ("checks", self.checks),
+            ("retrain", tuple(triggers_of(self.retrain))),
+            ("train", self.train if isinstance(self.train, tuple) else ()),
+        ):
+            for position, each in enumerate(parts):
+                if each in parts[:position]:
+                    raise SpecError(f"Loop.{where} holds {each!r:.200} twice; leave one out.")
 
-    def _features_known_then(self) -> None:
-        if self.features is None:
-            return
-        for name, node in self.features.columns:
-            used = FeatureTree(columns=((name, node),)).inputs
-            late = sorted(set(used) & set(self.source.after))
+    def _known_then(self) -> None:
+        """What a feature, a key or a time reads must be known at the event."""
+        label, source = self.label.column, self.source
+        if label in source.key or label == source.event_time_column:
+            raise SpecError(
+                f"Loop.label is {label!r}, which source.key or source.event_time names too; "
+                "a label is known only after the event: name another column."
+            )
+        for name, node in self.features.columns if self.features is not None else ():
+            used = inputs_of(node)
+            late = sorted(used & set(source.after))
             if late:
                 raise SpecError(
                     f"The feature {name!r} uses {', '.join(late)}, which source.after says is known only after the event; "
                     "use a column known before it."
                 )
-            if self.label.column in used:
-                raise SpecError(
-                    f"The feature {name!r} uses the label {self.label.column!r}; a feature is known before the label is."
-                )
+            if label in used:
+                raise SpecError(f"The feature {name!r} uses the label {label!r}, which is not known at the event; leave it out.")
+        unit = self.rollout.unit if isinstance(self.rollout, Canary) else None
+        if unit is not None and unit in (*source.after, label):
+            raise SpecError(f"Canary.unit is {unit!r}, which is known only after the event; name a column of the request.")
+
+    def _watched(self) -> None:
+        """Whoever wants to watch needs the log."""
+        if self.serve.log:
+            return
+        blind = [repr(each) for each in triggers_of(self.retrain) if isinstance(each, Drift | Degraded)]
+        if isinstance(self.rollout, Canary):
+            blind.append("Canary(…)")
+        if blind:
+            raise SpecError(
+                f"Serve.log is False, and {' and '.join(blind)} can judge only predictions that are kept; "
+                "leave log=False out, or write rollout=Direct() and retrain=Every(…)."
+            )
+
+    @property
+    def trains(self) -> tuple[Train, ...]:
+        """One, or those that compete on the score."""
+        return self.train if isinstance(self.train, tuple) else (self.train,)

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from everloop.records import Task
 from everloop.spec.conform import conform
 from everloop.spec.function import Function
+from everloop.spec.taught import taught
 
 CLASSIFICATION: tuple[Task, ...] = ("binary", "multiclass")
 REGRESSION: tuple[Task, ...] = ("regression",)
 
 
+@taught
 @dataclass(frozen=True)
 class LogLoss:
     """Minus the mean log probability of what came true, in nats."""
@@ -27,6 +29,7 @@ class LogLoss:
         return self
 
 
+@taught
 @dataclass(frozen=True)
 class Brier:
     """Mean squared distance of the probabilities from what came true, halved: (p − y)² for two classes."""
@@ -40,6 +43,7 @@ class Brier:
         return self
 
 
+@taught
 @dataclass(frozen=True)
 class RocAuc:
     """Area under the receiver operating characteristic: how well the order of the scores fits."""
@@ -54,6 +58,7 @@ class RocAuc:
         return Brier()
 
 
+@taught
 @dataclass(frozen=True)
 class AveragePrecision:
     """Mean precision at each positive row, scores descending."""
@@ -67,6 +72,7 @@ class AveragePrecision:
         return Brier()
 
 
+@taught
 @dataclass(frozen=True)
 class Accuracy:
     """The share of right decisions."""
@@ -80,6 +86,7 @@ class Accuracy:
         return self
 
 
+@taught
 @dataclass(frozen=True)
 class F1:
     """2·hits / (2·hits + false alarms + misses) of the positive class; the mean over several classes."""
@@ -93,6 +100,7 @@ class F1:
         return Accuracy()
 
 
+@taught
 @dataclass(frozen=True)
 class SquaredError:
     """Mean squared error, in the label's units squared."""
@@ -106,6 +114,7 @@ class SquaredError:
         return self
 
 
+@taught
 @dataclass(frozen=True)
 class RootMeanSquaredError:
     """The root of the mean squared error, in the label's units."""
@@ -119,6 +128,7 @@ class RootMeanSquaredError:
         return SquaredError()
 
 
+@taught
 @dataclass(frozen=True)
 class MeanAbsoluteError:
     """Mean absolute error, in the label's units."""
@@ -132,6 +142,7 @@ class MeanAbsoluteError:
         return self
 
 
+@taught
 @dataclass(frozen=True, init=False)
 class Custom:
     """Your own: ``f(truth, prediction, rows) -> number``, a function at the top level of the declaration.
@@ -142,10 +153,19 @@ class Custom:
 
     function: Function
     greater_is_better: bool
+    task: Task | None = field(default=None, compare=False, metadata={"encoded": False})
+    """Filled in when the declaration meets its label; the companion depends on it."""
 
-    def __init__(self, function: Callable[[Any, Any, Any], float] | Function, *, greater_is_better: bool = True) -> None:
+    def __init__(
+        self,
+        function: Callable[[Any, Any, Any], float] | Function,
+        *,
+        greater_is_better: bool = True,
+        task: Task | None = None,
+    ) -> None:
         object.__setattr__(self, "function", Function.of(function, "metric.Custom"))
         object.__setattr__(self, "greater_is_better", greater_is_better)
+        object.__setattr__(self, "task", task)
         conform(self)
 
     tasks: ClassVar[tuple[Task, ...]] = (*CLASSIFICATION, *REGRESSION)
@@ -155,10 +175,11 @@ class Custom:
         return self.function.name
 
     @property
-    def companion(self) -> Brier:
-        return Brier()
+    def companion(self) -> Brier | SquaredError:
+        return SquaredError() if self.task == "regression" else Brier()
 
 
 Metric = (
     LogLoss | Brier | RocAuc | AveragePrecision | Accuracy | F1 | SquaredError | RootMeanSquaredError | MeanAbsoluteError | Custom
 )
+METRICS = (LogLoss, Brier, RocAuc, AveragePrecision, Accuracy, F1, SquaredError, RootMeanSquaredError, MeanAbsoluteError, Custom)

@@ -9,13 +9,17 @@ from typing import Literal
 
 from everloop.errors import SpecError
 from everloop.spec.conform import conform, positive, shown
-from everloop.spec.source import _known_zone
+from everloop.spec.source import known_zone
+from everloop.spec.taught import taught
 
 
+@taught
 @dataclass(frozen=True, kw_only=True)
 class Every:
-    """On a schedule; whole days fall on midnight in ``time_zone``. After an absence ``catch_up`` makes one turn for
-    the last missed slot, one for all of them, or none."""
+    """On a schedule; whole days fall on midnight in ``time_zone``.
+
+    After an absence ``catch_up`` makes one turn for the last missed slot, one for each of them, or none.
+    """
 
     period: timedelta = field(kw_only=False)
     time_zone: str = "UTC"
@@ -24,9 +28,10 @@ class Every:
     def __post_init__(self) -> None:
         conform(self)
         positive(self.period, "Every.period", example="timedelta(days=7)")
-        _known_zone(self.time_zone, "Every.time_zone")
+        known_zone(self.time_zone, "Every.time_zone")
 
 
+@taught
 @dataclass(frozen=True, kw_only=True)
 class Drift:
     """When inputs (all, or ``columns``) have moved away from the champion's training rows, with an alarm budget."""
@@ -38,10 +43,13 @@ class Drift:
         object.__setattr__(self, "columns", (self.columns,) if isinstance(self.columns, str) else self.columns)
         conform(self)
         if self.columns is not None and not self.columns:
-            raise SpecError("Drift.columns is empty; name columns, or leave it out to watch all of them.")
+            raise SpecError("Drift.columns is (); name columns, or leave it out to watch all of them.")
+        if self.columns is not None and len(set(self.columns)) < len(self.columns):
+            raise SpecError(f"Drift.columns is {self.columns}; name each column once.")
         positive(self.false_alarm_every, "Drift.false_alarm_every", example="timedelta(days=90)")
 
 
+@taught
 @dataclass(frozen=True, kw_only=True)
 class Degraded:
     """When the score on matured labels is worse than it was by ``by`` (in the score's units), beyond its noise."""
@@ -56,6 +64,7 @@ class Degraded:
         positive(self.over, "Degraded.over", example="timedelta(days=7)")
 
 
+@taught
 @dataclass(frozen=True)
 class Rows:
     """When so many new labelled rows have come."""
@@ -68,11 +77,13 @@ class Rows:
             raise SpecError(f"Rows.count is {self.count}; write at least 1.")
 
 
+@taught
 @dataclass(frozen=True)
 class Manual:
     """Only by ``everloop run``."""
 
 
+@taught
 @dataclass(frozen=True, init=False)
 class AnyOf:
     """When one of them fires."""
@@ -83,6 +94,7 @@ class AnyOf:
         object.__setattr__(self, "triggers", _parts("AnyOf", triggers))
 
 
+@taught
 @dataclass(frozen=True, init=False)
 class AllOf:
     """When all of them hold at one look."""
@@ -91,6 +103,8 @@ class AllOf:
 
     def __init__(self, *triggers: Trigger) -> None:
         object.__setattr__(self, "triggers", _parts("AllOf", triggers))
+        if any(isinstance(each, Manual) for each in leaves(self)):
+            raise SpecError("AllOf holds Manual(), which never fires by itself; leave it out, or write AnyOf(…).")
 
 
 Trigger = Every | Drift | Degraded | Rows | Manual | AnyOf | AllOf

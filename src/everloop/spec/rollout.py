@@ -10,13 +10,15 @@ from typing import Literal
 from everloop.errors import SpecError
 from everloop.spec.conform import conform, positive, within
 from everloop.spec.guard import Errors, Guard, Latency
+from everloop.spec.taught import taught
 
 
 def _guarded_once(guards: tuple[Guard, ...], where: str) -> None:
     if len(set(guards)) < len(guards):
-        raise SpecError(f"{where}.guards names the same guard twice: {', '.join(map(repr, guards))}; leave one out.")
+        raise SpecError(f"{where}.guards is ({', '.join(map(repr, guards))}) with the same guard twice; leave one out.")
 
 
+@taught
 @dataclass(frozen=True, kw_only=True)
 class Canary:
     """In shadow of all traffic, then at rising shares of it, then champion; back as soon as harm is shown.
@@ -55,6 +57,7 @@ class Canary:
             raise SpecError(f"Canary.minimum_requests is {self.minimum_requests}; write at least 1.")
 
 
+@taught
 @dataclass(frozen=True, kw_only=True)
 class Direct:
     """Champion at once."""

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from os import PathLike
+from pathlib import Path
 from zoneinfo import ZoneInfo
 
 from everloop.errors import SpecError
 from everloop.spec.conform import conform, positive, shown
+from everloop.spec.taught import taught
 
 
+@taught
 @dataclass(frozen=True)
 class Fixed:
     """Event time for rows without a clock: ``start`` + ``every`` × ``column`` (a whole number)."""
@@ -19,8 +23,6 @@ class Fixed:
     every: timedelta
 
     def __post_init__(self) -> None:
-        if isinstance(self.start, datetime) and self.start.tzinfo is None:
-            raise SpecError(f"Fixed.start is {self.start.isoformat()} without a zone; write tzinfo=UTC, for example.")
         conform(self)
         positive(self.every, "Fixed.every", example="timedelta(minutes=1)")
 
@@ -41,31 +43,36 @@ class _Files:
         for name in ("key", "after"):
             given = getattr(self, name)
             object.__setattr__(self, name, (given,) if isinstance(given, str) else given)
+        if isinstance(self.path, PathLike):
+            object.__setattr__(self, "path", Path(self.path).as_posix())
         conform(self)
         kind = type(self).__name__
         if not self.path:
             raise SpecError(f'{kind}.path is empty; write a pattern, for example "rows/*.parquet".')
-        if not self.key or len(set(self.key)) < len(self.key):
+        if not self.key or "" in self.key or len(set(self.key)) < len(self.key):
             raise SpecError(f"{kind}.key is {self.key}; name the columns that identify a row, each once.")
+        if len(set(self.after)) < len(self.after):
+            raise SpecError(f"{kind}.after is {self.after}; name each column once.")
         if self.time_zone is not None:
-            _known_zone(self.time_zone, f"{kind}.time_zone")
+            known_zone(self.time_zone, f"{kind}.time_zone")
         early = {self.event_time} if isinstance(self.event_time, str) else {self.event_time.column}
         both = sorted(set(self.after) & (set(self.key) | early))
         if both:
-            raise SpecError(f"{kind}.after names {', '.join(both)}, which the key or event_time needs at the event.")
+            raise SpecError(f"{kind}.after names {', '.join(both)}, which the key or event_time needs at the event; leave it out.")
 
     @property
     def event_time_column(self) -> str:
         return self.event_time if isinstance(self.event_time, str) else self.event_time.column
 
 
-def _known_zone(name: str, where: str) -> None:
+def known_zone(name: str, where: str) -> None:
     try:
         ZoneInfo(name)
     except (KeyError, ValueError, OSError):
         raise SpecError(f'{where} is {shown(name)}; write a zone of the IANA table, for example "Europe/Berlin".') from None
 
 
+@taught
 @dataclass(frozen=True, kw_only=True)
 class Parquet(_Files):
     """A folder of Parquet files: each new file is a batch.
@@ -75,6 +82,7 @@ class Parquet(_Files):
     """
 
 
+@taught
 @dataclass(frozen=True, kw_only=True)
 class Csv(_Files):
     """A folder of CSV files with a head line."""
@@ -87,6 +95,7 @@ class Csv(_Files):
             raise SpecError(f'Csv.separator is {self.separator!r}; write one character, for example ";".')
 
 
+@taught
 @dataclass(frozen=True, kw_only=True)
 class JsonLines(_Files):
     """A folder of files with one JSON object a line."""

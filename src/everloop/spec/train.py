@@ -3,62 +3,118 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+import math
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
+from difflib import get_close_matches
 from typing import Any
 
 from everloop.errors import SpecError
-from everloop.spec.conform import conform, positive, shown
-from everloop.spec.function import Function
+from everloop.spec.conform import conform, exact, positive, shown
+from everloop.spec.function import DECLARATION, Function
+from everloop.spec.label import Value
+from everloop.spec.taught import taught
+
+KWARGS = ("lightgbm.", "xgboost.")
+"""These take more parameters than they list."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Estimator:
-    """An estimator as its class's path and its parameters; nested estimators are Estimators again."""
+    """An estimator as its class's path and its parameters: enough to build it again.
+
+    Parameters are None, booleans, numbers, texts, lists, tuples, dicts and Estimators. Two that have equal parameters
+    are equal, whatever Python says of the live ones.
+    """
 
     path: str
     """module.Class"""
     parameters: Mapping[str, Any]
 
     def __hash__(self) -> int:
-        return hash((self.path, repr(sorted(self.parameters))))
+        return hash((self.path, *sorted(self.parameters)))
 
     @property
     def name(self) -> str:
         return self.path.rpartition(".")[2]
 
+    @property
+    def last(self) -> Estimator:
+        """The one that predicts: the last step of a pipeline, the inner one of a wrapper, or itself."""
+        steps = self.parameters.get("steps")
+        inner = steps[-1][1] if steps else self.parameters.get("estimator") or self.parameters.get("regressor")
+        return inner.last if isinstance(inner, Estimator) else self
+
+    def taking(self, name: str) -> tuple[str, ...] | None:
+        """None if it takes the parameter ``name`` (nested ones as ``step__parameter``), else those that it takes."""
+        first, _, rest = name.partition("__")
+        if not rest:
+            return None if name in self.parameters else tuple(sorted(self.parameters))
+        parts = dict(_named_parts(self))
+        if first not in parts:
+            return tuple(sorted(f"{each}__…" for each in parts))
+        further = parts[first].taking(rest)
+        return None if further is None else tuple(f"{first}__{each}" for each in further)
+
     @classmethod
     def of(cls, given: Any, where: str) -> Estimator:
         """From a live one with ``get_params``. Raises SpecError naming the parameter that has no plain form."""
         kind = type(given)
-        if kind.__module__ == "__main__" or "<locals>" in kind.__qualname__:
-            raise SpecError(f"{where} is a {kind.__qualname__}, whose class stands in a script; import it from a module.")
+        if kind.__module__ == "__main__" or "<locals>" in kind.__qualname__ or kind.__module__.startswith(DECLARATION):
+            raise SpecError(
+                f"{where} is a {kind.__name__}, whose class stands in a script, so that no other process can import it; "
+                "install it as a module, or write a function (samples, params, context) that makes it."
+            )
         # Not deep: nested estimators bring their own parameters.
         parameters = given.get_params(deep=False)
-        path = f"{kind.__module__}.{kind.__qualname__}"
-        return cls(path=path, parameters={name: _plain(parameters[name], f"{where}({name})") for name in sorted(parameters)})
+        if isinstance(parameters.get("class_weight"), Mapping):
+            raise SpecError(
+                f"{where}(class_weight) is {shown(parameters['class_weight'])}, but estimators see class numbers; "
+                "write Train(…, weight={class: weight}) instead."
+            )
+        plain = {name: _plain(parameters[name], f"{where}({name})") for name in sorted(parameters)}
+        return cls(path=f"{kind.__module__}.{kind.__qualname__}", parameters=plain)
+
+
+def _named_parts(estimator: Estimator) -> Iterator[tuple[str, Estimator]]:
+    for name, value in estimator.parameters.items():
+        if isinstance(value, Estimator):
+            yield name, value
+        for part in value if isinstance(value, list | tuple) else ():
+            match part:
+                case [str(inner), Estimator() as found, *_]:
+                    yield inner, found
 
 
 def _plain(value: Any, where: str) -> Any:
+    if type(value).__module__ == "numpy" and hasattr(value, "item") and getattr(value, "ndim", 1) == 0:
+        value = value.item()
+    if isinstance(value, float) and math.isnan(value):
+        return math.nan  # the one object: a NaN equals itself only as the same object
+    if isinstance(value, int) and not -(2**63) <= value < 2**64:
+        raise SpecError(f"{where} is {value}, which does not fit into 64 bits; write a smaller number.")
     if value is None or isinstance(value, bool | int | float | str):
         return value
+    if getattr(value, "__module__", "") == "numpy" and inspect.isclass(value):
+        return value.__name__  # a type of numbers; its name means the same
     if hasattr(value, "get_params") and not inspect.isclass(value):
-        return Estimator.of(value, where)
-    if type(value).__module__ == "numpy" and hasattr(value, "item") and getattr(value, "ndim", 1) == 0:
-        return value.item()
-    if isinstance(value, list | tuple):
+        return Estimator.of(value, f"{where}: {type(value).__name__}")
+    if isinstance(value, list):
         return [_plain(each, where) for each in value]
+    if type(value) is tuple:
+        return tuple(_plain(each, where) for each in value)
+    if isinstance(value, Mapping) and all(isinstance(key, bool | int | float | str) for key in value):
+        return {key: _plain(each, where) for key, each in value.items()}
     if isinstance(value, slice):
         raise SpecError(f"{where} is {value!r}; write the list of positions.")
-    if isinstance(value, Mapping):
-        return {str(name): _plain(each, where) for name, each in value.items()}
     raise SpecError(
         f"{where} is {shown(value)}, a {type(value).__name__}, which cannot be written down; use numbers, texts, lists, "
         "dicts or estimators, or train with a function."
     )
 
 
+@taught
 @dataclass(frozen=True)
 class Uniform:
     """Any number between ``low`` and ``high``."""
@@ -71,6 +127,7 @@ class Uniform:
         _rising(self, self.low, self.high)
 
 
+@taught
 @dataclass(frozen=True)
 class LogUniform:
     """Any number between ``low`` and ``high``, each order of magnitude as likely as the next."""
@@ -82,9 +139,10 @@ class LogUniform:
         conform(self)
         _rising(self, self.low, self.high)
         if self.low <= 0:
-            raise SpecError(f"LogUniform.low is {self.low:g}; a logarithm needs more than 0.")
+            raise SpecError(f"LogUniform.low is {self.low:g}; write more than 0, which a logarithm needs.")
 
 
+@taught
 @dataclass(frozen=True)
 class Integers:
     """Any whole number from ``low`` to ``high``, both included."""
@@ -97,6 +155,7 @@ class Integers:
         _rising(self, self.low, self.high)
 
 
+@taught
 @dataclass(frozen=True, init=False)
 class Choice:
     """One of these values."""
@@ -107,7 +166,9 @@ class Choice:
         object.__setattr__(self, "values", values)
         conform(self)
         if len(values) < 2:
-            raise SpecError(f"Choice{values} leaves no choice; write at least two values.")
+            raise SpecError(f"Choice is given {shown(values)}, which leaves no choice; write at least two values.")
+        if len({(type(each), each) for each in self.values}) < len(self.values):
+            raise SpecError(f"Choice is given {shown(values)} with a value twice; leave one out.")
 
 
 Space = Uniform | LogUniform | Integers | Choice
@@ -118,6 +179,7 @@ def _rising(space: Space, low: float, high: float) -> None:
         raise SpecError(f"{type(space).__name__} goes from {low:g} to {high:g}; write the lower one first.")
 
 
+@taught
 @dataclass(frozen=True, kw_only=True)
 class Search:
     """Which parameters to try, each over its space, in ``trials`` fits judged on the newest part of the training rows."""
@@ -127,12 +189,12 @@ class Search:
     timeout: timedelta | None = None
 
     def __post_init__(self) -> None:
+        for name, each in self.space.items() if isinstance(self.space, Mapping) else ():
+            if not isinstance(each, Uniform | LogUniform | Integers | Choice):
+                raise SpecError(f"Search.space[{name!r}] is {shown(each)}; write Uniform, LogUniform, Integers or Choice.")
         conform(self)
         if not self.space:
             raise SpecError('Search.space is empty; write for example {"learning_rate": LogUniform(0.01, 0.3)}.')
-        for name, each in self.space.items():
-            if not isinstance(each, Uniform | LogUniform | Integers | Choice):
-                raise SpecError(f"Search.space[{name!r}] is {shown(each)}; write Uniform, LogUniform, Integers or Choice.")
         if self.trials < 1:
             raise SpecError(f"Search.trials is {self.trials}; write at least 1.")
         positive(self.timeout, "Search.timeout", example="timedelta(minutes=10)")
@@ -141,14 +203,15 @@ class Search:
         return hash((tuple(sorted(self.space)), self.trials, self.timeout))
 
 
+@taught
 @dataclass(frozen=True, kw_only=True)
 class Train:
     """An estimator (scikit-learn, LightGBM, XGBoost, a pipeline), or a function ``(samples, params, context) → model``."""
 
     estimator: Estimator | Function = field(kw_only=False)
     search: Search | None = None
-    weight: str | Mapping[Any, float] | None = None
-    """"balanced", {class: weight}, or the name of a column of weights."""
+    weight: str | Mapping[Value, float] | None = None
+    """``balanced``, {class: weight}, or the name of a column of weights."""
     seed: int = 0
     timeout: timedelta | None = None
 
@@ -156,17 +219,30 @@ class Train:
         object.__setattr__(self, "estimator", _made_by(self.estimator))
         conform(self)
         positive(self.timeout, "Train.timeout", example="timedelta(hours=2)")
+        if isinstance(self.weight, str) and not self.weight:
+            raise SpecError('Train.weight is \'\'; write "balanced", a dict of classes, or the name of a column.')
+        if isinstance(self.weight, Mapping):
+            object.__setattr__(self, "weight", {exact(key): each for key, each in self.weight.items()})
+            for key, each in self.weight.items():
+                if each <= 0:
+                    raise SpecError(f"Train.weight[{key!r}] is {each:g}; write more than 0.")
         if isinstance(self.estimator, Estimator) and self.search is not None:
-            known = set(self.estimator.parameters)
             for name in self.search.space:
-                if "__" not in name and name not in known:
-                    raise SpecError(
-                        f"Search.space names {name!r}, which {self.estimator.name} does not take; "
-                        f"it takes {', '.join(sorted(known))}."
-                    )
+                _known_parameter(self.estimator, name)
 
     def __hash__(self) -> int:
         return hash((self.estimator, self.search, self.seed, self.timeout))
+
+
+def _known_parameter(estimator: Estimator, name: str) -> None:
+    known = estimator.taking(name)
+    if known is None:
+        return
+    close = get_close_matches(name, known, n=1, cutoff=0.8)
+    if estimator.last.path.startswith(KWARGS) and not close:
+        return
+    remedy = f"did you mean {close[0]!r}?" if close else f"it takes {', '.join(known)}."
+    raise SpecError(f"Search.space names {name!r}, which {estimator.name} does not take; {remedy}")
 
 
 def _made_by(given: Any) -> Estimator | Function:

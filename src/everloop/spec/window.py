@@ -7,6 +7,7 @@ from datetime import timedelta
 
 from everloop.errors import SpecError
 from everloop.spec.conform import conform, positive
+from everloop.spec.taught import taught
 
 Test = timedelta | int | float
 
@@ -22,6 +23,7 @@ def _sound(test: Test, where: str) -> None:
         raise SpecError(f"{where} is {test:g}; a share lies between 0 and 1, both excluded, for example 0.1.")
 
 
+@taught
 @dataclass(frozen=True, kw_only=True)
 class Last:
     """The newest ``length`` of labelled rows: a duration, or a number of rows.
@@ -44,6 +46,7 @@ class Last:
             raise SpecError(f"Last.test is {self.test}, the whole window is {self.length}; leave rows to fit on.")
 
 
+@taught
 @dataclass(frozen=True, kw_only=True)
 class Everything:
     """All labelled rows."""
