@@ -76,6 +76,17 @@ def test_a_search_returns_its_best_parameters_with_the_table_of_trials(rows: Row
     assert seen[-1]["best"] == entry.score
 
 
+def test_the_winner_is_fitted_on_other_rows_with_what_its_search_found(rows: Rows) -> None:
+    searched = Train(LGBMClassifier(n_estimators=20), search=Search({"num_leaves": Integers(2, 5)}, trials=2))
+    trains = (Train(DummyClassifier()), searched)
+    half = rows.taken(np.arange(300))
+    made = compete.train(trains, half, BINARY, cores=1)
+    again = compete.refit(trains, made, rows, BINARY, cores=1)
+    assert (made.winner, again.estimator, again.parameters) == (1, "LGBMClassifier", made.parameters)
+    assert again.fitted.model.get_params()["num_leaves"] == made.parameters["num_leaves"]
+    assert again.seconds["search"] == 0.0
+
+
 def test_the_judging_part_is_the_newest_by_time_and_instants_stay_together() -> None:
     older, newer = compete._split(np.array([5, 1, 4, 4, 2, 3, 0, 4, 1, 2]))
     assert sorted(newer.tolist()) == [0, 2, 3, 7]

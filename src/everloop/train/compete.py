@@ -87,6 +87,8 @@ class Trained:
     seed: int
     entries: tuple[Entry, ...]
     """Empty when there was nothing to judge: one estimator, no search."""
+    winner: int
+    """The place of the one that won among those declared."""
     seconds: dict[str, float]
     """search, encode, fit."""
 
@@ -108,6 +110,7 @@ def train(
     """
     competitors = (trains,) if isinstance(trains, Train) else tuple(trains)
     chosen = cores or threads.share()
+    threads.wait_quietly()
     entries: list[Entry] = []
     started = time.perf_counter()
     if len(competitors) > 1 or competitors[0].search is not None:
@@ -119,18 +122,45 @@ def train(
     else:
         winner = 0
     searched = time.perf_counter()
-    best = competitors[winner]
+    return _fitted(
+        competitors[winner], winner, tuple(entries), rows, goal, source, folder, progress, chosen,
+        seconds=time.perf_counter() - started,
+    )  # fmt: skip
+
+
+def refit(
+    trains: Train | Sequence[Train],
+    made: Trained,
+    rows: Rows,
+    goal: Goal,
+    *,
+    source: Path | None = None,
+    folder: Path | None = None,
+    progress: Callable[[dict[str, Any]], None] | None = None,
+    cores: int | None = None,
+) -> Trained:
+    """The winner of ``made`` with the parameters its search found, fitted on other rows without judging again."""
+    competitors = (trains,) if isinstance(trains, Train) else tuple(trains)
+    return _fitted(
+        competitors[made.winner], made.winner, made.entries, rows, goal, source, folder, progress,
+        cores or threads.share(), seconds=0.0,
+    )  # fmt: skip
+
+
+def _fitted(
+    best: Train, winner: int, entries: tuple[Entry, ...], rows: Rows, goal: Goal, source: Path | None,
+    folder: Path | None, progress: Callable[[dict[str, Any]], None] | None, cores: int, *, seconds: float,
+) -> Trained:  # fmt: skip
     parameters = entries[winner].parameters if entries else {}
+    started = time.perf_counter()
     encoding = _learn(best, rows, source)
     matrix = encode.apply(encoding, rows.features)
     encoded = time.perf_counter()
-    fitted = _fit(best, encoding, matrix, rows, goal, parameters, source, folder, progress, chosen)
+    fitted = _fit(best, encoding, matrix, rows, goal, parameters, source, folder, progress, cores)
     return Trained(
         fitted=fitted, encoding=encoding, estimator=_name(best), parameters=parameters, seed=best.seed,
-        entries=tuple(entries),
-        seconds={
-            "search": searched - started, "encode": encoded - searched, "fit": time.perf_counter() - encoded,
-        },
+        entries=entries, winner=winner,
+        seconds={"search": seconds, "encode": encoded - started, "fit": time.perf_counter() - encoded},
     )  # fmt: skip
 
 
@@ -209,7 +239,9 @@ def _fit(
     each: Train, encoding: Encoding, matrix: encode.Matrix, rows: Rows, goal: Goal, parameters: Mapping[str, Any],
     source: Path | None, folder: Path | None, progress: Callable[[dict[str, Any]], None] | None, cores: int,
 ) -> Fitted:  # fmt: skip
-    context = TrainContext(seed=each.seed, threads=cores, folder=folder, progress=progress or (lambda _: None))
+    context = TrainContext(
+        seed=each.seed, threads=threads.worth(matrix.size, cores), folder=folder, progress=progress or (lambda _: None)
+    )
     return fit(
         each, encoding, matrix, rows.target, task=goal.task, classes=max(1, len(goal.classes)),
         weights=row_weights(each.weight, rows.target, classes=goal.classes, columns=rows.columns or {}),

@@ -56,6 +56,7 @@ class Fitted:
 
 def needs(train: Any, *, source: Path | None = None) -> Needs:
     """What the declared estimator or function wants, without fitting it."""
+    threads.wait_quietly()
     form = train.estimator
     if _is_function(form):
         loaded = _load(form, source)
@@ -90,7 +91,8 @@ def fit(
     ``matrix`` float64 [rows, width] from `everloop.measure.encode.apply`; ``target`` int64 class indices or float64
     values in the label's units [rows]. ``source``: the stored declaration, for a function. Raises `TrainError`.
     """
-    chosen = context or function.TrainContext(seed=train.seed, threads=threads.share())
+    threads.wait_quietly()
+    chosen = context or function.TrainContext(seed=train.seed, threads=threads.worth(matrix.size, threads.share()))
     if len(matrix) == 0:
         raise TrainError("there are no training rows; widen the window or wait for labels.")
     present, values = _values(target, task, classes, scale)
