@@ -40,7 +40,6 @@ class Judgement:
 class _Finding:
     """One guard or the score: evidence for harm and for its absence, as shares of what is needed (ln over ln)."""
 
-    name: str
     evidence: Evidence
     log_worse: float
     passes: bool
@@ -69,7 +68,7 @@ def judge(rollout: Canary | Direct, evidence: ReleaseEvidence, *, release: Relea
         return Judgement(
             rollback=True,
             promote=False,
-            because=f"{worst.name} is shown worse: {worst.words}",
+            because=f"shown worse: {worst.words}",
             evidence=told,
             requests=requests,
         )
@@ -99,7 +98,7 @@ def judge(rollout: Canary | Direct, evidence: ReleaseEvidence, *, release: Relea
         )
     because, more = _waiting(waiting, in_shadow)
     if hold and worst is not None:
-        because = f"{worst.name} leans to harm, not shown: {worst.words}; {because}"
+        because = f"leaning to harm, not shown: {worst.words}; {because}"
     return Judgement(
         rollback=False,
         promote=False,
@@ -118,8 +117,8 @@ def _waiting(waiting: list[_Finding], in_shadow: bool) -> tuple[str, int | None]
     hopeless = [each for each in waiting if each.hopeless]
     slowest = hopeless[0] if hopeless else max(waiting, key=lambda each: each.more or 0)
     if slowest.hopeless or slowest.more is None:
-        return f"{slowest.name}: {slowest.words}; more {unit} are unlikely to show it is not worse", None
-    return f"{slowest.name}: {slowest.words}; about {slowest.more:,} more {unit}", slowest.more
+        return f"{slowest.words}; more {unit} are unlikely to show that this is not worse", None
+    return f"not shown yet: {slowest.words}; about {slowest.more:,} more {unit}", slowest.more
 
 
 def _guard(guard: GuardEvidence, rollout: Canary, limit: float, release: Release) -> _Finding:
@@ -135,7 +134,6 @@ def _guard(guard: GuardEvidence, rollout: Canary, limit: float, release: Release
     words = f"{guard.guard} {_percent(challenger)} against {_percent(champion)} in {units:,} challenger requests"
     needed = math.log(1 / rollout.promote_alpha)
     return _Finding(
-        name=guard.guard,
         evidence=Evidence(
             name=f"guard {guard.guard}",
             value=_e_value(log_worse),
@@ -173,7 +171,6 @@ def _score(evidence: ReleaseEvidence, rollout: Canary, limit: float) -> _Finding
     words = f"paired loss {abs(found.mean):.4f} {side} over {pairs.pairs:,} labelled pairs"
     passes = evidence.shadow_margin is not None and found.log_not_worse >= math.log(1 / rollout.promote_alpha) - 1e-9
     return _Finding(
-        name="the score",
         evidence=Evidence(
             name="paired score",
             value=_e_value(found.log_worse),

@@ -77,19 +77,32 @@ def advance(release: Release, rollout: Canary | Direct, judgement: Judgement, *,
         return None
     if judgement.rollback:
         return _back(release, now, judgement.because, judgement.evidence)
-    late = _elapsed(release, now) >= _deadline(release, rollout)
-    over = _elapsed(release, now) >= rollout.longest
-    if over and (judgement.frozen or rollout.then == "rollback"):
-        return _back(release, now, _ended(rollout, judgement, "ends"), judgement.evidence)
-    if release.stage == "shadow":
-        if judgement.promote and not judgement.frozen:
-            return _raise(release, rollout, now, judgement.because, judgement.evidence)
-        if late and rollout.then == "rollback":
-            return _back(release, now, _ended(rollout, judgement, "shadow's time ends"), judgement.evidence)
-        if late and (over or not judgement.hold):
-            return _raise(release, rollout, now, _ended(rollout, judgement, "shadow ends"), judgement.evidence)
+    proven = _proven(release, rollout, judgement, now)
+    if _elapsed(release, now) >= rollout.longest and not proven:
+        because = _ended(rollout, judgement, "ends")
+        if judgement.frozen or rollout.then == "rollback":
+            return _back(release, now, because, judgement.evidence)
+        return _crown_challenger(release, now, because, judgement.evidence)
+    if judgement.frozen:
         return None
-    return _advance_share(release, rollout, judgement, now, late=late, over=over)
+    if proven:
+        return _raise(release, rollout, now, judgement.because, judgement.evidence)
+    if release.stage == "canary" and _is_last(release, rollout):
+        return None
+    if release.stage == "canary" and judgement.requests >= rollout.minimum_requests and not judgement.hold:
+        because = f"no sign of harm in {judgement.requests:,} challenger requests at {release.share:.0%}"
+        return _raise(release, rollout, now, because, judgement.evidence)
+    if _elapsed(release, now) < _deadline(release, rollout):
+        return None
+    if rollout.then == "rollback":
+        # A share may still wait for its requests; a score that shadow could not show will not be shown by a share.
+        if release.stage == "canary":
+            return None
+        return _back(release, now, _ended(rollout, judgement, "shadow's time ends"), judgement.evidence)
+    if judgement.hold:
+        return None
+    what = "shadow ends" if release.stage == "shadow" else "this share's time ends"
+    return _raise(release, rollout, now, _ended(rollout, judgement, what), judgement.evidence)
 
 
 def promote(release: Release, version: int | None, now: datetime) -> Change:
@@ -151,28 +164,18 @@ def resume(release: Release, now: datetime) -> Change:
     )
 
 
-def _advance_share(
-    release: Release, rollout: Canary, judgement: Judgement, now: datetime, *, late: bool, over: bool
-) -> Change | None:
-    enough = judgement.requests >= rollout.minimum_requests
-    last = release.share >= rollout.shares[-1] - 1e-9
-    if last:
-        stayed = release.since is not None and now - release.since >= rollout.minimum
-        if judgement.promote and enough and stayed and not judgement.frozen:
-            return _crown_challenger(release, now, judgement.because, judgement.evidence)
-        if over:
-            return _crown_challenger(release, now, _ended(rollout, judgement, "ends"), judgement.evidence)
-        return None
-    if over:
-        return _crown_challenger(release, now, _ended(rollout, judgement, "ends"), judgement.evidence)
-    if judgement.hold or judgement.frozen:
-        return None
-    if enough:
-        because = f"no sign of harm in {judgement.requests:,} challenger requests at {release.share:.0%}"
-        return _raise(release, rollout, now, because, judgement.evidence)
-    if late and rollout.then == "promote":
-        return _raise(release, rollout, now, _ended(rollout, judgement, "this share's time ends"), judgement.evidence)
-    return None
+def _proven(release: Release, rollout: Canary, judgement: Judgement, now: datetime) -> bool:
+    """Whether the stage ends because of what is shown: the score in shadow, the guards at the last share."""
+    if not judgement.promote or judgement.frozen:
+        return False
+    if release.stage == "shadow":
+        return True
+    stayed = release.since is not None and now - release.since >= rollout.minimum
+    return _is_last(release, rollout) and stayed and judgement.requests >= rollout.minimum_requests
+
+
+def _is_last(release: Release, rollout: Canary) -> bool:
+    return release.share >= rollout.shares[-1] - 1e-9
 
 
 def _ended(rollout: Canary, judgement: Judgement, what: str) -> str:
