@@ -121,7 +121,6 @@ def train(
         winner = _best(entries, goal)
     else:
         winner = 0
-    searched = time.perf_counter()
     return _fitted(
         competitors[winner], winner, tuple(entries), rows, goal, source, folder, progress, chosen,
         seconds=time.perf_counter() - started,
