@@ -4,6 +4,7 @@ The names a user types. Families live in ``el.metric``, ``el.check``, ``el.guard
 """
 
 import importlib
+from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
 from everloop.errors import EverloopError, SpecError
@@ -69,7 +70,18 @@ __all__ = [
 ]
 
 
+_LATER = {
+    "Join": "joining other tables is not built yet; join them in your source, as they were known at the event",
+    "Torch": "training with PyTorch is not built yet; use an estimator, or a function (samples, params, context)",
+    "Experiment": "experiments are not built yet; el.Canary compares two versions",
+}
+
+
 def __getattr__(name: str) -> Any:
     if name == "testing":  # it reaches every room, so it comes only when asked for
         return importlib.import_module("everloop.testing")
-    raise AttributeError(f"everloop has no {name!r}; it has {', '.join(__all__)}")
+    if name in _LATER:
+        raise SpecError(f"el.{name}: {_LATER[name]}.")
+    close = get_close_matches(name, __all__, n=1)
+    remedy = f"did you mean el.{close[0]}?" if close else f"it has {', '.join(__all__)}."
+    raise AttributeError(f"everloop has no {name!r}; {remedy}")

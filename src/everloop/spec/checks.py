@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from everloop.errors import SpecError
 from everloop.spec.columns import Column, Columns
@@ -70,6 +70,14 @@ class OneOf:
 
     column: str
     values: tuple[bool | int | float | str, ...]
+
+    if TYPE_CHECKING:  # the short forms that people write
+
+        def __init__(
+            self,
+            column: str,
+            values: Iterable[bool | int | float | str],
+        ) -> None: ...
 
     def __post_init__(self) -> None:
         if isinstance(self.values, set | frozenset):
@@ -143,7 +151,9 @@ def _named(check: NotNull | Unique) -> None:
     if len(set(check.columns)) < len(check.columns):
         raise SpecError(f"{type(check).__name__}{check.columns} names a column twice; leave one out.")
     if not check.columns:
-        raise SpecError(f'{type(check).__name__}() names no column; write for example {type(check).__name__}("carrier").')
+        raise SpecError(
+            f'{type(check).__name__}() names no column; write for example {type(check).__name__}("carrier").'
+        )
 
 
 Check = NotNull | Between | OneOf | Matches | Unique | Fresh | Holds

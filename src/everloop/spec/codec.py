@@ -51,7 +51,9 @@ def to_bytes(loop: Loop) -> bytes:
     try:
         return msgspec.json.encode({"format": FORMAT, "loop": _encoded(loop)}, order="sorted")
     except UnicodeEncodeError as error:
-        raise SpecError(f"{shown(error.object)} in the loop {loop.name} is no sound text ({error.reason}); correct it.") from None
+        raise SpecError(
+            f"{shown(error.object)} in the loop {loop.name} is no sound text ({error.reason}); correct it."
+        ) from None
 
 
 def digest(loop: Loop) -> str:
@@ -73,7 +75,9 @@ def from_bytes(data: bytes, *, bind: Callable[[Function], Callable[..., Any]] | 
             )
         loop = _decoded(form["loop"], bind)
     except (msgspec.DecodeError, LookupError, TypeError, ValueError, AttributeError, RecursionError) as error:
-        raise SpecError(f"These bytes are no loop ({type(error).__name__}: {error}); write them with codec.to_bytes.") from None
+        raise SpecError(
+            f"These bytes are no loop ({type(error).__name__}: {error}); write them with codec.to_bytes."
+        ) from None
     if not isinstance(loop, Loop):
         raise SpecError(f"These bytes hold {shown(loop)} and no loop; write them with codec.to_bytes.")
     return loop

@@ -29,7 +29,9 @@ class Threshold:
         }
         if len(modes) != 1:
             given = ", ".join(modes) or "nothing"
-            raise SpecError(f"Threshold is given {given}; write one of 0.5, precision=, false_positive_rate=, minimise=.")
+            raise SpecError(
+                f"Threshold is given {given}; write one of 0.5, precision=, false_positive_rate=, minimise=."
+            )
         for name, value in modes.items():
             if name != "minimise":
                 within(value, 0, 1, f"Threshold.{name}")

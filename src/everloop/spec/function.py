@@ -40,7 +40,9 @@ class Function:
         try:
             content = Path(inspect.getsourcefile(inspect.unwrap(given)) or "").read_bytes()
         except (OSError, TypeError):
-            raise SpecError(f"{where} is {name}, whose file cannot be read; write it in the declaration's file.") from None
+            raise SpecError(
+                f"{where} is {name}, whose file cannot be read; write it in the declaration's file."
+            ) from None
         return cls(name=name, module_file_digest=digest_of(content), call=given)
 
     def bound(self, call: Callable[..., Any]) -> Function:

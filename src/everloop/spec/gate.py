@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from everloop.errors import SpecError
 from everloop.spec.conform import conform, within
@@ -36,10 +37,24 @@ class NotWorse:
     unsure: Literal["shadow", "keep", "reject"] = "shadow"
     alpha: float = 0.05
 
+    if TYPE_CHECKING:  # the short forms that people write
+
+        def __init__(
+            self,
+            *,
+            margin: float = 0.01,
+            slices: str | Sequence[str] = (),
+            slice_margin: float | None = None,
+            unsure: Literal["shadow", "keep", "reject"] = "shadow",
+            alpha: float = 0.05,
+        ) -> None: ...
+
     def __post_init__(self) -> None:
         _slices(self)
         if self.margin <= 0:
-            raise SpecError(f"NotWorse.margin is {self.margin:g}; write more than 0: no number of rows proves equality.")
+            raise SpecError(
+                f"NotWorse.margin is {self.margin:g}; write more than 0: no number of rows proves equality."
+            )
         within(self.alpha, 0, 0.5, "NotWorse.alpha")
 
 
@@ -52,6 +67,17 @@ class Better:
     slices: tuple[str, ...] = ()
     slice_margin: float | None = None
     alpha: float = 0.05
+
+    if TYPE_CHECKING:  # the short forms that people write
+
+        def __init__(
+            self,
+            by: float = 0.0,
+            *,
+            slices: str | Sequence[str] = (),
+            slice_margin: float | None = None,
+            alpha: float = 0.05,
+        ) -> None: ...
 
     def __post_init__(self) -> None:
         _slices(self)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from everloop.errors import SpecError
 from everloop.spec.checks import Check
+from everloop.spec.columns import Column, Columns
 from everloop.spec.conform import conform, shown
 from everloop.spec.decision import Threshold
 from everloop.spec.gate import Better, NotWorse
@@ -61,6 +63,29 @@ class Loop:
     """The share of a batch that may fail its checks; beyond it the whole batch is refused."""
     cooldown: timedelta = timedelta(0)
 
+    if TYPE_CHECKING:  # the short forms that people write
+
+        def __init__(
+            self,
+            *,
+            name: str,
+            source: Source,
+            label: Label | str,
+            train: Any,
+            checks: Sequence[Check] = (),
+            features: Callable[[Columns], Mapping[str, Column]] | FeatureTree | None = None,
+            window: Last | Everything = DEFAULT_WINDOW,
+            decision: Threshold | None = None,
+            score: Metric | Callable[[Any, Any, Any], float] | None = None,
+            gate: NotWorse | Better | None = DEFAULT_GATE,
+            compress: None = None,
+            serve: Serve = DEFAULT_SERVE,
+            rollout: Canary | Direct = DEFAULT_ROLLOUT,
+            retrain: Trigger = DEFAULT_RETRAIN,
+            quarantine_up_to: float = 0.05,
+            cooldown: timedelta = timedelta(0),
+        ) -> None: ...
+
     def __post_init__(self) -> None:
         self._take_shapes()
         conform(self)
@@ -95,9 +120,11 @@ class Loop:
         if isinstance(self.label, str):
             self._set("label", Label(self.label))
         if isinstance(self.label, list | tuple):
-            raise SpecError(f"Loop.label is {shown(self.label)}; several labels are not built yet: declare a loop for each.")
+            raise SpecError(
+                f"Loop.label is {shown(self.label)}; several labels are not built yet: declare a loop for each."
+            )
         if not isinstance(self.checks, list | tuple):
-            raise SpecError(f"Loop.checks is {shown(self.checks)}; write a list such as [el.check.NotNull(\"carrier\")].")
+            raise SpecError(f'Loop.checks is {shown(self.checks)}; write a list such as [el.check.NotNull("carrier")].')
         if self.compress is not None:
             raise SpecError(f"Loop.compress is {shown(self.compress)}; compressing is not built yet: leave it out.")
 
@@ -131,10 +158,14 @@ class Loop:
                     "use a column known before it."
                 )
             if label in used:
-                raise SpecError(f"The feature {name!r} uses the label {label!r}, which is not known at the event; leave it out.")
+                raise SpecError(
+                    f"The feature {name!r} uses the label {label!r}, which is not known at the event; leave it out."
+                )
         unit = self.rollout.unit if isinstance(self.rollout, Canary) else None
         if unit is not None and unit in (*source.after, label):
-            raise SpecError(f"Canary.unit is {unit!r}, which is known only after the event; name a column of the request.")
+            raise SpecError(
+                f"Canary.unit is {unit!r}, which is known only after the event; name a column of the request."
+            )
 
     def _watched(self) -> None:
         """Whoever wants to watch needs the log."""

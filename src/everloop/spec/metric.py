@@ -180,6 +180,26 @@ class Custom:
 
 
 Metric = (
-    LogLoss | Brier | RocAuc | AveragePrecision | Accuracy | F1 | SquaredError | RootMeanSquaredError | MeanAbsoluteError | Custom
+    LogLoss
+    | Brier
+    | RocAuc
+    | AveragePrecision
+    | Accuracy
+    | F1
+    | SquaredError
+    | RootMeanSquaredError
+    | MeanAbsoluteError
+    | Custom
 )
-METRICS = (LogLoss, Brier, RocAuc, AveragePrecision, Accuracy, F1, SquaredError, RootMeanSquaredError, MeanAbsoluteError, Custom)
+METRICS = (
+    LogLoss,
+    Brier,
+    RocAuc,
+    AveragePrecision,
+    Accuracy,
+    F1,
+    SquaredError,
+    RootMeanSquaredError,
+    MeanAbsoluteError,
+    Custom,
+)

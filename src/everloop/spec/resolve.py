@@ -101,7 +101,9 @@ def _columns_exist(loop: Loop, schema: Mapping[str, ColumnType]) -> None:
         wanted.append(("rollout.unit", loop.rollout.unit))
     for where, name in wanted:
         if name not in schema:
-            raise SpecError(f"{where} names the column {name!r}, which the source does not have; {_instead(name, schema)}")
+            raise SpecError(
+                f"{where} names the column {name!r}, which the source does not have; {_instead(name, schema)}"
+            )
 
 
 def _instead(name: str, schema: Mapping[str, ColumnType]) -> str:
@@ -156,7 +158,9 @@ def _check_fits(check: Check, schema: Mapping[str, ColumnType]) -> None:
             except SpecError as error:
                 raise SpecError(f"el.check.Holds({check.name!r}): {error}") from None
             if kind != "boolean":
-                raise SpecError(f"el.check.Holds({check.name!r}) gives {kind}; write a comparison, which gives true or false.")
+                raise SpecError(
+                    f"el.check.Holds({check.name!r}) gives {kind}; write a comparison, which gives true or false."
+                )
 
 
 def _values_fit(
@@ -165,7 +169,7 @@ def _values_fit(
     where = f"el.check.{name} is on {column!r}, a column of {kind}"
     if kind not in allowed:
         kinds = " or ".join(allowed)
-        raise SpecError(f"{where}; it takes {kinds}: write another check, for example Holds(lambda row: …, \"…\").")
+        raise SpecError(f'{where}; it takes {kinds}: write another check, for example Holds(lambda row: …, "…").')
     for value in values:
         if not isinstance(value, allowed[kind]) or (isinstance(value, bool) and bool not in allowed[kind]):
             raise SpecError(f"{where}, and holds {value!r}, which is none; write values of the column's type.")
@@ -200,7 +204,11 @@ def _feature_type(name: str, node: Node, schema: Mapping[str, ColumnType]) -> Co
 
 def _weights(loop: Loop, schema: Mapping[str, ColumnType], classes: tuple[Value, ...]) -> None:
     for each in loop.trains:
-        if isinstance(each.weight, str) and each.weight != "balanced" and schema.get(each.weight) not in ("number", "integer"):
+        if (
+            isinstance(each.weight, str)
+            and each.weight != "balanced"
+            and schema.get(each.weight) not in ("number", "integer")
+        ):
             raise SpecError(
                 f'Train.weight is {each.weight!r}, which is no column of numbers; write "balanced", a dict of classes, '
                 f"or one of {', '.join(name for name, kind in schema.items() if kind in ('number', 'integer')) or 'none'}."

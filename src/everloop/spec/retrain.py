@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from everloop.errors import SpecError
 from everloop.spec.conform import conform, positive, shown
@@ -38,6 +38,15 @@ class Drift:
 
     columns: tuple[str, ...] | None = None
     false_alarm_every: timedelta = timedelta(days=90)
+
+    if TYPE_CHECKING:  # the short forms that people write
+
+        def __init__(
+            self,
+            *,
+            columns: str | Sequence[str] | None = None,
+            false_alarm_every: timedelta = timedelta(days=90),
+        ) -> None: ...
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "columns", (self.columns,) if isinstance(self.columns, str) else self.columns)

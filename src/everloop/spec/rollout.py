@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from itertools import pairwise
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from everloop.errors import SpecError
 from everloop.spec.conform import conform, positive, within
@@ -40,6 +41,24 @@ class Canary:
     minimum: timedelta = timedelta(days=1)
     minimum_requests: int = 200
 
+    if TYPE_CHECKING:  # the short forms that people write
+
+        def __init__(
+            self,
+            *,
+            shares: Sequence[float] = (0.1, 0.5),
+            guards: Sequence[Guard] = (Errors(), Latency()),
+            alpha: float = 0.05,
+            promote_alpha: float = 0.02,
+            unit: str | None = None,
+            sticky: Literal["hour", "always"] = "hour",
+            shadow: bool = True,
+            longest: timedelta = timedelta(days=14),
+            then: Literal["promote", "rollback"] = "promote",
+            minimum: timedelta = timedelta(days=1),
+            minimum_requests: int = 200,
+        ) -> None: ...
+
     def __post_init__(self) -> None:
         conform(self)
         rising = all(low < high for low, high in pairwise(self.shares))
@@ -63,6 +82,14 @@ class Direct:
     """Champion at once."""
 
     guards: tuple[Guard, ...] = ()
+
+    if TYPE_CHECKING:  # the short forms that people write
+
+        def __init__(
+            self,
+            *,
+            guards: Sequence[Guard] = (),
+        ) -> None: ...
 
     def __post_init__(self) -> None:
         conform(self)

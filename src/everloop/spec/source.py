@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from os import PathLike
 from pathlib import Path
+from typing import TYPE_CHECKING
 from zoneinfo import ZoneInfo
 
 from everloop.errors import SpecError
@@ -58,7 +60,9 @@ class _Files:
         early = {self.event_time} if isinstance(self.event_time, str) else {self.event_time.column}
         both = sorted(set(self.after) & (set(self.key) | early))
         if both:
-            raise SpecError(f"{kind}.after names {', '.join(both)}, which the key or event_time needs at the event; leave it out.")
+            raise SpecError(
+                f"{kind}.after names {', '.join(both)}, which the key or event_time needs at the event; leave it out."
+            )
 
     @property
     def event_time_column(self) -> str:
@@ -69,7 +73,9 @@ def known_zone(name: str, where: str) -> None:
     try:
         ZoneInfo(name)
     except (KeyError, ValueError, OSError):
-        raise SpecError(f'{where} is {shown(name)}; write a zone of the IANA table, for example "Europe/Berlin".') from None
+        raise SpecError(
+            f'{where} is {shown(name)}; write a zone of the IANA table, for example "Europe/Berlin".'
+        ) from None
 
 
 @taught
@@ -81,6 +87,18 @@ class Parquet(_Files):
     ('id',)
     """
 
+    if TYPE_CHECKING:  # the short forms that people write
+
+        def __init__(
+            self,
+            path: str | PathLike[str],
+            *,
+            key: str | Sequence[str],
+            event_time: str | Fixed,
+            time_zone: str | None = None,
+            after: str | Sequence[str] = (),
+        ) -> None: ...
+
 
 @taught
 @dataclass(frozen=True, kw_only=True)
@@ -88,6 +106,19 @@ class Csv(_Files):
     """A folder of CSV files with a head line."""
 
     separator: str = ","
+
+    if TYPE_CHECKING:  # the short forms that people write
+
+        def __init__(
+            self,
+            path: str | PathLike[str],
+            *,
+            key: str | Sequence[str],
+            event_time: str | Fixed,
+            time_zone: str | None = None,
+            after: str | Sequence[str] = (),
+            separator: str = ",",
+        ) -> None: ...
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -99,6 +130,18 @@ class Csv(_Files):
 @dataclass(frozen=True, kw_only=True)
 class JsonLines(_Files):
     """A folder of files with one JSON object a line."""
+
+    if TYPE_CHECKING:  # the short forms that people write
+
+        def __init__(
+            self,
+            path: str | PathLike[str],
+            *,
+            key: str | Sequence[str],
+            event_time: str | Fixed,
+            time_zone: str | None = None,
+            after: str | Sequence[str] = (),
+        ) -> None: ...
 
 
 Source = Parquet | Csv | JsonLines

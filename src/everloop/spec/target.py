@@ -55,14 +55,18 @@ def of(loop: Loop, schema: Mapping[str, ColumnType], facts: LabelFacts | None) -
     if unknown:
         raise SpecError(f"label {column!r} holds {unknown[0]!r}, which Label.classes {classes} lacks; add it there.")
     if task == "binary" and len(classes) != 2:
-        raise SpecError(f"label {column!r} has {len(classes)} classes, and the task is binary; write task='multiclass'.")
+        raise SpecError(
+            f"label {column!r} has {len(classes)} classes, and the task is binary; write task='multiclass'."
+        )
     if len(classes) > MOST_CLASSES:
         raise SpecError(
             f"label {column!r} has {len(classes)} different values, and more than {MOST_CLASSES} classes are not learned; "
             "group them, or write task='regression' if they are amounts."
         )
     if label.scale is not None:
-        raise SpecError(f"Label.scale is {label.scale!r}, and the task is {task}; only a regression has a scale: leave it out.")
+        raise SpecError(
+            f"Label.scale is {label.scale!r}, and the task is {task}; only a regression has a scale: leave it out."
+        )
     return Target(task=task, classes=classes, positive=_positive(loop, classes) if task == "binary" else None)
 
 
@@ -71,7 +75,9 @@ def _values(loop: Loop, kind: ColumnType | None, facts: LabelFacts | None) -> tu
     label = loop.label
     met = tuple(exact(each) for each in facts.distinct if each is not None) if facts is not None else ()
     if facts is not None and not met and label.absent is None and label.classes is None:
-        raise SpecError(f"label {label.column!r} is missing in all {facts.rows:,} rows looked at; name a column that is known.")
+        raise SpecError(
+            f"label {label.column!r} is missing in all {facts.rows:,} rows looked at; name a column that is known."
+        )
     if label.absent is not None and kind is not None and not _is(label.absent, kind):
         raise SpecError(
             f"Label.absent is {label.absent!r}, and {label.column!r} is a column of {kind}; write a value of that type."
@@ -150,7 +156,9 @@ def _sound_numbers(loop: Loop, kind: ColumnType | None, values: tuple[Value, ...
         raise SpecError(_constant(label.column, values[0], facts))
     low = [each for each in values if isinstance(each, int | float) and each <= -1]
     if label.scale == "log1p" and low:
-        raise SpecError(f"label {label.column!r} holds {low[0]!r}, and Label.scale is 'log1p', which needs more than -1; leave it out.")
+        raise SpecError(
+            f"label {label.column!r} holds {low[0]!r}, and Label.scale is 'log1p', which needs more than -1; leave it out."
+        )
 
 
 def _ordered(values: tuple[Value, ...]) -> tuple[Value, ...]:
@@ -167,7 +175,9 @@ def _positive(loop: Loop, classes: tuple[Value, ...]) -> int:
     if declared is None:
         return classes.index(_ordered(classes)[-1])
     if declared not in classes:
-        raise SpecError(f"Label.positive is {declared!r}, which is not one of the classes {classes}; write one of them.")
+        raise SpecError(
+            f"Label.positive is {declared!r}, which is not one of the classes {classes}; write one of them."
+        )
     return classes.index(declared)
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from difflib import get_close_matches
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from everloop.errors import SpecError
 from everloop.spec.conform import conform, exact, positive, shown
@@ -191,7 +191,9 @@ class Search:
     def __post_init__(self) -> None:
         for name, each in self.space.items() if isinstance(self.space, Mapping) else ():
             if not isinstance(each, Uniform | LogUniform | Integers | Choice):
-                raise SpecError(f"Search.space[{name!r}] is {shown(each)}; write Uniform, LogUniform, Integers or Choice.")
+                raise SpecError(
+                    f"Search.space[{name!r}] is {shown(each)}; write Uniform, LogUniform, Integers or Choice."
+                )
         conform(self)
         if not self.space:
             raise SpecError('Search.space is empty; write for example {"learning_rate": LogUniform(0.01, 0.3)}.')
@@ -215,12 +217,24 @@ class Train:
     seed: int = 0
     timeout: timedelta | None = None
 
+    if TYPE_CHECKING:  # the short forms that people write
+
+        def __init__(
+            self,
+            estimator: Any,
+            *,
+            search: Search | None = None,
+            weight: str | Mapping[Any, float] | None = None,
+            seed: int = 0,
+            timeout: timedelta | None = None,
+        ) -> None: ...
+
     def __post_init__(self) -> None:
         object.__setattr__(self, "estimator", _made_by(self.estimator))
         conform(self)
         positive(self.timeout, "Train.timeout", example="timedelta(hours=2)")
         if isinstance(self.weight, str) and not self.weight:
-            raise SpecError('Train.weight is \'\'; write "balanced", a dict of classes, or the name of a column.')
+            raise SpecError("Train.weight is ''; write \"balanced\", a dict of classes, or the name of a column.")
         if isinstance(self.weight, Mapping):
             object.__setattr__(self, "weight", {exact(key): each for key, each in self.weight.items()})
             for key, each in self.weight.items():
