@@ -51,6 +51,7 @@ def session(graph: bytes, *, extensions: bool = False, threads: int = 0) -> onnx
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # others need the cores, the server first
     if extensions:
         import onnxruntime_extensions
 
