@@ -318,6 +318,5 @@ _WRITTEN: dict[str, Writer] = {
     "str_lower": _cased(lower_table),
     "str_upper": _cased(upper_table),
     "str_length": _length,
-    "dt_seconds_since": _arithmetic(lambda a, b: a - b),
+    "dt_seconds_since": lambda call, typed, result: _seconds(typed[0][0], typed[1][0]),
 }
-_WRITTEN["dt_seconds_since"] = lambda call, typed, result: _seconds(typed[0][0], typed[1][0])

@@ -1,6 +1,6 @@
 """Collects the nodes of an ONNX graph, each distinct one once. Knows nothing of features or models."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -57,6 +57,16 @@ class Nodes:
             if all(each in self._narrow for each in inputs):
                 self._narrow.add(name)
         return self._known[key]
+
+    def needed(self, outputs: Iterable[str]) -> tuple[list[onnx.NodeProto], list[onnx.TensorProto]]:
+        """The nodes and initializers that these tensors depend on, in order."""
+        wanted = set(outputs)
+        nodes: list[onnx.NodeProto] = []
+        for node in reversed(self.nodes):
+            if node.output[0] in wanted:
+                nodes.append(node)
+                wanted.update(node.input)
+        return nodes[::-1], [each for each in self.initializers if each.name in wanted]
 
     def is_narrow(self, tensor: str) -> bool:
         """Made of constants only: its shape is [1, 1], not [rows, 1]."""

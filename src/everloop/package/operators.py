@@ -94,19 +94,19 @@ class Renderer(TextOperators):
 
     def _floor_divide(self, call: Call, arguments: Arguments, result: str) -> Tensor:
         if result == "number":
-            quotient = self._divide(call, arguments, result)
-            return Tensor("number", self.nodes.add("Floor", quotient.name), finite=False)
+            exact = self._divide(call, arguments, result)
+            return Tensor("number", self.nodes.add("Floor", exact.name), finite=False)
         quotient, _, mask = self._integer_division(call, arguments)
         return Tensor("integer", quotient, mask)
 
     def _modulo(self, call: Call, arguments: Arguments, result: str) -> Tensor:
         if result == "number":
             left, right = self._numbers(arguments)
-            quotient = self.nodes.add("Floor", self.nodes.add("Div", left.name, right.name))
-            whole = self.nodes.add("Mul", quotient, right.name)
+            times = self.nodes.add("Floor", self.nodes.add("Div", left.name, right.name))
+            whole = self.nodes.add("Mul", times, right.name)
             return Tensor("number", self.nodes.add("Sub", left.name, whole), finite=False)
-        _, remainder, mask = self._integer_division(call, arguments)
-        return Tensor("integer", remainder, mask)
+        _, rest, mask = self._integer_division(call, arguments)
+        return Tensor("integer", rest, mask)
 
     def _integer_division(self, call: Call, arguments: Arguments) -> tuple[str, str, str | None]:
         """Quotient rounded down and remainder. A divisor 0 or -1 would trap in the processor, so 1 stands in for it."""

@@ -43,13 +43,14 @@ class GraphParts:
     """
 
     def __init__(
-        self, graph: Nodes, inputs: Sequence[InputColumn], features: dict[str, FeatureTensors], plain: dict[str, InputColumn]
+        self, graph: Nodes, inputs: Sequence[InputColumn], features: dict[str, FeatureTensors], raw: dict[str, InputColumn]
     ) -> None:
         self.graph = graph
         self.features = features
         """By feature name, in the tree's order."""
+        self.raw = raw
+        """Features that are a raw column as it stands; leave their tensors unread and take ``graph.needed(outputs)``."""
         self._columns = tuple(inputs)
-        self._plain = plain
 
     @property
     def nodes(self) -> list[onnx.NodeProto]:
@@ -108,13 +109,13 @@ class GraphParts:
 
     def _run(self, names: list[str], at: int) -> int:
         """How many raw columns of one packed input stand together from here; 0: this one is not raw."""
-        kinds = [KINDS[self._plain[each].type] if each in self._plain else None for each in names[at:]]
+        kinds = [KINDS[self.raw[each].type] if each in self.raw else None for each in names[at:]]
         if kinds[0] is None:
             return 0
         return next((length for length, kind in enumerate(kinds) if kind != kinds[0]), len(kinds))
 
     def _gathered(self, names: list[str]) -> str:
-        columns = [self._plain[each] for each in names]
+        columns = [self.raw[each] for each in names]
         source = KINDS[columns[0].type]
         width = sum(KINDS[each.type] == source for each in self._columns)
         places = [each.index for each in columns]
@@ -144,12 +145,8 @@ def render(tree: FeatureTree, inputs: Sequence[InputColumn]) -> GraphParts:
     for name, node in tree.columns:
         tensor = clean(graph, renderer.of(node))
         features[name] = _finished(graph, tensor)
-    plain = {
-        name: known[node.name]
-        for name, node in tree.columns
-        if isinstance(node, Input) and known[node.name].type in ("number", "integer", "boolean")
-    }
-    return GraphParts(graph, inputs, features, plain)
+    raw = {name: known[node.name] for name, node in tree.columns if isinstance(node, Input)}
+    return GraphParts(graph, inputs, features, raw)
 
 
 def _finished(graph: Nodes, tensor: Tensor) -> FeatureTensors:

@@ -3,7 +3,7 @@
 `MISSING_TEXT` passes through every operator here as it is, so text needs no mask.
 """
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
 from everloop.package.nodes import BOOL, DOUBLE, EXTENSIONS, INT64, STRING, Nodes
 from everloop.package.tensors import NAN, Tensor, constant, missing
@@ -11,9 +11,6 @@ from everloop.records import MISSING_TEXT
 from everloop.spec.operations import INTEGER_TEXT, NUMBER_TEXT
 from everloop.spec.patterns import quote
 from everloop.spec.tree import Call
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 LOCALE = "C.UTF-8"
 """Upper and lower case need the Unicode tables of a locale; this one needs no language pack. A session on a machine
@@ -30,16 +27,16 @@ class TextOperators:
         flags = self.nodes.add("RegexFullMatch", only.name, pattern=pattern)
         return Tensor("boolean", self.nodes.unless(flags, absent), absent)
 
-    def _str_matches(self, call: Call, arguments: "Sequence[Tensor]", result: str) -> Tensor:
+    def _str_matches(self, call: Call, arguments: Sequence[Tensor], result: str) -> Tensor:
         return self._matched(arguments[0], call.option("pattern"))
 
-    def _str_contains(self, call: Call, arguments: "Sequence[Tensor]", result: str) -> Tensor:
+    def _str_contains(self, call: Call, arguments: Sequence[Tensor], result: str) -> Tensor:
         return self._matched(arguments[0], f"(?s:.*){quote(call.option('text'))}(?s:.*)")
 
-    def _str_starts_with(self, call: Call, arguments: "Sequence[Tensor]", result: str) -> Tensor:
+    def _str_starts_with(self, call: Call, arguments: Sequence[Tensor], result: str) -> Tensor:
         return self._matched(arguments[0], f"{quote(call.option('text'))}(?s:.*)")
 
-    def _str_ends_with(self, call: Call, arguments: "Sequence[Tensor]", result: str) -> Tensor:
+    def _str_ends_with(self, call: Call, arguments: Sequence[Tensor], result: str) -> Tensor:
         return self._matched(arguments[0], f"(?s:.*){quote(call.option('text'))}")
 
     def _cased(self, only: Tensor, action: str) -> Tensor:
@@ -48,17 +45,17 @@ class TextOperators:
         cased = self.nodes.add("StringNormalizer", flat, case_change_action=action, is_case_sensitive=1, locale=LOCALE)
         return Tensor("text", self.nodes.add("Reshape", cased, self.nodes.constant([-1, 1], INT64, (2,))))
 
-    def _str_lower(self, call: Call, arguments: "Sequence[Tensor]", result: str) -> Tensor:
+    def _str_lower(self, call: Call, arguments: Sequence[Tensor], result: str) -> Tensor:
         return self._cased(arguments[0], "LOWER")
 
-    def _str_upper(self, call: Call, arguments: "Sequence[Tensor]", result: str) -> Tensor:
+    def _str_upper(self, call: Call, arguments: Sequence[Tensor], result: str) -> Tensor:
         return self._cased(arguments[0], "UPPER")
 
-    def _str_length(self, call: Call, arguments: "Sequence[Tensor]", result: str) -> Tensor:
+    def _str_length(self, call: Call, arguments: Sequence[Tensor], result: str) -> Tensor:
         length = self.nodes.add("StringLength", arguments[0].name, domain=EXTENSIONS)
         return Tensor("integer", length, missing(self.nodes, arguments[0]))
 
-    def _map(self, call: Call, arguments: "Sequence[Tensor]", result: str) -> Tensor:
+    def _map(self, call: Call, arguments: Sequence[Tensor], result: str) -> Tensor:
         """Text to a place in a table, then the table: the place after the last is missing, the one after that unknown."""
         table, default = call.option("table"), call.option("default")
         keys = [key for key, _ in table]
@@ -82,10 +79,10 @@ class TextOperators:
         kind = BOOL if result == "boolean" else INT64
         return Tensor(result, self._looked_up(whole, kind, place), self._looked_up(absent, BOOL, place))
 
-    def _looked_up(self, values: list[object], kind: int, place: str) -> str:
+    def _looked_up(self, values: Sequence[object], kind: int, place: str) -> str:
         return self.nodes.add("Gather", self.nodes.constant(values, kind, (len(values),)), place)
 
-    def _to_text(self, call: Call, arguments: "Sequence[Tensor]", result: str) -> Tensor:
+    def _to_text(self, call: Call, arguments: Sequence[Tensor], result: str) -> Tensor:
         only = arguments[0]
         if only.type == "text":
             return only

@@ -10,7 +10,7 @@ from typing import Any
 
 from everloop.errors import SpecError
 from everloop.records import ColumnType
-from everloop.spec.tree import Call, Constant, Input, Node, describe
+from everloop.spec.tree import Constant, Input, Node, describe
 
 Types = Sequence[str]
 Rule = Callable[[Types, Mapping[str, Any]], ColumnType]
@@ -69,7 +69,7 @@ def _to_number(types: Types, options: Mapping[str, Any]) -> ColumnType:
 
 
 def _same(types: Types, options: Mapping[str, Any]) -> ColumnType:
-    """integer → integer, number → number."""
+    """Integer → integer, number → number."""
     _numeric(types, "this")
     return "number" if types[0] == "number" else "integer"
 

@@ -1,6 +1,6 @@
-"""Regular expressions that mean the same in every engine we run them in. Knows nothing of where they are used.
+r"""Regular expressions that mean the same in every engine we run them in. Knows nothing of where they are used.
 
-polars runs Rust's regex, the served graph RE2. Both take the subset below; where they differ (``\\d``, ``\\w``, ``\\s`` are
+polars runs Rust's regex, the served graph RE2. Both take the subset below; where they differ (``\d``, ``\w``, ``\s`` are
 Unicode in one and ASCII in the other) the pattern is rewritten, so that the ASCII meaning holds in both.
 """
 
