@@ -182,5 +182,5 @@ def test_every_table_and_the_search_for_work_have_a_form_in_postgres() -> None:
         assert "sequence BIGSERIAL" in made or "sequence" not in made
         for index in table.indexes:
             CreateIndex(index).compile(dialect=dialect)
-    for query in (journal.WORKABLE, journal.WORKABLE_OF_LOOP):
+    for query in (journal.WORKABLE, journal.WORKABLE_OF_LOOP, journal.RECORD):
         query.compile(dialect=dialect)

@@ -7,7 +7,8 @@ is due again.
 import secrets
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
+from contextlib import nullcontext
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Literal
@@ -20,7 +21,7 @@ from everloop.durable.run import Run
 from everloop.durable.stops import Changed, Stop
 from everloop.errors import DurableError, NotFound
 from everloop.store.ledger import Ledger
-from everloop.store.ledger.tables import runs, signals
+from everloop.store.ledger.tables import runs, signals, steps
 from everloop.store.ledger.tables import schedules as schedule_rows
 
 Way = Literal["continue", "restart", "cancel"]
@@ -58,10 +59,8 @@ class Engine:
 
         With ``connection`` it is submitted when that transaction commits.
         """
-        if connection is None:
-            with self._ledger.write() as own:
-                return self._submit(own, name, loop, journal.text(arguments), code, key=key, due=due)
-        return self._submit(connection, name, loop, journal.text(arguments), code, key=key, due=due)
+        with nullcontext(connection) if connection is not None else self._ledger.write() as within:
+            return self._submit(within, name, loop, journal.text(arguments), code, key=key, due=due)
 
     def _submit(
         self, connection: Connection, name: str, loop: str, arguments: str, code: str,
@@ -76,7 +75,7 @@ class Engine:
         row: dict[str, Any] = {"id": run, "name": name, "loop": loop, "key": key, "arguments": arguments, "code": code}
         row |= {"status": "ready", "submitted": microseconds(now), "due": microseconds(due or now)}
         row |= {"updated": microseconds(now), "fence": 0, "accepts": False, "forked_from": forked_from}
-        connection.execute(insert(runs).values(**row))
+        connection.execute(insert(runs), row)
         return run
 
     def schedule(
@@ -115,7 +114,7 @@ class Engine:
         """
         executed = 0
         while limit is None or executed < limit:
-            claimed = self._claim(tuple(functions), code, loop)
+            claimed = self._claim(functions, code, loop)
             if claimed is None:
                 break
             self._execute(claimed, functions[claimed.name])
@@ -159,7 +158,8 @@ class Engine:
             new = self._submit(connection, origin.name, origin.loop, origin.arguments, "", forked_from=run)
             for number, (name, result) in enumerate(done[:position]):
                 at = microseconds(self._clock.now())
-                journal.record(connection, new, 0, number, name, result, (at, at))
+                copied = {"run": new, "position": number, "name": name, "result": result, "fence": 0}
+                connection.execute(insert(steps), {**copied, "started": at, "ended": at})
             for each in connection.execute(select(signals).where(signals.c.run == run).order_by(signals.c.sequence)):
                 taken = each.taken_by if each.taken_by is not None and each.taken_by < position else None
                 copy = {"run": new, "name": each.name, "payload": each.payload, "at": each.at, "taken_by": taken}
@@ -186,14 +186,14 @@ class Engine:
                 changes["accepts"] = True
             connection.execute(update(runs).where(runs.c.id == run).values(fence=runs.c.fence + 1, **changes))
 
-    def _claim(self, names: tuple[str, ...], code: str, loop: str | None) -> Run | None:
+    def _claim(self, names: Container[str], code: str, loop: str | None) -> Run | None:
         now, real = microseconds(self._clock.now()), _real()
         query = journal.WORKABLE if loop is None else journal.WORKABLE_OF_LOOP
-        asked = {"names": names, "code": code, "loop": loop, "now": now}
+        asked = {"code": code, "loop": loop, "now": now}
         while True:
             with self._ledger.read() as connection:  # An idle worker takes no write lock.
                 found = connection.execute(query, asked)
-                row = next(journal.takeable(found, real, lease.surely_dead), None)
+                row = next(journal.takeable(found, names, real, lease.surely_dead), None)
                 found.close()
                 if row is None:
                     return None

@@ -4,11 +4,26 @@ Every write of a worker names the fence it was given when it claimed the run. Wh
 one, so that a worker that only seemed dead can write nothing more.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from typing import Any
 
 import msgspec
-from sqlalchemy import Connection, Row, Select, and_, bindparam, delete, insert, or_, select, update
+from sqlalchemy import (
+    BigInteger,
+    ColumnElement,
+    Connection,
+    Integer,
+    Row,
+    Select,
+    Text,
+    and_,
+    bindparam,
+    delete,
+    insert,
+    or_,
+    select,
+    update,
+)
 
 from everloop.durable.stops import Lost
 from everloop.records import encode
@@ -20,7 +35,21 @@ ENDED = ("done", "failed", "cancelled")
 
 _HELD = update(runs).where(runs.c.id == bindparam("b_id"), runs.c.fence == bindparam("b_fence"))
 _HELD = _HELD.where(runs.c.status == "running")
-_RECORD = insert(steps)
+# The fence is asked in the same statement; elsewhere than on SQLite the row is locked, so that nobody claims meanwhile.
+_HOLDER = (
+    select(
+        runs.c.id,
+        bindparam("position", type_=Integer),
+        bindparam("name", type_=Text),
+        bindparam("result", type_=Text),
+        bindparam("started", type_=BigInteger),
+        bindparam("ended", type_=BigInteger),
+        runs.c.fence,
+    )
+    .where(runs.c.id == bindparam("run"), runs.c.fence == bindparam("fence"), runs.c.status == "running")
+    .with_for_update()
+)
+RECORD = insert(steps).from_select(["run", "position", "name", "result", "started", "ended", "fence"], _HOLDER)
 
 
 def text(value: Any) -> str:
@@ -40,9 +69,10 @@ def held(connection: Connection, run: str, fence: int, **changes: Any) -> None:
 def record(
     connection: Connection, run: str, fence: int, position: int, name: str, result: str, span: tuple[int, int]
 ) -> None:
-    """Write a finished step; ``held`` comes before it in the same transaction."""
+    """Write a finished step of a run that this worker holds. Raises Lost when it does not hold it any more."""
     row = {"run": run, "position": position, "name": name, "result": result, "fence": fence}
-    connection.execute(_RECORD, {**row, "started": span[0], "ended": span[1]})
+    if connection.execute(RECORD, {**row, "started": span[0], "ended": span[1]}).rowcount != 1:
+        raise Lost(run)
 
 
 def recorded(connection: Connection, run: str) -> list[tuple[str, str]]:
@@ -70,11 +100,15 @@ def take_signal(connection: Connection, run: str, name: str, position: int) -> s
     return payload
 
 
+def _status(*values: str) -> ColumnElement[bool]:
+    return or_(*(runs.c.status == value for value in values))
+
+
 def _workable(of_one_loop: bool) -> Select[Any]:
-    due = and_(runs.c.status.in_(("ready", "sleeping", "waiting")), runs.c.due <= bindparam("now"))
-    changed = and_(runs.c.status.in_(OPEN), runs.c.fence > 0, runs.c.code.not_in((bindparam("code"), "")))
-    names = runs.c.name.in_(bindparam("names", expanding=True))
-    query = select(runs).where(names, or_(due, changed, runs.c.status == "running"))
+    # Written out, because SQLAlchemy renders an IN anew each time.
+    due = and_(_status("ready", "sleeping", "waiting"), runs.c.due <= bindparam("now"))
+    changed = and_(_status(*OPEN), runs.c.fence > 0, runs.c.code != bindparam("code"), runs.c.code != "")
+    query = select(runs).where(or_(due, changed, runs.c.status == "running"))
     if of_one_loop:
         query = query.where(runs.c.loop == bindparam("loop"))
     return query.order_by(runs.c.due, runs.c.submitted, runs.c.id)
@@ -97,8 +131,10 @@ def claim(connection: Connection, row: Row[Any], **changes: Any) -> bool:
     return connection.execute(_CLAIM, {**seen, "fence": row.fence + 1, **changes}).rowcount == 1
 
 
-def takeable(found: Iterable[Row[Any]], real: int, gone: Callable[[str], bool]) -> Iterator[Row[Any]]:
-    """Those of them that nobody living holds. ``real`` is the time now, ``gone`` says that an owner is dead."""
+def takeable(
+    found: Iterable[Row[Any]], names: Container[str], real: int, gone: Callable[[str], bool]
+) -> Iterator[Row[Any]]:
+    """Runs of these functions that nobody living holds. ``real`` is the time now, ``gone`` says that an owner is dead."""
     for row in found:
-        if row.status != "running" or row.lease <= real or gone(row.owner):
+        if row.name in names and (row.status != "running" or row.lease <= real or gone(row.owner)):
             yield row

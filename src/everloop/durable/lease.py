@@ -45,6 +45,9 @@ class Keeper:
         while not self._closed.wait(self._every):
             with self._lock:
                 held = list(self._lost.items())
+                if not held:  # Begun again with the next run: an idle engine keeps no thread.
+                    self._thread = None
+                    return
             for run, lost in held:
                 # A ledger that is busy or full now may not be at the next beat, well before the lease ends.
                 with suppress(StoreError):
@@ -59,8 +62,9 @@ class Keeper:
 
     def close(self) -> None:
         self._closed.set()
-        if self._thread is not None:
-            self._thread.join()
+        thread = self._thread
+        if thread is not None:
+            thread.join()
 
 
 def owner() -> str:

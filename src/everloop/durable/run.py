@@ -99,7 +99,6 @@ class Run:
                 journal.held(connection, self.id, self._fence, **parking)
             else:
                 payload = payload or "null"
-                journal.held(connection, self.id, self._fence, lease=self._renewed())
                 journal.record(connection, self.id, self._fence, self.position, signal, payload, (now, now))
         if payload is None:
             raise Parked(self.id)
@@ -129,8 +128,8 @@ class Run:
             result = _fitting(name, body()) if body is not None else ""
             ended = microseconds(self._clock.now())
             with self._ledger.write() as connection:
-                journal.held(connection, self.id, self._fence, lease=self._renewed(), updated=ended)
                 if inside is not None:
+                    journal.held(connection, self.id, self._fence, updated=ended)
                     result = _fitting(name, inside(connection))
                 journal.record(connection, self.id, self._fence, self.position, name, result, (started, ended))
         finally:

@@ -1,6 +1,7 @@
 """Runs as a person wants to see them. Changes nothing."""
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, fields
 from datetime import datetime
 from typing import Any, Literal
 
@@ -23,6 +24,7 @@ class RunState:
     status: Status
     submitted: datetime
     updated: datetime
+    """When its status last changed."""
     due: datetime | None
     waiting: str | None
     """The signal it waits for."""
@@ -80,19 +82,19 @@ def steps_of(connection: Connection, run: str) -> tuple[StepState, ...]:
     )
 
 
+_READ: dict[str, Callable[[Any], Any]] = {
+    "submitted": instant,
+    "updated": instant,
+    "due": instant,
+    "arguments": value,
+    "progress": value,
+    "result": value,
+}
+
+
 def _state(row: Row[Any]) -> RunState:
-    return RunState(
-        id=row.id,
-        name=row.name,
-        loop=row.loop,
-        arguments=value(row.arguments),
-        status=row.status,
-        submitted=instant(row.submitted),
-        updated=instant(row.updated),
-        due=None if row.due is None else instant(row.due),
-        waiting=row.waiting,
-        progress=value(row.progress),
-        result=value(row.result),
-        because=row.because,
-        forked_from=row.forked_from,
-    )
+    stored = {each.name: row._mapping[each.name] for each in fields(RunState)}
+    read: dict[str, Any] = {}
+    for name, each in stored.items():
+        read[name] = _READ[name](each) if name in _READ and each is not None else each
+    return RunState(**read)
