@@ -15,7 +15,7 @@ from everloop.serve.live import Live
 from everloop.serve.model import Model, load
 from everloop.serve.releases import ReleaseFile, Served
 from everloop.store.home import Home
-from everloop.store.packages import trusted_keys
+from everloop.store.packages import folder_of, trusted_keys
 
 POLL_SECONDS = 0.02
 RETRY_POLLS = 250
@@ -126,7 +126,7 @@ class Follower:
     def _model(self, served: Served) -> Model:
         model = self._models.pop(served.package, None)
         if model is None:
-            model = load(self._home.packages / served.package, trusted_keys(self._home.keys))
+            model = load(folder_of(self._home.packages, served.package), trusted_keys(self._home.keys))
             if model.manifest.loop != self.loop:
                 raise NotFound(f"Package {served.package[:12]} belongs to loop {model.manifest.loop}, not {self.loop}.")
         self._models[served.package] = model

@@ -73,9 +73,9 @@ class Model:
         for rows in WARM_ROWS:
             packed = _made_rows(self.signature, rows)
             for turn in range(3):
-                started = time.perf_counter()
+                started = time.thread_time()
                 prediction, decision = self.run(packed)
-                seconds = time.perf_counter() - started
+                seconds = time.thread_time() - started
                 if turn or rows > 1:  # the very first run also sets the session up
                     self.cost.observe(rows, seconds)
                 _check_answer(self, rows, prediction, decision)

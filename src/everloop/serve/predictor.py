@@ -102,10 +102,17 @@ class Predictor:
         """An id that sorts by time: microseconds, process, count."""
         return f"{time.time_ns() // 1000:014x}-{self._process}-{next(self._count):x}"
 
+    def new_ids(self, rows: int) -> list[str]:
+        """The same for the rows of one request."""
+        begin = f"{time.time_ns() // 1000:014x}-{self._process}-{next(self._count):x}."
+        return [begin + str(n) for n in range(rows)]
+
     def ids_for(self, live: Live, rows: Sequence[Row], given: str | None) -> list[str]:
         reader = live.reader
         if not reader.has_key:
-            return [given] if given is not None and len(rows) == 1 else [self.new_id() for _ in rows]
+            if len(rows) == 1:
+                return [given if given is not None else self.new_id()]
+            return self.new_ids(len(rows))
         if given is not None and len(rows) == 1:
             return [(reader.identity(rows[0]) if reader.knows_key else None) or given]
         return [reader.identity(row) or self.new_id() for row in rows]

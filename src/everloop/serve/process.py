@@ -26,6 +26,8 @@ from everloop.store.home import Home
 
 BACKLOG = 1024
 DRAIN_SECONDS = 20.0
+SWITCH_SECONDS = 0.0005
+"""How long the worker thread may wait for the interpreter when the loop is busy: Python's own 5 ms is a long batch."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,6 +107,7 @@ class Process:
         for number in (signal.SIGTERM, signal.SIGINT):
             self.loop.add_signal_handler(number, self._stopping.set)
         gc.collect()
+        sys.setswitchinterval(SWITCH_SECONDS)
         gc.freeze()  # what was loaded stays: later collections need not look at it
         self._tell()
         say("listening", pid=os.getpid(), host=self.settings.host, port=self._port, loops=list(self.settings.loops))

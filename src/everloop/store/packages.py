@@ -195,6 +195,13 @@ def seal(
     return digest
 
 
+def folder_of(packages: Path, digest: str) -> Path:
+    """Where a package lies. Raises NotFound for anything that is not a digest: a name is not a path."""
+    if not DIGEST.fullmatch(digest):
+        raise NotFound(f"{digest[:80]!r} is not the name of a package: 64 hexadecimal digits.")
+    return packages / digest
+
+
 def open_package(folder: Path, trusted: Mapping[str, Ed25519PublicKey]) -> Opened:
     """Read a package and check its signature, every byte and every name.
 
