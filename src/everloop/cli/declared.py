@@ -14,13 +14,15 @@ from rich.console import Console
 from everloop.cli.kept import serving
 from everloop.cli.show import emit, when
 from everloop.data import sources
+from everloop.durable import runs
 from everloop.durable.engine import Engine
-from everloop.errors import TrainError
+from everloop.errors import NeedsDecision, TrainError
 from everloop.jobs.process import ProcessExecutor
 from everloop.loop import trial
 from everloop.loop.controller import Controller
 from everloop.loop.events import Asked
 from everloop.loop.installation import Installation, chosen, install, label_facts
+from everloop.loop.preload import modules
 from everloop.loop.publish import publish
 from everloop.loop.turn import plain
 from everloop.loop.up import Upkeep
@@ -73,7 +75,8 @@ def run(path: Path, *, loop: str | None, environment: str | None, as_json: bool)
             text = ", ".join(f"{key} {value}" for key, value in detail.items())
             console.print(f"  {step}{': ' + text if text else ''}", style="dim", markup=False)
 
-    executor = ProcessExecutor()
+    executor = ProcessExecutor(preload=modules(installation.loop))
+    executor.warm()
     try:
         controller = Controller(
             installation, Engine(installation.ledger, installation.clock), executor, told=told.append, progress=progress
@@ -81,8 +84,11 @@ def run(path: Path, *, loop: str | None, environment: str | None, as_json: bool)
         taken = controller.take_in()
         if not as_json:
             console.print(f"took in {len(taken)} files, {sum(batch.added for batch in taken):,} new rows", style="dim")
-        controller.ask(Asked(action="run"))
-        controller.work()
+        finished = controller.work()  # A turn that a kill left behind is the one that was asked for.
+        _refuse_undecided(installation)
+        if not finished:
+            controller.ask(Asked(action="run"))
+            controller.work()
         release = publish(installation)
         with installation.ledger.read() as connection:
             made = versions.of(connection, installation.name)
@@ -103,6 +109,16 @@ def run(path: Path, *, loop: str | None, environment: str | None, as_json: bool)
     finally:
         executor.close()
         installation.close()
+
+
+def _refuse_undecided(installation: Installation) -> None:
+    with installation.ledger.read() as connection:
+        undecided = runs.of(connection, installation.name, name="turn", status="needs-decision")
+    for each in undecided:
+        raise NeedsDecision(
+            f"The turn {each.id} waits for you: {each.because} "
+            f"Write `everloop decide {each.id} continue`, `restart` or `cancel`, then run again."
+        )
 
 
 def up(

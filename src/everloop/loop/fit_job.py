@@ -29,16 +29,20 @@ from everloop.package.threshold import choose
 from everloop.records import Candidate, ColumnType, InputColumn, Signature, Snapshot, encode
 from everloop.spec import codec
 from everloop.spec.resolve import LabelFacts, Resolved, resolve
-from everloop.spec.train import Estimator, Train
+from everloop.spec.train import Train
 from everloop.store.home import Home
 from everloop.store.lake import Lake
-from everloop.train.compete import Goal, Rows, Trained, train
+from everloop.train.compete import Goal, Rows, Trained, refit, train
 from everloop.train.labels import to_target
+from everloop.train.threads import wait_quietly
 from everloop.watch.drift import PREDICTION, array_of
 
 PARITY_ROWS = 5_000
 """The newest rows on which graph and trainer are held against each other."""
 PACKED: dict[ColumnType, str] = {"number": "numbers", "text": "texts"}
+
+# Before a library with OpenMP is loaded: threads that spin while they wait take the cores from everybody else.
+wait_quietly()
 
 Report = Callable[[dict[str, Any]], None]
 
@@ -130,8 +134,7 @@ def make(work: Work, rows: Samples, snapshot: Snapshot, *, folder: Path, watch: 
         # What was tested stays what the gate judges; what ships has seen the newest rows too.
         work.report({"refit": len(rows.train) + len(rows.test)})
         seen = pl.concat([rows.train, rows.test])
-        again = dataclasses.replace(chosen_of(declared, made), search=None)
-        shipped = trained(work, settled(again, made), seen, folder=folder.parent, watch=watch)
+        shipped = trained(work, declared, seen, folder=folder.parent, watch=watch, like=made)
     work.report({"export": shipped.fitted.kind})
     with watch.timing("export and parity"):
         proof = pl.concat([rows.train, rows.test]).tail(PARITY_ROWS)
@@ -171,8 +174,16 @@ def make(work: Work, rows: Samples, snapshot: Snapshot, *, folder: Path, watch: 
     )
 
 
-def trained(work: Work, trains: Train | Sequence[Train], rows: pl.DataFrame, *, folder: Path, watch: Stopwatch) -> Trained:
-    """Fit the declared model, or the best of several, on these rows."""
+def trained(
+    work: Work,
+    trains: Train | Sequence[Train],
+    rows: pl.DataFrame,
+    *,
+    folder: Path,
+    watch: Stopwatch,
+    like: Trained | None = None,
+) -> Trained:
+    """Fit the declared model, or the best of several, on these rows; with ``like`` the one that won then."""
     resolved = work.resolved
     with watch.timing("features"):
         features = columns_of(work.features(rows))
@@ -190,36 +201,13 @@ def trained(work: Work, trains: Train | Sequence[Train], rows: pl.DataFrame, *, 
         positive=1 if resolved.positive is None else resolved.positive,
         scale=resolved.loop.label.scale,
     )
-    made = train(trains, own, goal, source=work.declaration, folder=folder, progress=work.report)
+    if like is None:
+        made = train(trains, own, goal, source=work.declaration, folder=folder, progress=work.report)
+    else:
+        made = refit(trains, like, own, goal, source=work.declaration, folder=folder, progress=work.report)
     for part, seconds in made.seconds.items():
         watch.seconds[part] = watch.seconds.get(part, 0.0) + seconds
     return made
-
-
-def chosen_of(declared: Train | Sequence[Train], made: Trained) -> Train:
-    """The competitor that won."""
-    if isinstance(declared, Train):
-        return declared
-    if len(declared) == 1:
-        return declared[0]
-    names = [entry.estimator for entry in made.entries]
-    scores = [entry.score for entry in made.entries]
-    place = next(
-        place for place, name in enumerate(names)
-        if name == made.estimator and made.entries[place].parameters == made.parameters and scores[place] is not None
-    )
-    return declared[place]
-
-
-def settled(train: Train, made: Trained) -> Train:
-    """The winner with the parameters that its search found, to be fitted once more without searching."""
-    if not made.parameters or not isinstance(train.estimator, Estimator):
-        return train
-    estimator = train.estimator
-    found = {name: value for name, value in made.parameters.items() if "__" not in name}
-    return dataclasses.replace(
-        train, estimator=dataclasses.replace(estimator, parameters={**estimator.parameters, **found})
-    )
 
 
 def signature_of(resolved: Resolved) -> Signature:
@@ -236,7 +224,7 @@ def signature_of(resolved: Resolved) -> Signature:
     return Signature(
         inputs=tuple(columns),
         task=resolved.task,
-        classes=resolved.classes,  # type: ignore[arg-type]
+        classes=resolved.classes,
         positive=resolved.positive,
         key=resolved.loop.source.key,
         event_time=event_time if isinstance(event_time, str) else None,

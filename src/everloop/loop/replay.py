@@ -31,6 +31,7 @@ from everloop.loop.environment import Environment
 from everloop.loop.events import Asked
 from everloop.loop.fit_job import signature_of
 from everloop.loop.installation import Installation, label_facts, open_installation
+from everloop.loop.preload import modules
 from everloop.loop.publish import publish
 from everloop.loop.server import ServingProcess
 from everloop.loop.traffic import Answer, Traffic
@@ -85,6 +86,8 @@ class Plan:
     arrivals: tuple[Arrival, ...] = ()
     marks: tuple[tuple[datetime, str], ...] = ()
     simulated: str | None = None
+    seed: int | None = None
+    """Makes the draw of arms repeatable."""
 
 
 def read_history(loop: Loop, declaration: bytes, folder: Path) -> History:
@@ -131,7 +134,8 @@ class Replay:
             marks=list(plan.marks),
             simulated=plan.simulated,
         )
-        self._executor = ProcessExecutor(preload=("everloop.loop.fit_job",))
+        self._executor = ProcessExecutor(preload=modules(history.loop))
+        self._executor.warm()
         self._engine = Engine(self.installation.ledger, self.clock)
         self._controller = Controller(
             self.installation, self._engine, self._executor, told=self._hear
@@ -209,7 +213,9 @@ class Replay:
             token = secrets.token_hex(16)
             with (
                 self._timing("server"),
-                ServingProcess.start(self.installation.home, [self.installation.name], token=token) as server,
+                ServingProcess.start(
+                    self.installation.home, [self.installation.name], token=token, seed=self._plan.seed
+                ) as server,
             ):
                 self._seconds["server"] = time.perf_counter() - begin - sum(self._seconds.values())
                 self._traffic = Traffic(server.port, self.installation.name, token)

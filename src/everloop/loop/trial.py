@@ -24,6 +24,7 @@ from everloop.loop.controller import Controller
 from everloop.loop.environment import Environment
 from everloop.loop.events import Asked
 from everloop.loop.installation import label_facts, open_installation
+from everloop.loop.preload import modules
 from everloop.loop.turn import plain
 from everloop.package import pack, parity
 from everloop.records import Signature, Verdict, Version
@@ -180,7 +181,8 @@ def turn(loop: Loop, *, folder: Path, source: bytes, rows: int = 2_000) -> Tried
             environment=Environment(name="trial", home=place / ".everloop"),
             clock=clock,
         )
-        executor = ProcessExecutor()
+        executor = ProcessExecutor(preload=modules(loop))
+        executor.warm()
         try:
             controller = Controller(installation, Engine(installation.ledger, clock), executor)
             batches = controller.take_in()

@@ -1,13 +1,15 @@
 """Keeps a loop up: a server beside a controller that looks, works and publishes until it is told to stop.
 
 The server outlives a killed controller: it is a process group of its own, and the next controller finds it by its
-status file.
+status file. Of several controllers one keeps the server, the one that holds a lock; the lock dies with its holder.
 """
 
 from __future__ import annotations
 
+import fcntl
 import threading
 from collections.abc import Callable
+from contextlib import ExitStack
 from datetime import timedelta
 
 from everloop.durable.engine import Engine
@@ -16,6 +18,7 @@ from everloop.jobs.process import ProcessExecutor
 from everloop.loop.controller import Controller
 from everloop.loop.events import Asked
 from everloop.loop.installation import Installation
+from everloop.loop.preload import modules
 from everloop.loop.publish import publish
 from everloop.loop.server import ServingProcess
 from everloop.records import Decision
@@ -37,14 +40,20 @@ class Upkeep:
         self._host, self._port, self._processes = host, port, processes
         self._every = every.total_seconds()
         self._said = said
-        self._executor = ProcessExecutor()
+        self._executor = ProcessExecutor(preload=modules(installation.loop))
+        self._executor.warm()
         self._engine = Engine(installation.ledger, installation.clock)
         self._controller = Controller(installation, self._engine, self._executor, told=told)
         self._worker: threading.Thread | None = None
         self._server: ServingProcess | None = None
+        self._held = ExitStack()
+        self._keeps = False
 
     def run(self, stop: threading.Event) -> None:
-        """Until ``stop`` is set. Ends the server it keeps, draining it, and returns."""
+        """Until ``stop`` is set; then ends the server it keeps, draining it, and returns.
+
+        An error that nobody thought of passes, and leaves the server to go on: the next controller finds it.
+        """
         try:
             self._controller.take_in()
             publish(self._installation)
@@ -52,23 +61,23 @@ class Upkeep:
                 self._said("no version yet: the first turn starts now")
                 self._begin_first_turn()
             while not stop.is_set():
-                self._once()
+                for part in (self._work, self._controller.look, self._serve):
+                    self._try(part)
                 stop.wait(self._every)
-        finally:
             self._said("stopping: the server drains, a turn under way goes on at the next start")
             if self._server is not None:
                 self._server.stop()
+        finally:
+            self._held.close()
             self._executor.close()
 
     def _begin_first_turn(self) -> None:
         if self._controller.state().turn is None:
             self._controller.ask(Asked(action="run", by="the first start"))
 
-    def _once(self) -> None:
+    def _try(self, part: Callable[[], object]) -> None:
         try:
-            self._work()
-            self._controller.look()
-            self._serve()
+            part()
         except ReleaseConflict as conflict:
             self._said(f"another controller was first: {conflict}")
         except EverloopError as error:
@@ -91,13 +100,38 @@ class Upkeep:
         if self._server is not None and not self._server.alive():
             self._said(f"the server ended by itself: {self._server.last_words()}; it is started again")
             self._server = None
-        if self._server is None and self._controller.state().release.champion is not None:
-            self._server = ServingProcess.start(
-                self._installation.home,
-                [self._installation.name],
-                host=self._host,
-                port=self._port,
-                processes=self._processes,
-            )
+        if self._server is None and self._controller.state().release.champion is not None and self._is_keeper():
+            self._server = self._found() or self._started()
             self._port = self._server.port
             self._said(f"serving on http://{self._host}:{self._port}/predict/{self._installation.name}")
+
+    def _is_keeper(self) -> bool:
+        """Whether this controller keeps the server: tried at every look, for the one that does may be killed."""
+        if not self._keeps:
+            lock = (self._installation.home.servers / f"{self._installation.name}.lock").open("w")
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                lock.close()
+                return False
+            self._held.enter_context(lock)
+            self._keeps = True
+        return self._keeps
+
+    def _found(self) -> ServingProcess | None:
+        """The server that a killed controller left behind, if it listens where this one is to."""
+        found = ServingProcess.find(self._installation.home, [self._installation.name])
+        if found is None or self._port in (0, found.port):
+            return found
+        self._said(f"the server left on port {found.port} drains; this one is to listen on {self._port}")
+        found.stop()
+        return None
+
+    def _started(self) -> ServingProcess:
+        return ServingProcess.start(
+            self._installation.home,
+            [self._installation.name],
+            host=self._host,
+            port=self._port,
+            processes=self._processes,
+        )

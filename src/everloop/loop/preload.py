@@ -1,0 +1,31 @@
+"""Which modules a fit of a loop will need, so that a worker can stand by with them. Imports none of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from everloop.spec.loop import Loop
+from everloop.spec.train import Estimator
+
+JOB = ("everloop.loop.fit_job", "everloop.train.sklearn")
+
+
+def modules(loop: Loop) -> tuple[str, ...]:
+    """The fit job, and the libraries of every declared estimator, nested ones too."""
+    trains = loop.train if isinstance(loop.train, tuple) else (loop.train,)
+    found = [module for each in trains for module in _of(each.estimator)]
+    return tuple(dict.fromkeys((*JOB, *found)))
+
+
+def _of(value: Any) -> Iterator[str]:
+    if isinstance(value, Estimator):
+        module = value.path.rpartition(".")[0]
+        yield module
+        if module.partition(".")[0] in ("lightgbm", "xgboost"):
+            yield f"everloop.train.{module.partition('.')[0]}"
+        for each in value.parameters.values():
+            yield from _of(each)
+    elif isinstance(value, list | tuple):
+        for each in value:
+            yield from _of(each)
