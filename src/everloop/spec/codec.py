@@ -74,7 +74,15 @@ def from_bytes(data: bytes, *, bind: Callable[[Function], Callable[..., Any]] | 
                 "use the everloop that wrote it, or declare the loop again."
             )
         loop = _decoded(form["loop"], bind)
-    except (msgspec.DecodeError, LookupError, TypeError, ValueError, AttributeError, RecursionError) as error:
+    except (
+        msgspec.DecodeError,
+        LookupError,
+        TypeError,
+        ValueError,
+        ArithmeticError,
+        AttributeError,
+        RecursionError,
+    ) as error:
         raise SpecError(
             f"These bytes are no loop ({type(error).__name__}: {error}); write them with codec.to_bytes."
         ) from None

@@ -113,7 +113,7 @@ def _label(loop: Loop, resolved: Resolved | None) -> str:
 
 def _task(loop: Loop, resolved: Resolved | None) -> str:
     label = loop.label
-    inferred = "" if label.task or label.classes else ", inferred from its values"
+    inferred = "" if label.task or label.classes else ", inferred"
     if resolved is None:
         return f"{label.task or 'what kind of value, `everloop check` infers'}"
     if resolved.task == "regression":
