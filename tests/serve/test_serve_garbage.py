@@ -3,6 +3,7 @@
 import random
 import socket
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -122,3 +123,15 @@ def test_memory_stays_flat_under_garbage(server: ServerProcess) -> None:
     before = resident()
     wave(600)
     assert resident() - before < 8 * 1024  # kilobytes
+
+
+def test_a_client_that_never_reads_is_no_longer_read(server: ServerProcess) -> None:
+    request = message("POST", "/predict/made", [{"x": 1}] * 200)
+    with socket.create_connection(("127.0.0.1", server.port), timeout=2) as client:
+        sent = 0
+        with suppress(TimeoutError):
+            while sent < 200 * 2**20:
+                sent += client.send(request)
+        with Client(server.port) as steady:
+            assert steady.post("/predict/made", {"x": 1})[0] == 200
+    assert sent < 60 * 2**20

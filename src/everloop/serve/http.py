@@ -97,8 +97,8 @@ class Connection(asyncio.Protocol):
 
     __slots__ = (
         "_began",
-        "_body", "_body_bytes", "_ended", "_header_bytes", "_headers",
-        "_lingers", "_parser", "_paused", "_queue", "_unfinished",
+        "_body", "_body_bytes", "_ended", "_headers",
+        "_lingers", "_parser", "_paused", "_queue", "_stuck", "_unfinished",
         "_url", "application", "seen", "transport",
     )  # fmt: skip
 
@@ -110,6 +110,9 @@ class Connection(asyncio.Protocol):
         self._queue: deque[Exchange] = deque()
         self._parser = httptools.HttpRequestParser(self)
         self._paused = False
+        """The transport does not read for now."""
+        self._stuck = False
+        """The client does not read what we write."""
         self._ended = False
         """Nothing more is read: the connection closes when what waits is answered."""
         self._unfinished = 0
@@ -123,7 +126,6 @@ class Connection(asyncio.Protocol):
     def _reset(self) -> None:
         self._url = b""
         self._headers: Headers = {}
-        self._header_bytes = 0
         self._body: list[bytes] = []
         self._body_bytes = 0
 
@@ -163,10 +165,13 @@ class Connection(asyncio.Protocol):
         return False
 
     def pause_writing(self) -> None:
+        self._stuck = True
         self._pause()
 
     def resume_writing(self) -> None:
-        self._resume()
+        self._stuck = False
+        if not self._queue:
+            self._resume()
 
     def _pause(self) -> None:
         if not self._paused:
@@ -184,10 +189,7 @@ class Connection(asyncio.Protocol):
         self._url += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self._header_bytes += len(name) + len(value)
-        if self._header_bytes > HEADER_BYTES:
-            self._reject(431, f"The header is longer than {HEADER_BYTES} bytes.")
-            return
+        # Too long a header is found in data_received: this runs several times a request.
         name = name.lower()
         if name in WANTED:
             self._headers[name] = value
@@ -226,6 +228,12 @@ class Connection(asyncio.Protocol):
     def send(self) -> None:
         """Write every answer whose turn it is."""
         queue, transport = self._queue, self.transport
+        if len(queue) == 1 and not (self._ended or self._paused):  # by far the most frequent case
+            (response, close) = queue[0].response, queue[0].close
+            if response is not None and not close:
+                queue.popleft()
+                transport.write(response)
+                return
         while queue and (response := queue[0].response) is not None:
             close = queue.popleft().close
             if transport.is_closing():
@@ -243,7 +251,7 @@ class Connection(asyncio.Protocol):
         if not queue:
             if self._ended:
                 transport.close()
-            elif self._paused:
+            elif self._paused and not self._stuck:
                 self._resume()
 
     def _reject(self, status: int, message: str) -> None:
@@ -265,9 +273,11 @@ class Connection(asyncio.Protocol):
             if silent > LINGER_TICKS:
                 self.transport.abort()
             return
-        if self._queue:  # waits for us, or does not read what we write
-            if self._paused and silent > IDLE_TICKS:
+        if self._stuck:
+            if silent > IDLE_TICKS:
                 self.transport.abort()
+        elif self._queue:
+            pass  # it waits for us
         elif self._unfinished:
             if self.application.tick - self._began > UNFINISHED_TICKS:
                 self._reject(408, f"The request was not whole after {UNFINISHED_TICKS} seconds.")

@@ -22,6 +22,7 @@ REQUEST_ROWS = 20_000
 WAITING_ROWS = 50_000
 """Beyond this a request is refused at once: it would only wait."""
 LARGEST_LATENCY = 2**31 - 1
+LARGEST_SECONDS = LARGEST_LATENCY / 1e6
 
 
 class Exchange(Protocol):
@@ -49,7 +50,7 @@ def many(answers: list[Answer], job: "PredictionJob") -> bytes:
 class PredictionJob:
     """The rows of one request, with an id each. ``at``: event times in a replay, else None (now)."""
 
-    __slots__ = ("at", "exchange", "form", "group", "ids", "request_id", "rows", "size")
+    __slots__ = ("at", "exchange", "form", "group", "ids", "rows", "size")
 
     def __init__(
         self, exchange: Exchange, live: Live, rows: list[Row], ids: list[str], at: list[int] | None, form: Form
@@ -61,7 +62,6 @@ class PredictionJob:
         self.at = at
         self.form = form
         self.size = len(rows)
-        self.request_id: str | None = None
 
 
 class Batch:
@@ -244,7 +244,7 @@ class Predictor:
                 job.exchange.finish(200, job.form(ours, job))  # type: ignore[arg-type]
             seconds = time.perf_counter() - job.exchange.arrived
             (challenger if batch.chosen and batch.chosen[place] else champion).observe(seconds)
-            micros = min(int(seconds * 1e6), LARGEST_LATENCY)
+            micros = int(seconds * 1e6) if seconds < LARGEST_SECONDS else LARGEST_LATENCY
             if job.size == 1:
                 latency.append(micros)
             else:
