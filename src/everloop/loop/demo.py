@@ -14,7 +14,7 @@ from everloop.spec.load import load
 
 EXAMPLES = Path(__file__).resolve().parents[3] / "examples"
 DATASETS = {"hflights": "hflights.py", "elec2": "elec2.py"}
-ROWS_PER_DAY = 80
+ROWS_PER_DAY = 90
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
