@@ -99,7 +99,9 @@ def _asked(state: State, event: Asked, now: datetime) -> tuple[Command, ...]:
             fired = Fired(because=f"asked for by {event.by}", evidence=())
             hindrance = _hindrance(state, state.release.challenger is not None, False)
             if hindrance is None:
-                return (StartTurn(because=fired.because),)
+                # What waited is followed by this turn too: it would see no other rows in one of its own.
+                forget = (KeepTrigger(fired=None),) if state.waiting is not None else ()
+                return (*forget, StartTurn(because=fired.because))
             return (
                 KeepTrigger(fired=fired),
                 Note(action="kept", because=f"{fired.because}; waits: {hindrance}"),

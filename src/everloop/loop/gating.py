@@ -34,8 +34,8 @@ class TestRows:
     frame: pl.DataFrame
 
     @classmethod
-    def read(cls, candidate: Candidate, since: datetime) -> TestRows:
-        frame = pl.read_parquet(Path(candidate.folder) / "test.parquet")
+    def read(cls, folder: Path, since: datetime) -> TestRows:
+        frame = pl.read_parquet(folder / "test.parquet")
         return cls(frame.filter(pl.col("_event_time") >= since))
 
     @property
@@ -69,7 +69,7 @@ def judge(
     champion = next(v for v in known if v.number == release.champion)
     anchor = _anchor(installation, known, champion)
     since = max(_fitted_until(installation, each) for each in (champion, anchor) if each is not None)
-    rows = TestRows.read(candidate, since)
+    rows = TestRows.read(installation.home.candidates / candidate.digest, since)
     if rows.frame.is_empty():
         return Verdict(
             outcome="unsure",

@@ -1,4 +1,4 @@
-"""Starts and stops the serving process. Knows nothing of what it serves or how."""
+"""Starts, finds again and stops the serving process. Knows nothing of what it serves or how."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import psutil
+
 from everloop.errors import ServeError
 from everloop.store.home import Home
 
@@ -23,10 +25,10 @@ POLL_SECONDS = 0.005
 class ServingProcess:
     """A server in its own process group, so that ending it ends all of it and nothing else."""
 
-    def __init__(self, process: subprocess.Popen[bytes], home: Home, log: Path) -> None:
+    def __init__(self, process: subprocess.Popen[bytes] | psutil.Process, home: Home) -> None:
         self._process = process
         self._home = home
-        self._log = log
+        self._log = home.root / "server.log"
         self.port = 0
 
     @classmethod
@@ -39,6 +41,7 @@ class ServingProcess:
         port: int = 0,
         processes: int = 1,
         token: str | None = None,
+        seed: int | None = None,
         patience: float = 30.0,
     ) -> ServingProcess:
         """Start and return once it listens. Raises ServeError with the server's own last words if it does not."""
@@ -47,27 +50,54 @@ class ServingProcess:
             command += ["--loop", loop]
         if processes > 1:
             command += ["--processes", str(processes)]
+        if seed is not None:
+            command += ["--seed", str(seed)]
         environment = dict(os.environ)
         environment.pop(TOKEN_VARIABLE, None)
         if token is not None:
             environment[TOKEN_VARIABLE] = token
             command += ["--replay-token-env", TOKEN_VARIABLE]
-        log = home.root / "server.log"
-        with log.open("ab") as output:
+        with (home.root / "server.log").open("ab") as output:
             process = subprocess.Popen(
                 command, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
             )
-        server = cls(process, home, log)
-        server._wait(lambda status: bool(status.get("ready")), "listen", patience)
+        server = cls(process, home)
+        try:
+            server._wait(lambda status: bool(status.get("ready")), "listen", patience)
+        except BaseException:
+            server.stop(patience=1.0)  # A server that nobody knows of would hold its port for ever.
+            raise
         server.port = int(server.status()["port"])
         return server
 
+    @classmethod
+    def find(cls, home: Home, loops: Sequence[str]) -> ServingProcess | None:
+        """A server of this home and these loops that runs already: one that a killed controller left behind."""
+        for file in sorted(home.servers.glob("*.json")):
+            process = _server(file, home)
+            if process is None:
+                file.unlink(missing_ok=True)  # It was killed and could not tidy up.
+                continue
+            server = cls(process, home)
+            status = server.status()
+            # Of several processes on one port the supervisor is the server; the others are its children.
+            led = process.ppid() in _told(home)
+            if not led and status.get("ready") and set(loops) == set(status.get("loops", {})):
+                server.port = int(status["port"])
+                return server
+        return None
+
     @property
     def pid(self) -> int:
-        return self._process.pid
+        return int(self._process.pid)
 
     def alive(self) -> bool:
-        return self._process.poll() is None
+        if isinstance(self._process, subprocess.Popen):
+            return self._process.poll() is None
+        try:
+            return bool(self._process.is_running() and self._process.status() != psutil.STATUS_ZOMBIE)
+        except psutil.NoSuchProcess:
+            return False
 
     def status(self) -> dict[str, Any]:
         """What the process says of itself: port, ready, and the revision of each loop. Empty before it speaks."""
@@ -85,9 +115,8 @@ class ServingProcess:
         deadline = time.monotonic() + patience
         while not reached(self.status()):
             if not self.alive():
-                raise ServeError(
-                    f"The server ended with {self._process.returncode} before it could {what}: {self.last_words()}"
-                )
+                code = getattr(self._process, "returncode", "a code that only its parent knew")
+                raise ServeError(f"The server ended with {code} before it could {what}: {self.last_words()}")
             if time.monotonic() > deadline:
                 raise ServeError(f"The server did not {what} within {patience:g} s: {self.last_words()}")
             time.sleep(POLL_SECONDS)
@@ -102,11 +131,12 @@ class ServingProcess:
         """Drain and end; by force after ``patience`` seconds."""
         if not self.alive():
             return
-        os.killpg(self.pid, signal.SIGTERM)
+        group = os.getpgid(self.pid)
+        os.killpg(group, signal.SIGTERM)
         try:
             self._process.wait(patience)
-        except subprocess.TimeoutExpired:
-            os.killpg(self.pid, signal.SIGKILL)
+        except (subprocess.TimeoutExpired, psutil.TimeoutExpired):
+            os.killpg(group, signal.SIGKILL)
             self._process.wait()
 
     def __enter__(self) -> ServingProcess:
@@ -116,3 +146,18 @@ class ServingProcess:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.stop()
+
+
+def _told(home: Home) -> set[int]:
+    return {int(file.stem) for file in home.servers.glob("*.json") if file.stem.isdigit()}
+
+
+def _server(file: Path, home: Home) -> psutil.Process | None:
+    """The process that wrote this status file; None when it is gone, or when its number is somebody else's now."""
+    try:
+        process = psutil.Process(int(file.stem))
+        command = process.cmdline()
+        served = Path(process.cwd()) / command[command.index("--home") + 1]
+    except (ValueError, IndexError, psutil.Error):
+        return None
+    return process if "everloop.serve" in command and served.resolve() == home.root.resolve() else None

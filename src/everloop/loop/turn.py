@@ -138,7 +138,7 @@ class Turn:
     def package(self, snapshot: Snapshot, candidate: Candidate, verdict: Verdict, trigger: str) -> JSON:
         self._progress("package", {})
         each = self._installation
-        folder = Path(candidate.folder)
+        folder = each.home.candidates / candidate.digest
         details = msgspec.json.decode((folder / "details.json").read_bytes())
         with each.ledger.read() as connection:
             release = releases.get(connection, each.name)
