@@ -20,6 +20,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from bench.rows import Row, parser, show
+
 STEPS = 6
 RESULTS = Path(__file__).parent / "results" / "durable.json"
 
@@ -183,46 +185,46 @@ VARIANTS = {"ours": ours, "long": long, "dbos": dbos, "insert": insert, "nothing
 
 def run(variant: str, workflows: int, python: str) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="everloop-bench-") as folder:
-        command = [python, __file__, "--measure", variant, "--folder", folder, "--workflows", str(workflows)]
-        done = subprocess.run(command, capture_output=True, text=True)
+        command = [
+            python,
+            "-m",
+            "bench.durable",
+            "--measure",
+            variant,
+            "--folder",
+            folder,
+            "--workflows",
+            str(workflows),
+        ]
+        done = subprocess.run(command, capture_output=True, text=True, cwd=Path(__file__).parents[1])
         if done.returncode != 0:
             raise SystemExit(f"{variant} failed:\n{done.stderr[-2_000:]}")
         found: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
         return found
 
 
-def rows(found: dict[str, list[dict[str, Any]]], rounds: int) -> list[dict[str, Any]]:
-    def middle(variant: str, what: str) -> float | None:
-        return statistics.median(each[what] for each in found[variant]) if found.get(variant) else None
+def rows(found: dict[str, list[dict[str, Any]]], rounds: int) -> list[Row]:
+    def middle(variant: str, what: str) -> float:
+        return float(statistics.median(each[what] for each in found[variant]))
 
-    def row(what: str, ours: float | None, peer: float | None, name: str | None, target: float, unit: str) -> Any:
-        """With a peer the target is a ratio, without one a limit."""
-        ratio = None if ours is None or peer is None else ours / peer
-        judged = ratio if name else ours
-        return {
-            "what": what,
-            "ours": ours,
-            "peer": peer,
-            "peer_name": name,
-            "limit": None if name else target,
-            "ratio": ratio,
-            "target": target,
-            "met": None if judged is None else judged <= target,
-            "unit": unit,
-            "rounds": rounds,
-        }
+    def row(what: str, ours: float, target: float, **beside: Any) -> Row:
+        return Row(what=what, ours=ours, unit="ms", rounds=rounds, target=target, **beside)
 
     cpu, wall = middle("ours", "cpu_ms"), middle("ours", "wall_ms")
-    return [
-        row("processor time a step, runs of 6", cpu, None, None, 1.0, "ms"),
-        row("processor time a step, runs of 60", middle("long", "cpu_ms"), None, None, 1.0, "ms"),
-        row("processor time a step", cpu, middle("dbos", "cpu_ms"), "DBOS", 1 / 3, "ms"),
-        row("wall time a step", wall, middle("dbos", "wall_ms"), "DBOS", 1.0, "ms"),
-        row("wall time a step", wall, middle("insert", "wall_ms"), "a bare insert", 3.0, "ms"),
-        row("opening a ledger that exists", middle("opening", "open_ms"), None, None, 30.0, "ms"),
-        row("restart to first step, 1,000 runs due", middle("opening", "first_ms"), None, None, 1_000.0, "ms"),
-        row("a look that finds nothing to do", middle("opening", "idle_ms"), None, None, 5.0, "ms"),
+    bare = middle("insert", "wall_ms")
+    made = [
+        row("processor time a step, runs of 6", cpu, 1.0),
+        row("processor time a step, runs of 60", middle("long", "cpu_ms"), 1.0),
+        row("wall time a step", wall, 3 * bare, peer=bare, peer_name="a bare insert"),
+        row("opening a ledger that exists", middle("opening", "open_ms"), 30.0),
+        row("restart to first step, 1,000 runs due", middle("opening", "first_ms"), 1_000.0),
+        row("a look that finds nothing to do, 999 others due", middle("opening", "idle_ms"), 10.0),
     ]
+    if "dbos" in found:
+        theirs, slower = middle("dbos", "cpu_ms"), middle("dbos", "wall_ms")
+        made.append(row("processor time a step, runs of 6", cpu, theirs / 3, peer=theirs, peer_name="DBOS"))
+        made.append(row("wall time a step", wall, slower, peer=slower, peer_name="DBOS"))
+    return made
 
 
 def shape() -> dict[str, Any]:
@@ -245,19 +247,10 @@ def shape() -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="fewer rounds and workflows, within a minute")
-    parser.add_argument("--json", action="store_true", help="print the rows as JSON")
-    parser.add_argument("--save", action="store_true", help=f"keep the rows in {RESULTS.name}")
-    parser.add_argument("--dbos-python", help="an interpreter that has dbos, if this one has not")
-    parser.add_argument("--measure", choices=VARIANTS, help=argparse.SUPPRESS)
-    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
-    parser.add_argument("--workflows", type=int, default=0, help=argparse.SUPPRESS)
-    options = parser.parse_args()
+    options = _options()
     if options.measure:
         print(json.dumps(VARIANTS[options.measure](options.folder, options.workflows)))
         return
-
     rounds, workflows = (3, 20) if options.quick else (7, 60)
     pythons = dict.fromkeys(VARIANTS, sys.executable)
     if options.dbos_python:
@@ -268,24 +261,26 @@ def main() -> None:
     for _ in range(rounds):
         for name, python in pythons.items():  # In turn, so that a busy minute of the machine hits all of them.
             found[name].append(run(name, workflows, python))
-    table = rows(found, rounds)
-    versions = shape()
-    if "dbos" in pythons:
-        asked = "import importlib.metadata; print(importlib.metadata.version('dbos'))"
-        versions["dbos"] = subprocess.check_output([pythons["dbos"], "-c", asked], text=True).strip()
+    made = rows(found, rounds)
     if options.save:
+        machine = shape()
+        if "dbos" in pythons:
+            asked = "import importlib.metadata; print(importlib.metadata.version('dbos'))"
+            machine["dbos"] = subprocess.check_output([pythons["dbos"], "-c", asked], text=True).strip()
+        kept = {"machine": machine, "rows": [each.to_json() for each in made], "rounds": found, "workflows": workflows}
         RESULTS.parent.mkdir(exist_ok=True)
-        kept = {"machine": versions, "rows": table, "rounds": found, "workflows": workflows, "steps": STEPS}
         RESULTS.write_text(json.dumps(kept, indent=1) + "\n")
-    if options.json:
-        print(json.dumps(table))
-        return
-    print(f"{'what':40}{'ours':>9}{'peer':>9}  {'beside':15}{'ratio':>7}{'target':>9}  met")
-    for each in table:
-        shown = [f"{each[key]:.2f}" if each[key] is not None else "-" for key in ("ours", "peer", "ratio", "target")]
-        met = {True: "yes", False: "NO", None: "-"}[each["met"]]
-        name = each["peer_name"] or "a limit"
-        print(f"{each['what']:40}{shown[0]:>9}{shown[1]:>9}  {name:15}{shown[2]:>7}{shown[3]:>9}  {met}")
+    show(made, as_json=options.json)
+
+
+def _options() -> argparse.Namespace:
+    made = parser(__doc__ or "")
+    made.add_argument("--save", action="store_true", help=f"keep the rows in {RESULTS.name}")
+    made.add_argument("--dbos-python", help="an interpreter that has dbos, if this one has not")
+    made.add_argument("--measure", choices=VARIANTS, help=argparse.SUPPRESS)
+    made.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
+    made.add_argument("--workflows", type=int, default=0, help=argparse.SUPPRESS)
+    return made.parse_args()
 
 
 if __name__ == "__main__":

@@ -1,5 +1,7 @@
 """The conformance suites on our own parts, the crash points, and the names that users meet."""
 
+import dataclasses
+import importlib
 import inspect
 import os
 import re
@@ -13,6 +15,7 @@ from pathlib import Path
 import pytest
 
 import everloop.testing
+from everloop.errors import DataError, SpecError
 from everloop.jobs.process import ProcessExecutor
 from everloop.loop.turn import Turn
 from everloop.measure import drift, profile
@@ -83,3 +86,27 @@ def test_every_public_name_can_be_had() -> None:
         assert callable(getattr(everloop.testing, name))
     with pytest.raises(AttributeError, match="it has SimulatedClock"):
         everloop.testing.nothing  # noqa: B018
+
+
+DECLARATION = """
+import everloop as el
+from sklearn.linear_model import LogisticRegression
+
+loop = el.Loop(
+    name="lost",
+    source=el.Parquet("nowhere/*.parquet", key="id", event_time="at"),
+    label=el.Label("late"),
+    train=el.Train(LogisticRegression()),
+)
+"""
+
+
+def test_a_trial_turn_finds_the_file_that_declares_its_loop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "lost_declaration.py").write_text(DECLARATION)
+    (tmp_path / "lost_user.py").write_text("from lost_declaration import loop\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    loop = importlib.import_module("lost_user").loop
+    with pytest.raises(DataError, match=re.escape(f"'nowhere/*.parquet' in {tmp_path}")):
+        everloop.testing.turn(loop)
+    with pytest.raises(SpecError, match="give the declaration's file"):
+        everloop.testing.turn(dataclasses.replace(loop))

@@ -7,6 +7,7 @@ must be, and which version gave it.
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -17,6 +18,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import httptools
 import numpy as np
 from onnx import TensorProto, helper, numpy_helper
 
@@ -105,6 +107,78 @@ def graph_of(signature: Signature, *, bias: float = 0.0, fails: bool = False) ->
 def expected(total: float) -> float:
     """The probability that a made graph gives for inputs and bias that sum up to ``total``."""
     return float(1.0 / (1.0 + np.exp(-total)))
+
+
+class Client:
+    """A keep-alive connection that sends what it is told and takes answers apart. Requests may be pipelined."""
+
+    def __init__(self, port: int, *, timeout: float = PATIENCE) -> None:
+        self.socket = socket.create_connection(("127.0.0.1", port), timeout=timeout)
+        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._parser = httptools.HttpResponseParser(self)
+        self._answers: list[tuple[int, bytes]] = []
+        self._body: list[bytes] = []
+        self.headers: dict[bytes, bytes] = {}
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self.headers[name.lower()] = value
+
+    def on_body(self, body: bytes) -> None:
+        self._body.append(body)
+
+    def on_message_complete(self) -> None:
+        self._answers.append((self._parser.get_status_code(), b"".join(self._body)))
+        self._body = []
+
+    def send(self, data: bytes) -> None:
+        self.socket.sendall(data)
+
+    def answers(self, count: int) -> list[tuple[int, bytes]]:
+        """The next ``count`` answers as (status, body); fewer when the server closes before."""
+        while len(self._answers) < count:
+            try:
+                data = self.socket.recv(1 << 20)
+            except ConnectionError:
+                data = b""
+            if not data:
+                break
+            self._parser.feed_data(data)
+        found, self._answers = self._answers[:count], self._answers[count:]
+        return found
+
+    def ask(self, method: str, path: str, body: Any = None, **headers: str) -> tuple[int, Any]:
+        """One request; the answer's status and its JSON (or bytes). Header names are written with '_' for '-'."""
+        self.send(message(method, path, body, **headers))
+        ((status, answer),) = self.answers(1)
+        try:
+            return status, json.loads(answer)
+        except ValueError:
+            return status, answer
+
+    def post(self, path: str, body: Any, **headers: str) -> tuple[int, Any]:
+        return self.ask("POST", path, body, **headers)
+
+    def get(self, path: str) -> tuple[int, Any]:
+        return self.ask("GET", path)
+
+    def close(self) -> None:
+        self.socket.close()
+
+    def __enter__(self) -> "Client":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def message(method: str, path: str, body: Any = None, **headers: str) -> bytes:
+    """A whole HTTP request; ``body`` is bytes, or something to write as JSON."""
+    data = b"" if body is None else body if isinstance(body, bytes) else json.dumps(body).encode()
+    lines = "".join(f"{name.replace('_', '-')}: {value}\r\n" for name, value in headers.items())
+    head = f"{method} {path} HTTP/1.1\r\nhost: test\r\n{lines}content-length: {len(data)}\r\n\r\n"
+    return head.encode() + data
 
 
 class ServedHome:
