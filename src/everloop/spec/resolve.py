@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -137,6 +138,8 @@ def _event_time(loop: Loop, schema: Mapping[str, ColumnType]) -> None:
         )
 
 
+_LOOKING = re.compile(r"\(\?(=|!|<=|<!|P=)|(?<!\\)(\\\\)*\\[1-9]")
+"""What Python's regular expressions can and those on columns cannot."""
 _COMPARED = {"number": (int, float), "integer": (int, float), "instant": (datetime,)}
 _MEMBERS = {"number": (int, float), "integer": (int, float), "text": (str,), "boolean": (bool,)}
 
@@ -151,6 +154,11 @@ def _check_fits(check: Check, schema: Mapping[str, ColumnType]) -> None:
             raise SpecError(
                 f"el.check.Matches is on {check.column!r}, a column of {schema[check.column]}; a pattern is for text: "
                 "write Between or OneOf."
+            )
+        case Matches() if _LOOKING.search(check.pattern):
+            raise SpecError(
+                f"el.check.Matches on {check.column!r} has the pattern {check.pattern!r}, which looks around or back; "
+                "columns are matched in one pass: write it without, or use Holds(…)."
             )
         case Holds():
             try:
