@@ -135,7 +135,7 @@ def detections(runs: int) -> list[Row]:
                     what=f"{what}, {name}",
                     ours=float(np.quantile(ours, level, method="higher")),
                     peer=peer if math.isfinite(peer) else None,
-                    peer_name=THRESHOLD,
+                    peer_name=THRESHOLD if math.isfinite(peer) else None,
                     target=target,
                     unit="canary requests",
                     rounds=runs,

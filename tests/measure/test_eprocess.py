@@ -72,7 +72,9 @@ def test_both_arms_may_cycle_and_fail_together() -> None:
     rate = 0.02 * (1 + 0.8 * np.sin(np.arange(looks) / 20)) * np.where(random.random((runs, looks)) < 0.05, 5, 1)
     n1 = random.binomial(every, share, (runs, looks))
     k1, k0 = random.binomial(n1, rate), random.binomial(every - n1, rate)
-    seen = counts_from((np.cumsum(each, axis=1, dtype=np.float64)[..., None] for each in (k1, n1, k0, every - n1)), share)
+    seen = counts_from(
+        (np.cumsum(each, axis=1, dtype=np.float64)[..., None] for each in (k1, n1, k0, every - n1)), share
+    )
     assert (eprocess.rollback(seen, 0.02) >= math.log(1 / ALPHA)).any(axis=1).mean() <= ALPHA
 
 

@@ -147,7 +147,8 @@ def alarms(
     before, now = ({each.column: each for each in compare(reference, window)} for window in windows[-2:])
     watched = [name for name in now if name in before and (columns is None or name in columns)]
     signals = sum(2 if now[name].kind == "number" else 3 for name in watched)
-    chance = false_alarm_chance(false_alarm_every, windows_per_day, max(signals, 1))
+    # Both windows must be over: each may spend the root of what the pair may.
+    chance = math.sqrt(false_alarm_chance(false_alarm_every, windows_per_day, max(signals, 1)))
     raised: list[ColumnAlarm] = []
     for name in watched:
         earlier = {alarm.signal for alarm in _over(before[name], chance, calibration)}
