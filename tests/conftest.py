@@ -8,7 +8,7 @@ import pytest
 from everloop.testing.small import DAY, START, SmallLoop, made_rows
 
 
-@pytest.fixture()
+@pytest.fixture
 def small(tmp_path: Path) -> SmallLoop:
     """Rows and a declaration; nothing has turned yet."""
     return SmallLoop(tmp_path / "small")
@@ -23,7 +23,7 @@ def turned_once(tmp_path_factory: pytest.TempPathFactory) -> SmallLoop:
     return loop
 
 
-@pytest.fixture()
+@pytest.fixture
 def turned(turned_once: SmallLoop, tmp_path: Path) -> SmallLoop:
     return turned_once.copy(tmp_path / "turned")
 
