@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import betaln, logsumexp
+from scipy.special import betaln
 
 from everloop.records import ArmCounts
 
@@ -108,7 +108,7 @@ def rollback(observed: Counts, baseline: float) -> Floats:
         - (k1 + k0) * np.log1p(w * np.expm1(b * (1 - m)))
         - (n1 + n0 - k1 - k0) * np.log1p(w * np.expm1(-b * m))
     )
-    return _mixture(np.sum(log_e, axis=-1))
+    return log_mean(np.sum(log_e, axis=-1))
 
 
 def rollback_bounded(arm: ArrayLike, outcome: ArrayLike, share: ArrayLike, baseline: float) -> Floats:
@@ -131,7 +131,7 @@ def rollback_bounded(arm: ArrayLike, outcome: ArrayLike, share: ArrayLike, basel
 
 def mixed(log_evidence: ArrayLike) -> float:
     """The logarithm of the even mixture of the last axis: what `rollback_bounded` sums lead to."""
-    return float(_mixture(np.asarray(log_evidence, dtype=np.float64)))
+    return float(log_mean(np.asarray(log_evidence, dtype=np.float64)))
 
 
 def promotion(observed: Counts, baseline: float, margin: float) -> Floats:
@@ -152,7 +152,7 @@ def promotion(observed: Counts, baseline: float, margin: float) -> Floats:
         ),
         axis=-2,
     )
-    return _mixture(np.sum(cells[..., None, :, :] * log_factors, axis=(-2, -1)))
+    return log_mean(np.sum(cells[..., None, :, :] * log_factors, axis=(-2, -1)))
 
 
 def promotion_by_ratio(observed: Counts, ratio: float) -> Floats:
@@ -170,7 +170,7 @@ def promotion_by_ratio(observed: Counts, ratio: float) -> Floats:
     log_k = observed.challenger_events[..., None, :] * np.log(chance / limit) + observed.champion_events[
         ..., None, :
     ] * np.log((1 - chance) / (1 - limit))
-    return _mixture(np.sum(log_k, axis=-1))
+    return log_mean(np.sum(log_k, axis=-1))
 
 
 def difference(observed: Counts) -> Floats:
@@ -260,8 +260,11 @@ def _promotion_log_factors(share: Floats, m: float, margin: float) -> Floats:
     return factors
 
 
-def _mixture(log_evidence: Floats) -> Floats:
-    mean: Floats = logsumexp(log_evidence, axis=-1) - math.log(log_evidence.shape[-1])
+def log_mean(log_evidence: Floats) -> Floats:
+    """The logarithm of the mean over the last axis, [...]: an even mixture of bets."""
+    # scipy's logsumexp costs a quarter of a millisecond a call, more than all the rest of a look.
+    top = log_evidence.max(axis=-1, keepdims=True)
+    mean: Floats = np.log(np.exp(log_evidence - top).mean(axis=-1)) + top[..., 0]
     return mean
 
 

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import logsumexp
 
 from everloop.measure import sequence
+from everloop.measure.eprocess import log_mean
 from everloop.records import PairedCounts
 
 Floats = NDArray[np.float64]
@@ -43,7 +43,7 @@ def discordant_worse(only_challenger_wrong: Floats, only_champion_wrong: Floats)
     """The logarithm of E, [...]: among the rows only one got wrong, the challenger's share against ½."""
     b, c = only_challenger_wrong[..., None], only_champion_wrong[..., None]
     log_e = b * np.log(2 * WRONG_SHARES) + c * np.log(2 * (1 - WRONG_SHARES))
-    return _mixture(log_e)
+    return log_mean(log_e)
 
 
 def discordant_not_worse(
@@ -55,7 +55,7 @@ def discordant_not_worse(
     log_k = (
         b * np.log1p(stake * (margin - 1)) + c * np.log1p(stake * (margin + 1)) + (n - b - c) * np.log1p(stake * margin)
     )
-    return _mixture(log_k)
+    return log_mean(log_k)
 
 
 def bounded_worse(total: Floats, squares: Floats) -> Floats:
@@ -64,7 +64,7 @@ def bounded_worse(total: Floats, squares: Floats) -> Floats:
     ln(1 + λy) ≥ λy − (−ln(1−λ) − λ)·y² for y ≥ −1 (Fan, Grama and Liu 2015): a bet whose state is two sums.
     """
     log_e = STAKES * total[..., None] - (-np.log1p(-STAKES) - STAKES) * squares[..., None]
-    return _mixture(log_e)
+    return log_mean(log_e)
 
 
 def bounded_not_worse(pairs: Floats, total: Floats, squares: Floats, margin: float) -> Floats:
@@ -137,8 +137,3 @@ def _more_bounded(n: float, mean: float, squares: float, margin: float, alpha: f
     y_square = max(spread - 2 * margin * mean + margin**2, 1e-12) / scale**2
     growth = float(np.max(STAKES * y - (-np.log1p(-STAKES) - STAKES) * y_square))
     return max(0, math.ceil((math.log(1 / alpha) - now) / growth)) if growth > 0 else None
-
-
-def _mixture(log_evidence: Floats) -> Floats:
-    mean: Floats = logsumexp(log_evidence, axis=-1) - math.log(log_evidence.shape[-1])
-    return mean
