@@ -43,6 +43,14 @@ HomeFolder = Annotated[
     Path, typer.Option("--home", help="Where everything is kept: the `.everloop` folder beside the declaration.")
 ]
 DEFAULT_HOME = Path(".everloop")
+EXTRAS = {
+    **dict.fromkeys(
+        ("polars", "deltalake", "pyarrow", "sklearn", "scipy", "onnx", "skl2onnx", "optuna", "sqlalchemy", "alembic"), "core"
+    ),
+    **dict.fromkeys(("psutil", "matplotlib"), "core"),
+    **dict.fromkeys(("lightgbm", "xgboost"), "boost"),
+}
+"""What a machine that only serves does not have, and which extra brings it."""
 
 
 @app.command()
@@ -333,6 +341,12 @@ def run_app(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         _tell("interrupted", 130, False)
         return 130
+    except ModuleNotFoundError as error:
+        extra = EXTRAS.get((error.name or "").partition(".")[0])
+        if extra is None:
+            raise
+        _tell(f"This command needs {error.name}; install it with pip install 'everloop[{extra}]'.", 1, "--json" in given)
+        return 1
     except Exception as error:
         show = getattr(error, "show", None)  # the command line's own mistakes know how to show themselves
         if show is None:
