@@ -5,11 +5,13 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import onnx
 import pytest
 
-from everloop.errors import PackageTampered
+from everloop.errors import PackageError, PackageTampered
+from everloop.serve.model import load
 from everloop.store import packages
-from everloop.testing.serving import Client, ServedHome, ServerProcess, signature_of
+from everloop.testing.serving import Client, ServedHome, ServerProcess, graph_of, signature_of
 
 SIGNATURE = signature_of({"x": "number"})
 
@@ -111,3 +113,19 @@ def test_a_server_that_starts_beside_a_tampered_challenger_serves_the_champion(t
     with served.serve() as server, Client(server.port) as client:
         assert client.post("/predict", {"x": 1})[1]["version"] == 1
         assert "not loaded" in problem(server)
+
+
+def test_a_graph_that_reaches_for_files_outside_is_refused(tmp_path: Path) -> None:
+    secret = tmp_path / "secret.bin"
+    secret.write_bytes(bytes(8))
+    served = ServedHome(tmp_path / "home")
+    served.seal(1, SIGNATURE)
+    for version, place in enumerate((str(secret), "../secret.bin", "secret.bin"), start=2):
+        model = onnx.load_from_string(graph_of(SIGNATURE))
+        weight = next(each for each in model.graph.initializer if each.name == "bias")
+        weight.ClearField("raw_data")
+        weight.data_location = onnx.TensorProto.EXTERNAL
+        weight.external_data.add(key="location", value=place)
+        folder = served.home.packages / served.seal(version, SIGNATURE, graph=model.SerializeToString())
+        with pytest.raises(PackageError, match="does not run here"):
+            load(folder, packages.trusted_keys(served.home.keys))

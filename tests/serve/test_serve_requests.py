@@ -173,6 +173,23 @@ def test_chunked_bodies_and_split_messages_are_read(client: Client) -> None:
     assert client.answers(1)[0][0] == 200
 
 
+def test_an_offer_to_upgrade_is_ignored(client: Client) -> None:
+    offer = b"connection: upgrade, http2-settings\r\nupgrade: h2c\r\nhttp2-settings: AAMAAABkAAQAAP__\r\n"
+    chunked = b"POST /predict/made HTTP/1.1\r\ntransfer-encoding: chunked\r\n" + offer + b"\r\n7\r\n"
+    client.send(
+        b"GET /status HTTP/1.1\r\n" + offer + b"\r\n"
+        + b"POST /predict/made HTTP/1.1\r\n" + offer + b'content-length: 7\r\n\r\n{"x":2}'
+        + chunked + b'{"x":3}\r\n0\r\n\r\n'
+    )  # fmt: skip
+    client.send(message("POST", "/predict/made", {"x": 4}))
+    answers = client.answers(4)
+    assert [status for status, _ in answers] == [200] * 4
+    found = [json.loads(body)["probability"]["true"] for _, body in answers[1:]]
+    assert found == pytest.approx([expected(2), expected(3), expected(4)])
+    client.send(b"CONNECT a:1 HTTP/1.1\r\n\r\n")
+    assert client.answers(1)[0][0] in (400, 404)
+
+
 def test_http_1_0_closes_unless_it_is_asked_to_stay(server: ServerProcess) -> None:
     body = b'{"x":1}'
     with Client(server.port) as client:

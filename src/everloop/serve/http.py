@@ -33,7 +33,7 @@ CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 WANTED = frozenset(
     {
         b"connection", b"content-encoding", b"content-length", b"expect", b"inference-header-content-length",
-        b"upgrade", b"x-everloop-event-time", b"x-everloop-replay", b"x-prediction-id",
+        b"transfer-encoding",        b"upgrade", b"x-everloop-event-time", b"x-everloop-replay", b"x-prediction-id",
     }
 )  # fmt: skip
 Headers = dict[bytes, bytes]
@@ -96,10 +96,8 @@ class Connection(asyncio.Protocol):
     """One client. The parser calls the ``on_`` methods."""
 
     __slots__ = (
-        "_began",
-        "_body", "_body_bytes", "_ended", "_headers",
-        "_lingers", "_parser", "_paused", "_queue", "_stuck", "_unfinished",
-        "_url", "application", "seen", "transport",
+        "_began", "_body", "_body_bytes", "_ended", "_headers", "_lingers", "_parser", "_paused", "_queue", "_stuck",
+        "_unfinished", "_url", "application", "seen", "transport",
     )  # fmt: skip
 
     def __init__(self, application: Application) -> None:
@@ -148,15 +146,34 @@ class Connection(asyncio.Protocol):
             self._began = self.seen
         self._unfinished += len(data)
         try:
-            self._parser.feed_data(data)
-        except httptools.HttpParserUpgrade:
-            self._reject(400, "Nothing to upgrade to here: send the request without an Upgrade header.")
+            self._feed(data)
         except httptools.HttpParserError as error:
             self._reject(400, f"This is not HTTP as it should be: {error}.")
         if self._unfinished - self._body_bytes > HEADER_BYTES + 16 * self._body_bytes:
             self._reject(431, f"The header is longer than {HEADER_BYTES} bytes.")
         if len(self._queue) > PIPELINED:
             self._pause()
+
+    def _feed(self, data: bytes) -> None:
+        while True:
+            try:
+                self._parser.feed_data(data)
+                return
+            except httptools.HttpParserUpgrade as upgrade:
+                if self._parser.get_method() == b"CONNECT":
+                    self._reject(400, "This is not a proxy: CONNECT has nothing to connect to.")
+                    return
+                # We may ignore an offer to upgrade (Java's client makes one with each first request), but the parser
+                # has taken the body for the other protocol: the same request again, without the offer.
+                data = self._without_upgrade() + data[upgrade.args[0] :]
+                self._parser = httptools.HttpRequestParser(self)
+
+    def _without_upgrade(self) -> bytes:
+        version = self._parser.get_http_version().encode()
+        lines = [b"%b %b HTTP/%b" % (self._parser.get_method(), self._url, version)]
+        lines += [b"%b: %b" % each for each in self._headers.items() if each[0] not in (b"upgrade", b"connection")]
+        self._reset()
+        return b"\r\n".join([*lines, b"", b""])
 
     def eof_received(self) -> bool:
         if self._queue:  # half closed: it still wants its answers
@@ -207,11 +224,11 @@ class Connection(asyncio.Protocol):
             self._body.append(body)
 
     def on_message_complete(self) -> None:
-        self._unfinished = 0
-        if self._ended:
-            return
-        exchange = Exchange(self)
         parser, headers = self._parser, self._headers
+        if self._ended or (b"upgrade" in headers and parser.should_upgrade()):
+            return
+        self._unfinished = 0
+        exchange = Exchange(self)
         if not parser.should_keep_alive():
             exchange.close = self._ended = True
         elif b"connection" in headers:
