@@ -9,6 +9,7 @@ from pathlib import Path
 
 import polars as pl
 import pytest
+from deltalake import DeltaTable, write_deltalake
 
 from everloop.errors import NotFound, SchemaChanged, StoreFull
 from everloop.records import Outcome
@@ -116,6 +117,71 @@ def test_writers_at_the_same_time_lose_nothing(tmp_path: Path) -> None:
     lake = Lake(tmp_path)
     assert lake.read("raw").height == 32
     assert len(lake.batches()) == 32
+
+
+def wide(start: int, count: int) -> pl.DataFrame:
+    """Every type that a table of ours has, with missing values."""
+    at = [datetime(2024, 1, 1, microsecond=i, tzinfo=UTC) for i in range(count)]
+    columns = {"at": at, "yes": [True, None] * (count // 2), "share": [0.5, None] * (count // 2)}
+    return rows(start, count).with_columns(pl.Series(name, values) for name, values in columns.items())
+
+
+def test_the_log_is_one_that_others_read_and_write(tmp_path: Path) -> None:
+    """Our own commits beside those of the deltalake library, merges and checkpoints of both included."""
+    lake = Lake(tmp_path)
+    for index in range(COMPACT_EVERY + 10):
+        lake.append("raw", wide(index * 4, 4), note={"batch": str(index)})
+        if index % 7 == 0:
+            write_deltalake(str(tmp_path / "raw"), wide(10_000 + index * 4, 4), mode="append")
+    expected = lake.read("raw").sort("number")
+    assert expected.height == 4 * (COMPACT_EVERY + 10) + 4 * len(range(0, COMPACT_EVERY + 10, 7))
+    theirs = DeltaTable(tmp_path / "raw")
+    assert theirs.version() == lake.version("raw")
+    assert pl.scan_delta(theirs).collect().sort("number").equals(expected)
+    theirs.optimize.compact()
+    theirs.create_checkpoint()
+    lake.append("raw", wide(50_000, 2))
+    assert Lake(tmp_path).read("raw").sort("number").equals(lake.read("raw").sort("number"))
+    assert lake.diff("raw", theirs.version(), lake.version("raw")).equals(wide(50_000, 2))
+    told = [(each["version"], each["operation"]) for each in Lake(tmp_path).history("raw")]
+    assert told == [(each["version"], each["operation"]) for each in lake.history("raw")]
+    assert [version for version, _ in told] == list(range(lake.version("raw") + 1))
+
+
+def test_a_column_that_somebody_else_added_meanwhile_stays_empty_in_our_rows(tmp_path: Path) -> None:
+    mine, other = Lake(tmp_path), Lake(tmp_path)
+    mine.append("raw", rows(0, 2))
+    assert mine.version("raw") == 0
+    other.append("raw", rows(2, 2).with_columns(more=pl.lit(1.5)))
+    mine.append("raw", rows(4, 2))
+    assert mine.schema("raw").names() == ["number", "text", "more"]
+    assert mine.read("raw").sort("number")["more"].to_list() == [None, None, 1.5, 1.5, None, None]
+    assert mine.diff("raw", 1, 2).equals(rows(4, 2).with_columns(more=pl.lit(None, pl.Float64())))
+
+
+def test_a_file_without_its_commit_is_no_part_of_the_table(tmp_path: Path) -> None:
+    """What a process leaves that is killed between the two."""
+    lake = Lake(tmp_path)
+    lake.append("raw", rows(0, 2))
+    rows(2, 2).write_parquet(tmp_path / "raw" / "part-orphan.parquet")
+    (tmp_path / "raw" / "_delta_log" / "_commit_0.json.tmp").write_text("{")
+    lake.append("raw", rows(4, 2))
+    for each in (lake, Lake(tmp_path)):
+        assert sorted(each.read("raw")["number"]) == [0, 1, 4, 5]
+        assert each.version("raw") == 1
+
+
+def test_the_newest_note_under_a_name_is_found(tmp_path: Path) -> None:
+    lake = Lake(tmp_path)
+    assert lake.last_note("raw", "folded") is None
+    for index in range(3):
+        lake.append("raw", rows(index, 1), note={"folded": str(index)})
+    lake.append("raw", rows(3, 1), note={"batch": "x"})
+    for each in (lake, Lake(tmp_path)):
+        assert each.last_note("raw", "folded") == "2"
+        assert each.last_note("raw", "nothing") is None
+        assert (each.batch("x") or {})["version"] == 3
+        assert each.batch("y") is None
 
 
 def test_outcomes_have_one_form(tmp_path: Path) -> None:

@@ -6,12 +6,12 @@ small files are merged by and by, but nothing that an old version needs is ever 
 
 import json
 import threading
+import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
-from urllib.parse import unquote
 
 import polars as pl
 from deltalake import CommitProperties, DeltaTable, write_deltalake
@@ -19,6 +19,9 @@ from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundErr
 
 from everloop.errors import DataError, NotFound, SchemaChanged, StoreError, StoreFull
 from everloop.records import Outcome
+from everloop.store import commits
+from everloop.store.commits import Commit
+from everloop.store.opened import Opened, schema_of
 
 RAW = "raw"
 QUARANTINE = "quarantine"
@@ -41,7 +44,8 @@ COMPACT_EVERY = 50
 """Commits between two merges of small files: an append costs more the more files a table has."""
 FILE_SIZE = 16 << 20
 """Files of this size are left alone by a merge, so that a big table is not rewritten again and again."""
-ATTEMPTS = 8
+ATTEMPTS = 100
+"""Each lost attempt means that somebody else's commit went through."""
 OLD_TABLES = 8
 """Old versions that stay open: what a turn reads, it reads more than once."""
 
@@ -53,18 +57,12 @@ _CONFIGURATION = {
     "delta.checkpointInterval": str(COMPACT_EVERY),
     "delta.dataSkippingNumIndexedCols": "0",
 }
-_FULL = ("No space left", "os error 28", "StorageFull", "os error 122", "os error 27", "File too large", "FileTooLarge")
+_FULL = (
+    *("No space left", "os error 28", "StorageFull", "os error 122", "Disk quota", "os error 27"),
+    *("File too large", "FileTooLarge"),
+)
 
 T = TypeVar("T")
-
-
-@dataclass(slots=True)
-class _Open:
-    """One table as last seen."""
-
-    table: DeltaTable
-    schema: pl.Schema
-    history: list[dict[str, Any]] = field(default_factory=list)
 
 
 class Lake:
@@ -72,7 +70,7 @@ class Lake:
 
     def __init__(self, root: Path) -> None:
         self.root = Path(root)
-        self._open: dict[str, _Open] = {}
+        self._open: dict[str, Opened] = {}
         self._old: dict[tuple[str, int], DeltaTable] = {}
         self._lock = threading.RLock()
 
@@ -86,14 +84,14 @@ class Lake:
     def version(self, table: str) -> int:
         """The newest version; -1 where there is no table yet."""
         seen = self._opened(table)
-        return -1 if seen is None else int(seen.table.version())
+        return -1 if seen is None else seen.version
 
     def schema(self, table: str, *, version: int | None = None) -> pl.Schema:
         """Column types at a version; empty where there is no table yet."""
-        if version is not None and version >= 0:
-            return _schema_of(self._at(table, version))
         seen = self._opened(table)
-        return pl.Schema() if seen is None or version is not None else seen.schema
+        if version is not None and version >= 0 and (seen is None or version != seen.version):
+            return schema_of(self._at(table, version))
+        return pl.Schema() if seen is None or (version is not None and version < 0) else seen.schema
 
     def append(self, table: str, frame: pl.DataFrame, *, note: Mapping[str, str] | None = None) -> int:
         """Add rows in one commit and return the new version. New columns widen the table; missing ones become null.
@@ -101,19 +99,8 @@ class Lake:
         An empty frame makes a commit too, for its note. A column of another type raises SchemaChanged, a full disk
         StoreFull; in both cases the table is as it was.
         """
-        properties = CommitProperties(custom_metadata={"note": json.dumps(dict(note))} if note else None)
         with self._lock:
-            for attempt in range(ATTEMPTS):
-                try:
-                    self._append_once(table, frame, properties)
-                    break
-                except CommitFailedError:
-                    # Somebody else widened or made the table first: look again and repeat.
-                    self._open.pop(table, None)
-                    if attempt == ATTEMPTS - 1:
-                        raise
-            self._open_again_if_widened(table, frame)
-            version = self.version(table)
+            version = self._appended(table, frame, dict(note or {}))
             if version > 0 and version % COMPACT_EVERY == 0:
                 self._compact_quietly(table)
             return version
@@ -134,7 +121,7 @@ class Lake:
             if seen is None:
                 return pl.DataFrame()
             with self._lock:
-                rows = pl.scan_delta(seen.table)
+                rows = pl.scan_delta(seen.current())
         else:
             rows = pl.scan_delta(self._at(table, version))
         if where is not None:
@@ -151,22 +138,38 @@ class Lake:
 
     def history(self, table: str) -> list[dict[str, Any]]:
         """Every commit, oldest first: version, at (wall clock), operation, rows (added), note."""
-        seen = self._opened(table)
-        if seen is None:
-            return []
         with self._lock:
-            new = int(seen.table.version()) + 1 - len(seen.history)
-            if new > 0:
-                entries = [_entry(raw) for raw in seen.table.history(new)]
-                seen.history.extend(sorted(entries, key=lambda each: each["version"]))
-            return list(seen.history)
+            seen = self._told(table)
+            return [] if seen is None else [each.entry() for each in seen.history]
+
+    def last_note(self, table: str, name: str) -> str | None:
+        """What the newest commit whose note has that name says under it; None where none has."""
+        with self._lock:
+            seen = self._opened(table)
+            for version in range(-1 if seen is None else seen.version, -1, -1):
+                assert seen is not None
+                note = seen.commit(version).note
+                if name in note:
+                    return note[name]
+        return None
+
+    def batch(self, digest: str, table: str = RAW) -> dict[str, Any] | None:
+        """The history entry of the commit that brought a batch; None when none has."""
+        with self._lock:
+            seen = self._told(table)
+            found = None if seen is None else seen.batches.get(digest)
+        return None if found is None else found.entry()
 
     def batches(self, table: str = RAW) -> dict[str, dict[str, Any]]:
         """Digest of each batch that was committed to a table → its history entry."""
-        return {each["note"]["batch"]: each for each in self.history(table) if "batch" in each["note"]}
+        with self._lock:
+            seen = self._told(table)
+            return {} if seen is None else {digest: each.entry() for digest, each in seen.batches.items()}
 
     def contains_batch(self, digest: str, table: str = RAW) -> bool:
-        return digest in self.batches(table)
+        with self._lock:
+            seen = self._told(table)
+            return seen is not None and digest in seen.batches
 
     def diff(self, table: str, from_version: int, to_version: int) -> pl.DataFrame:
         """The rows added after ``from_version`` up to and with ``to_version``. Merging of files adds none."""
@@ -175,40 +178,88 @@ class Lake:
                 f"Table {table} has versions 0 to {self.version(table)}; a difference from {from_version} to "
                 f"{to_version} asks for others. Give an older and a newer version among them."
             )
+        seen = self._opened(table)
+        if seen is None or from_version == to_version:
+            return self.schema(table, version=to_version).to_frame()
         schema = self.schema(table, version=to_version)
-        log = self._path(table) / "_delta_log"
+        parts: list[pl.DataFrame] = []
         paths: list[Path] = []
-        for version in range(from_version + 1, to_version + 1):
-            for line in (log / f"{version:020d}.json").read_text().splitlines():
-                added = json.loads(line).get("add")
-                if added is not None and added["dataChange"]:
-                    paths.append(self._path(table) / unquote(added["path"]))
-        if not paths:
-            return schema.to_frame()
-        return pl.scan_parquet(paths, schema=schema, missing_columns="insert", extra_columns="ignore").collect()
+        with self._lock:
+            for version in range(from_version + 1, to_version + 1):
+                if version in seen.fresh:
+                    parts.append(_aligned(seen.fresh[version], schema, table))
+                else:
+                    paths += [self._path(table) / file for file in seen.commit(version).added]
+        if paths:
+            found = pl.scan_parquet(paths, schema=schema, missing_columns="insert", extra_columns="ignore")
+            parts.insert(0, found.collect())
+        return pl.concat(parts, rechunk=False) if parts else schema.to_frame()
 
     def compact(self, table: str) -> None:
         """Merge small files. Rows, their old versions and differences stay as they are."""
         seen = self._opened(table)
         if seen is not None:
             with self._lock:
-                self._written(table, lambda: seen.table.optimize.compact(target_size=FILE_SIZE))
+                current = seen.current()
+                self._written(table, lambda: current.optimize.compact(target_size=FILE_SIZE))
+                # Whoever opens the table reads the log from here.
+                self._written(table, current.create_checkpoint)
 
-    def _append_once(self, table: str, frame: pl.DataFrame, properties: CommitProperties) -> None:
-        seen = self._opened(table)
-        known = pl.Schema() if seen is None else seen.schema
-        aligned = _aligned(frame, known, table)
+    def _appended(self, table: str, frame: pl.DataFrame, note: dict[str, str]) -> int:
+        for _ in range(ATTEMPTS):
+            seen = self._opened(table)
+            aligned = _aligned(frame, pl.Schema() if seen is None else seen.schema, table)
+            if seen is None or not seen.plain or aligned.width > len(seen.schema):
+                try:
+                    self._widened(table, seen, aligned, note)
+                except CommitFailedError:
+                    # Somebody else widened or made the table first: look again and repeat.
+                    self._open.pop(table, None)
+                    continue
+                return self.version(table)
+            version = self._written(table, partial(self._added, table, seen, aligned, note))
+            if version is not None:
+                return version
+        raise StoreError(
+            f"Table {table} at {self._path(table)} was changed by others {ATTEMPTS} times while a commit was tried. "
+            f"Nothing was added; repeat it when fewer write at once."
+        )
+
+    def _widened(self, table: str, seen: Opened | None, rows: pl.DataFrame, note: dict[str, str]) -> None:
+        """Make a table, or append rows that bring new columns."""
         self._written(
             table,
             lambda: write_deltalake(
-                self._path(table) if seen is None else seen.table,
-                aligned,
+                self._path(table) if seen is None else seen.current(),
+                rows,
                 mode="append",
-                schema_mode="merge" if seen is None or aligned.width > len(known) else None,
+                schema_mode="merge",
                 configuration=_CONFIGURATION if seen is None else None,
-                commit_properties=properties,
+                commit_properties=CommitProperties(custom_metadata={"note": json.dumps(note)} if note else None),
             ),
         )
+
+    def _added(self, table: str, seen: Opened, rows: pl.DataFrame, note: dict[str, str]) -> int | None:
+        """Append rows of the table's own columns; None when somebody else changed the columns meanwhile."""
+        folder = self._path(table)
+        file = f"part-{uuid.uuid4()}.parquet" if len(rows) else None
+        done: Commit | None = None
+        try:
+            if file is not None:
+                rows.write_parquet(folder / file, compression="snappy")
+            schema = seen.schema
+            while done is None and seen.plain and seen.schema == schema:
+                done = commits.append(folder, seen.version + 1, file=file, rows=len(rows), note=note)
+                if done is None:
+                    seen.catch_up()
+        finally:
+            if done is None and file is not None:
+                with suppress(OSError):
+                    (folder / file).unlink()
+        if done is None:
+            return None
+        seen.made(done, rows)
+        return done.version
 
     def _compact_quietly(self, table: str) -> None:
         # The rows are committed already; a merge that lost a race or found no space is simply tried later.
@@ -220,31 +271,30 @@ class Lake:
     def _path(self, table: str) -> Path:
         return self.root / table
 
-    def _opened(self, table: str) -> _Open | None:
+    def _opened(self, table: str) -> Opened | None:
         with self._lock:
             seen = self._open.get(table)
-            if seen is None:
-                try:
-                    fresh = DeltaTable(self._path(table))
-                except TableNotFoundError:
-                    return None
-                except DeltaError as error:
-                    raise StoreError(
-                        f"The log of table {table} at {self._path(table)} cannot be read: {_first_line(error)}. "
-                        f"Restore the folder from a copy."
-                    ) from error
-                seen = self._open[table] = _Open(fresh, _schema_of(fresh))
+            if seen is not None:
+                seen.catch_up()
                 return seen
-            # Versions are dense: where the next log file is not there, nothing is newer.
-            if (self._path(table) / "_delta_log" / f"{seen.table.version() + 1:020d}.json").exists():
-                seen.table.update_incremental()
-                seen.schema = _schema_of(seen.table)
+            try:
+                fresh = DeltaTable(self._path(table))
+            except TableNotFoundError:
+                return None
+            except DeltaError as error:
+                raise StoreError(
+                    f"The log of table {table} at {self._path(table)} cannot be read: {_first_line(error)}. "
+                    f"Restore the folder from a copy."
+                ) from error
+            seen = self._open[table] = Opened.of(self._path(table), fresh)
             return seen
 
-    def _open_again_if_widened(self, table: str, frame: pl.DataFrame) -> None:
-        seen = self._open.get(table)
-        if seen is not None and any(name not in seen.schema for name in frame.columns):
-            seen.schema = _schema_of(seen.table)
+    def _told(self, table: str) -> Opened | None:
+        """The table with its whole history."""
+        seen = self._opened(table)
+        if seen is not None:
+            seen.tell()
+        return seen
 
     def _at(self, table: str, version: int) -> DeltaTable:
         old = self._old.get((table, version))
@@ -267,7 +317,7 @@ class Lake:
             return write()
         except CommitFailedError:
             raise
-        except (DeltaError, OSError) as error:
+        except (DeltaError, OSError, pl.exceptions.PolarsError) as error:
             self._open.pop(table, None)
             if any(sign in str(error) for sign in _FULL):
                 raise StoreFull(
@@ -311,22 +361,6 @@ def _aligned(frame: pl.DataFrame, known: pl.Schema, table: str) -> pl.DataFrame:
             )
     columns += [pl.col(name) for name, kind in frame.schema.items() if name not in known and kind != pl.Null()]
     return frame.select(columns)
-
-
-def _schema_of(table: DeltaTable) -> pl.Schema:
-    return pl.Schema(pl.scan_delta(table).collect_schema())
-
-
-def _entry(raw: Mapping[str, Any]) -> dict[str, Any]:
-    metrics = raw.get("operationMetrics") or {}
-    operation = str(raw.get("operation", ""))
-    return {
-        "version": int(raw["version"]),
-        "at": datetime.fromtimestamp(raw["timestamp"] / 1000, UTC),
-        "operation": "merge files" if operation == "OPTIMIZE" else operation.lower(),
-        "rows": int(metrics.get("num_added_rows", 0)) if operation != "OPTIMIZE" else 0,
-        "note": json.loads(raw["note"]) if isinstance(raw.get("note"), str) else {},
-    }
 
 
 def _first_line(error: BaseException) -> str:
