@@ -15,6 +15,7 @@ from everloop.records import Evidence, GuardEvidence, Release, ReleaseEvidence
 from everloop.spec.rollout import Canary, Direct
 
 SAMPLE_RATIO_ALPHA = 0.001
+A_MILLION = 1_000_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,7 +119,12 @@ def _waiting(waiting: list[_Finding], in_shadow: bool) -> tuple[str, int | None]
     slowest = hopeless[0] if hopeless else max(waiting, key=lambda each: each.more or 0)
     if slowest.hopeless or slowest.more is None:
         return f"{slowest.words}; more {unit} are unlikely to show that this is not worse", None
-    return f"not shown yet: {slowest.words}; about {slowest.more:,} more {unit}", slowest.more
+    return f"not shown yet: {slowest.words}; {_about(slowest.more)} more {unit}", slowest.more
+
+
+def _about(count: int) -> str:
+    """A forecast beyond what anybody will wait for says only that."""
+    return f"about {count:,}" if count < A_MILLION else "more than a million"
 
 
 def _guard(guard: GuardEvidence, rollout: Canary, limit: float, release: Release) -> _Finding:
