@@ -7,24 +7,23 @@ import importlib
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
-from everloop.errors import EverloopError, SpecError
-from everloop.spec import checks as check
-from everloop.spec import guard, metric
-from everloop.spec.columns import Column, Columns, when
-from everloop.spec.decision import Threshold
-from everloop.spec.gate import Better, NotWorse
-from everloop.spec.label import Label, Outcomes
-from everloop.spec.loop import Loop
-from everloop.spec.retrain import AllOf, AnyOf, Degraded, Drift, Every, Manual, Rows
-from everloop.spec.rollout import Canary, Direct
-from everloop.spec.serve import Serve
-from everloop.spec.source import Csv, Fixed, JsonLines, Parquet
-from everloop.spec.trace import past
-from everloop.spec.train import Choice, Integers, LogUniform, Search, Train, Uniform
-from everloop.spec.window import Everything, Last
-
 if TYPE_CHECKING:
     from everloop import testing
+    from everloop.errors import EverloopError, SpecError
+    from everloop.spec import checks as check
+    from everloop.spec import guard, metric
+    from everloop.spec.columns import Column, Columns, when
+    from everloop.spec.decision import Threshold
+    from everloop.spec.gate import Better, NotWorse
+    from everloop.spec.label import Label, Outcomes
+    from everloop.spec.loop import Loop
+    from everloop.spec.retrain import AllOf, AnyOf, Degraded, Drift, Every, Manual, Rows
+    from everloop.spec.rollout import Canary, Direct
+    from everloop.spec.serve import Serve
+    from everloop.spec.source import Csv, Fixed, JsonLines, Parquet
+    from everloop.spec.trace import past
+    from everloop.spec.train import Choice, Integers, LogUniform, Search, Train, Uniform
+    from everloop.spec.window import Everything, Last
 
 __version__ = "0.1.0"
 
@@ -69,6 +68,30 @@ __all__ = [
     "when",
 ]
 
+_HOMES = {
+    "everloop.errors": ("EverloopError", "SpecError"),
+    "everloop.spec.columns": ("Column", "Columns", "when"),
+    "everloop.spec.decision": ("Threshold",),
+    "everloop.spec.gate": ("Better", "NotWorse"),
+    "everloop.spec.label": ("Label", "Outcomes"),
+    "everloop.spec.loop": ("Loop",),
+    "everloop.spec.retrain": ("AllOf", "AnyOf", "Degraded", "Drift", "Every", "Manual", "Rows"),
+    "everloop.spec.rollout": ("Canary", "Direct"),
+    "everloop.spec.serve": ("Serve",),
+    "everloop.spec.source": ("Csv", "Fixed", "JsonLines", "Parquet"),
+    "everloop.spec.trace": ("past",),
+    "everloop.spec.train": ("Choice", "Integers", "LogUniform", "Search", "Train", "Uniform"),
+    "everloop.spec.window": ("Everything", "Last"),
+}
+"""Which module holds a name. Loaded when it is first asked for, so that a server, which needs none, starts at once."""
+_PLACES = {name: module for module, names in _HOMES.items() for name in names}
+_MODULES = {
+    "check": "everloop.spec.checks",
+    "guard": "everloop.spec.guard",
+    "metric": "everloop.spec.metric",
+    "testing": "everloop.testing",
+}
+
 
 _LATER = {
     "Join": "joining other tables is not built yet; join them in your source, as they were known at the event",
@@ -78,10 +101,25 @@ _LATER = {
 
 
 def __getattr__(name: str) -> Any:
-    if name == "testing":  # it reaches every room, so it comes only when asked for
-        return importlib.import_module("everloop.testing")
+    if name in _MODULES:
+        found: Any = importlib.import_module(_MODULES[name])
+    elif name in _PLACES:
+        found = getattr(importlib.import_module(_PLACES[name]), name)
+    else:
+        raise _unknown(name)
+    globals()[name] = found  # the next time it is simply there
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+def _unknown(name: str) -> Exception:
     if name in _LATER:
-        raise SpecError(f"el.{name}: {_LATER[name]}.")
+        from everloop.errors import SpecError
+
+        return SpecError(f"el.{name}: {_LATER[name]}.")
     close = get_close_matches(name, __all__, n=1)
     remedy = f"did you mean el.{close[0]}?" if close else f"it has {', '.join(__all__)}."
-    raise AttributeError(f"everloop has no {name!r}; {remedy}")
+    return AttributeError(f"everloop has no {name!r}; {remedy}")

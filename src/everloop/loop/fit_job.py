@@ -29,6 +29,7 @@ from everloop.package.threshold import choose
 from everloop.records import Candidate, ColumnType, InputColumn, Signature, Snapshot, encode
 from everloop.spec import codec
 from everloop.spec.resolve import LabelFacts, Resolved, resolve
+from everloop.spec.rollout import Canary
 from everloop.spec.train import Train
 from everloop.store.home import Home
 from everloop.store.lake import Lake
@@ -228,6 +229,25 @@ def signature_of(resolved: Resolved) -> Signature:
         positive=resolved.positive,
         key=resolved.loop.source.key,
         event_time=event_time if isinstance(event_time, str) else None,
+        carried=carried_of(resolved),
+    )
+
+
+def carried_of(resolved: Resolved) -> tuple[InputColumn, ...]:
+    """Columns that requests may bring beside the graph's inputs: what names a row, when it happened, who asked."""
+    source, rollout = resolved.loop.source, resolved.loop.rollout
+    names = [*source.key, source.event_time_column]
+    if isinstance(rollout, Canary) and rollout.unit is not None:
+        names.append(rollout.unit)
+    chosen = [name for name in dict.fromkeys(names) if name not in resolved.inputs]
+    return tuple(
+        InputColumn(
+            name=name,
+            type=resolved.schema[name],
+            index=-1,
+            time_zone=source.time_zone if resolved.schema[name] == "instant" else None,
+        )
+        for name in chosen
     )
 
 

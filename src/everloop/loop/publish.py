@@ -34,7 +34,8 @@ def publish(installation: Installation) -> Release:
         "epoch": release.epoch,
         "unit": unit,
         "sticky": rollout.sticky if isinstance(rollout, Canary) else "hour",
-        "salt": f"{release.loop}:{release.epoch}",
+        # One salt for the whole release: a unit that stays for ever must not be drawn again at the next share.
+        "salt": f"{release.loop}:{release.started.isoformat() if release.started else 0}",
         "label": installation.loop.label.column,
         "log": serve.log,
         "p99_ms": serve.p99.total_seconds() * 1_000 if serve.p99 else None,
