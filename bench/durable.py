@@ -239,6 +239,7 @@ def shape() -> dict[str, Any]:
     names = ("everloop", "sqlalchemy")
     return {
         "cores": len(os.sched_getaffinity(0)),
+        "load": [round(each, 1) for each in os.getloadavg()],
         "python": platform.python_version(),
         "system": platform.system(),
         "sqlite": sqlite3.sqlite_version,

@@ -39,7 +39,7 @@ class Interruptions:
             raise Interrupt(name)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=25)
 @given(
     program=some.lists(some.sampled_from(["step", "commit", "sleep", "wait"]), min_size=1, max_size=8),
     gaps=some.lists(some.integers(0, 12), max_size=6),
