@@ -9,6 +9,7 @@ import threading
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
+from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,6 +18,7 @@ import polars as pl
 from deltalake import CommitProperties, DeltaTable, write_deltalake
 from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
 
+from everloop.clock import microseconds
 from everloop.errors import DataError, NotFound, SchemaChanged, StoreError, StoreFull
 from everloop.records import Outcome
 from everloop.store import commits
@@ -28,13 +30,14 @@ QUARANTINE = "quarantine"
 OUTCOMES = "outcomes"
 PREDICTIONS = "predictions"
 
+INSTANT = pl.Datetime("us", "UTC")
 OUTCOME_SCHEMA = pl.Schema(
     {
         "id": pl.String(),
         "name": pl.String(),
         "value_text": pl.String(),
         "value_number": pl.Float64(),
-        "at": pl.Datetime("us", "UTC"),
+        "at": INSTANT,
         "_batch": pl.String(),
     }
 )
@@ -327,6 +330,11 @@ class Lake:
             raise StoreError(
                 f"Table {table} at {self._path(table)} could not be written: {_first_line(error)}. Nothing was added."
             ) from error
+
+
+def moment(at: datetime) -> pl.Expr:
+    """An instant as an expression. `pl.lit` of a datetime costs thirty times as much, and a look has many."""
+    return pl.lit(microseconds(at)).cast(INSTANT)
 
 
 def outcome_rows(outcomes: Iterable[Outcome], *, batch: str | None = None) -> pl.DataFrame:

@@ -22,7 +22,7 @@ from everloop.measure import profile as profiles
 from everloop.measure.profile import ColumnProfile, Profile
 from everloop.records import MISSING_INTEGER, Signature
 from everloop.spec.retrain import Drift
-from everloop.store.lake import PREDICTIONS, Lake
+from everloop.store.lake import PREDICTIONS, Lake, moment
 from everloop.watch import fold
 from everloop.watch.recent import newest
 
@@ -97,13 +97,14 @@ def close_windows(lake: Lake, state: DriftState, now: datetime) -> DriftState:
 
 def _inside(since: datetime, until: datetime) -> pl.Expr:
     # Each live request once: whoever failed, its request came.
-    return pl.col("at").is_between(pl.lit(since), pl.lit(until), closed="left") & pl.col("arm").is_in(
+    return pl.col("at").is_between(moment(since), moment(until), closed="left") & pl.col("arm").is_in(
         ["champion", "challenger"]
     )
 
 
 def _count(lake: Lake, since: datetime, until: datetime) -> int:
-    return len(newest(lake, PREDICTIONS, since=since, columns=["at"], where=_inside(since, until)))
+    inside = newest(lake, PREDICTIONS, since=since, columns=["at"], where=_inside(since, until))
+    return int(inside.select(pl.len()).collect().item())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,7 +121,8 @@ def observe(
 ) -> Observed:
     """Read a window. With ``champion`` its answers too, where the reference holds some."""
     known = list(lake.schema(PREDICTIONS))
-    rows = newest(lake, PREDICTIONS, since=window.since, columns=known, where=_inside(window.since, window.until))
+    inside = _inside(window.since, window.until)
+    rows = newest(lake, PREDICTIONS, since=window.since, columns=known, where=inside).collect()
     if len(rows) > MOST_ROWS:
         rows = rows.sort("at", "id").sample(MOST_ROWS, seed=0)
     types = {each.name: each.type for each in signature.inputs}

@@ -17,7 +17,7 @@ import numpy.typing as npt
 import polars as pl
 
 from everloop.records import Task
-from everloop.store.lake import OUTCOMES, PREDICTIONS, RAW, Lake
+from everloop.store.lake import INSTANT, OUTCOMES, PREDICTIONS, RAW, Lake, moment
 from everloop.watch.recent import newest
 
 Class = bool | int | float | str
@@ -52,63 +52,59 @@ def matured(
     the predictions table, and ``truth``: int64 index into ``truth.classes`` (−1: a class that nobody declared) or
     float64; null where no label has come. An empty frame where nothing is due.
     """
-    due = pl.col("event_time").is_between(
-        pl.lit(-1, pl.Datetime("us", "UTC")) if since is None else pl.lit(since - truth.delay),
-        pl.lit(until - truth.delay),
-        closed="right",
-    )
+    first = None if since is None else since - truth.delay
+    happened = pl.col("event_time")
+    due = happened <= moment(until - truth.delay)
+    if first is not None:
+        due &= happened > moment(first)
     where = due & pl.col("arm").is_in(list(arms)) & ~pl.col("error")
     if versions is not None:
         where &= pl.col("version").is_in(list(versions))
     known = lake.schema(PREDICTIONS)
+    if not known:
+        return pl.DataFrame()
     answers = [name for name in known if name == "value" or (name.startswith("p_") and name[2:].isdigit())]
     columns = ["id", "event_time", "version", "arm", "epoch", "decision", *answers]
     columns += [name for name in inputs if name in known]
-    if since is None:
-        rows = lake.read(PREDICTIONS, columns=columns, where=where)
-    else:
-        rows = newest(lake, PREDICTIONS, since=since - truth.delay, columns=columns, where=where)
-    if rows.is_empty():
-        return rows
-    first, last = rows["event_time"].min(), rows["event_time"].max()
-    labels = known_labels(lake, truth, since=first, until=last, now=until)  # type: ignore[arg-type]
+    rows = newest(lake, PREDICTIONS, since=first, columns=columns, where=where)
+    labels = known_labels(lake, truth, since=first, until=until - truth.delay, now=until)
     joined = rows.join(labels, on="id", how="left", maintain_order="left")
     if truth.absent is not None:
         joined = joined.with_columns(truth=pl.col("truth").fill_null(_place(truth, truth.absent)))
-    return joined.sort("event_time", maintain_order=True)
+    return joined.sort("event_time", maintain_order=True).collect()
 
 
-def known_labels(lake: Lake, truth: Truth, *, since: datetime, until: datetime, now: datetime) -> pl.DataFrame:
+def known_labels(lake: Lake, truth: Truth, *, since: datetime | None, until: datetime, now: datetime) -> pl.LazyFrame:
     """Columns id and truth of rows with an event time in [since, until]: the latest value of each, as known ``now``."""
-    parts: list[pl.DataFrame] = []
+    parts: list[pl.LazyFrame] = []
     raw = lake.schema(RAW)
     if truth.column in raw and "_key" in raw:
-        inside = pl.col("_event_time").is_between(pl.lit(since - DAY), pl.lit(until + DAY))
-        known = pl.col("_event_time") + truth.delay <= pl.lit(now)
-        found = newest(
-            lake,
-            RAW,
-            since=since - DAY,
-            columns=["_key", "_event_time", truth.column],
-            where=inside & known & pl.col(truth.column).is_not_null(),
-        )
+        earliest = None if since is None else since - DAY
+        known = pl.col("_event_time") <= moment(min(now - truth.delay, until + DAY))
+        if earliest is not None:
+            known &= pl.col("_event_time") >= moment(earliest)
+        columns = ["_key", "_event_time", truth.column]
+        found = newest(lake, RAW, since=earliest, columns=columns, where=known & pl.col(truth.column).is_not_null())
         text = raw[truth.column] == pl.String()
         parts.append(
             found.select(
                 id=pl.col("_key"),
-                at=pl.col("_event_time") + truth.delay,
+                # In whole microseconds, as polars keeps them: a literal of a duration costs as much as the rest.
+                at=(pl.col("_event_time").to_physical() + truth.delay // timedelta(microseconds=1)).cast(INSTANT),
                 value_text=pl.col(truth.column) if text else pl.lit(None, pl.String()),
                 value_number=pl.lit(None, pl.Float64()) if text else pl.col(truth.column).cast(pl.Float64()),
             )
         )
     if lake.exists(OUTCOMES):
         # An outcome may be known before the event it is about (a cancelled departure), though hardly by much.
-        earliest = since - truth.delay - DAY
-        reported = (pl.col("name") == truth.column) & (pl.col("at") >= pl.lit(earliest)) & (pl.col("at") <= pl.lit(now))
+        earliest = None if since is None else since - truth.delay - DAY
+        reported = (pl.col("name") == truth.column) & (pl.col("at") <= moment(now))
+        if earliest is not None:
+            reported &= pl.col("at") >= moment(earliest)
         columns = ["id", "at", "value_text", "value_number"]
         parts.append(newest(lake, OUTCOMES, since=earliest, columns=columns, where=reported))
     if not parts:
-        return pl.DataFrame(schema={"id": pl.String(), "truth": pl.Float64()})
+        return pl.LazyFrame(schema={"id": pl.String(), "truth": pl.Float64()})
     # Stable: of two with the same instant the reported one, which comes last here, is the correction.
     latest = pl.concat(parts).sort("at", maintain_order=True).unique("id", keep="last", maintain_order=True)
     return latest.select("id", truth=_places(truth))

@@ -18,7 +18,7 @@ from everloop.records import Release, ReleaseEvidence, Signature
 from everloop.spec.metric import Metric
 from everloop.spec.retrain import Degraded, Drift, Rows, Trigger
 from everloop.spec.rollout import Canary
-from everloop.store.lake import OUTCOMES, PREDICTIONS, RAW, Lake
+from everloop.store.lake import OUTCOMES, PREDICTIONS, RAW, Lake, moment
 from everloop.watch import drift, score, service
 from everloop.watch.drift import Drifted, DriftState
 from everloop.watch.labels import Class, Truth, answers, matured, truths
@@ -265,7 +265,7 @@ def _counted(lake: Lake, rollout: Canary, release: Release, here: ReleaseWatch) 
     if newest <= here.folded:
         return here
     fresh = here.folded < 0
-    since = pl.col("at") >= pl.lit(here.started)
+    since = pl.col("at") >= moment(here.started)
     if fresh or rollout.unit is not None:
         # A unit's first request may have come looks ago; a release's rows are few enough to be read again.
         rows = lake.read(PREDICTIONS, columns=service.COLUMNS, where=since & (pl.col("share") > 0))

@@ -20,7 +20,7 @@ from everloop.measure import metrics
 from everloop.records import ArmCounts, GuardEvidence, PairedCounts, Release
 from everloop.spec.guard import Errors, Guard, Latency
 from everloop.spec.metric import Accuracy, Brier, Metric
-from everloop.store.lake import PREDICTIONS, Lake
+from everloop.store.lake import PREDICTIONS, Lake, moment
 from everloop.watch.labels import Class, Truth, answers
 
 COLUMNS = ("id", "at", "version", "arm", "epoch", "share", "unit", "latency_us", "error")
@@ -68,7 +68,7 @@ def _added(one: tuple[int, ...], other: tuple[int, ...]) -> tuple[int, ...]:
 
 def baseline(lake: Lake, champion: int, guards: tuple[Guard, ...], *, before: datetime) -> Baseline:
     """What the champion did before ``before``: (k+½)/(n+1) for each guard, so that none is ever 0."""
-    where = (pl.col("arm") == "champion") & (pl.col("version") == champion) & (pl.col("at") < pl.lit(before))
+    where = (pl.col("arm") == "champion") & (pl.col("version") == champion) & (pl.col("at") < moment(before))
     rows = lake.read(PREDICTIONS, columns=["at", "latency_us", "error"], where=where)
     rows = rows.sort("at").tail(BASELINE_ROWS) if len(rows) else rows
     count = len(rows)
