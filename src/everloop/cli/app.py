@@ -45,7 +45,8 @@ HomeFolder = Annotated[
 DEFAULT_HOME = Path(".everloop")
 EXTRAS = {
     **dict.fromkeys(
-        ("polars", "deltalake", "pyarrow", "sklearn", "scipy", "onnx", "skl2onnx", "optuna", "sqlalchemy", "alembic"), "core"
+        ("polars", "deltalake", "pyarrow", "sklearn", "scipy", "onnx", "skl2onnx", "optuna", "sqlalchemy", "alembic"),
+        "core",
     ),
     **dict.fromkeys(("psutil", "matplotlib"), "core"),
     **dict.fromkeys(("lightgbm", "xgboost"), "boost"),
@@ -57,7 +58,9 @@ EXTRAS = {
 def check(
     declaration: Declaration,
     loop: LoopName = None,
-    turn: Annotated[int, typer.Option(help="Also make a whole turn on this many of the newest rows, released to nobody.")] = 0,
+    turn: Annotated[
+        int, typer.Option(help="Also make a whole turn on this many of the newest rows, released to nobody.")
+    ] = 0,
     env: Env = None,
     as_json: AsJson = False,
 ) -> None:
@@ -70,7 +73,7 @@ def check(
     declared.check(declaration, loop=loop, turn=turn, environment=env, as_json=as_json)
 
 
-@app.command()
+@app.command(short_help="One turn of the loop, now.")
 def run(declaration: Declaration, loop: LoopName = None, env: Env = None, as_json: AsJson = False) -> None:
     """One turn of the loop, now: take in new files, fit, gate, package, release.
 
@@ -81,12 +84,14 @@ def run(declaration: Declaration, loop: LoopName = None, env: Env = None, as_jso
     declared.run(declaration, loop=loop, environment=env, as_json=as_json)
 
 
-@app.command()
+@app.command(short_help="Serve, watch, retrain and release until stopped.")
 def up(
     declaration: Declaration,
     loop: LoopName = None,
     env: Env = None,
-    host: Annotated[str | None, typer.Option(help="Where to listen; 127.0.0.1 unless everloop.toml says otherwise.")] = None,
+    host: Annotated[
+        str | None, typer.Option(help="Where to listen; 127.0.0.1 unless everloop.toml says otherwise.")
+    ] = None,
     port: Annotated[int | None, typer.Option(help="The port; 8700 unless everloop.toml says otherwise.")] = None,
     every: Annotated[float, typer.Option(min=0.05, help="Seconds between two looks at the signals.")] = 5.0,
 ) -> None:
@@ -96,14 +101,16 @@ def up(
     declared.up(declaration, loop=loop, environment=env, host=host, port=port, every=every)
 
 
-@app.command()
+@app.command(short_help="Your history through the whole real system.")
 def replay(
     declaration: Declaration,
     loop: LoopName = None,
     start: Annotated[str | None, typer.Option(help="First instant served, ISO; before it lies only history.")] = None,
     to: Annotated[str | None, typer.Option(help="Last instant served, ISO.")] = None,
     look: Annotated[str, typer.Option(help="Event time between two looks, such as 1d, 12h or 7d.")] = "1d",
-    drift: Annotated[str | None, typer.Option(help="Turn the world around from here on: 0.5 (share of history) or an instant.")] = None,
+    drift: Annotated[
+        str | None, typer.Option(help="Turn the world around from here on: 0.5 (share of history) or an instant.")
+    ] = None,
     poison: Annotated[str | None, typer.Option(help="Report wrong labels for a while: START or START+7d.")] = None,
     out: Annotated[Path | None, typer.Option(help="Write the HTML report here.")] = None,
     home: Annotated[Path | None, typer.Option(help="Keep the replay's home here, to look into it afterwards.")] = None,
@@ -130,9 +137,11 @@ def replay(
     )
 
 
-@app.command()
+@app.command(short_help="See a year of it in under a minute, on made data.")
 def demo(
-    dataset: Annotated[str | None, typer.Option("--data", help="hflights or elec2 instead of the simulated service.")] = None,
+    dataset: Annotated[
+        str | None, typer.Option("--data", help="hflights or elec2 instead of the simulated service.")
+    ] = None,
     out: Annotated[Path, typer.Option(help="Where the demo and its report go.")] = Path("demo"),
     seed: Annotated[int, typer.Option(help="The simulation's seed.")] = 7,
     as_json: AsJson = False,
@@ -151,7 +160,7 @@ def status(home: HomeFolder = DEFAULT_HOME, loop: LoopName = None, as_json: AsJs
     kept.status(home, loop=loop, as_json=as_json)
 
 
-@app.command()
+@app.command(short_help="Every version and what became of it.")
 def versions(home: HomeFolder = DEFAULT_HOME, loop: LoopName = None, as_json: AsJson = False) -> None:
     """Every version with its trigger, its score, its gate and what became of it."""
     from everloop.cli import kept
@@ -159,7 +168,7 @@ def versions(home: HomeFolder = DEFAULT_HOME, loop: LoopName = None, as_json: As
     kept.versions(home, loop=loop, as_json=as_json)
 
 
-@app.command()
+@app.command(short_help="From a prediction or version back to rows and reasons.")
 def why(
     subject: Annotated[str, typer.Argument(help="A prediction's id, or a version such as v3.")],
     home: HomeFolder = DEFAULT_HOME,
@@ -198,7 +207,7 @@ def promote(
     kept.ask("promote", home, loop=loop, version=version, as_json=as_json)
 
 
-@app.command()
+@app.command(short_help="Turn the challenger back, or the champion.")
 def rollback(home: HomeFolder = DEFAULT_HOME, loop: LoopName = None, as_json: AsJson = False) -> None:
     """Turn the challenger back; without one, return to the champion before this one."""
     from everloop.cli import kept
@@ -237,7 +246,9 @@ def outcomes(
 
 @app.command()
 def decide(
-    run_id: Annotated[str, typer.Argument(metavar="RUN", help="The run that `everloop status` shows as needs-decision.")],
+    run_id: Annotated[
+        str, typer.Argument(metavar="RUN", help="The run that `everloop status` shows as needs-decision.")
+    ],
     way: Annotated[str, typer.Argument(help="continue (with the new code), restart or cancel.")],
     home: HomeFolder = DEFAULT_HOME,
     as_json: AsJson = False,
@@ -263,7 +274,7 @@ def batch(
     kept.batch(source, target, home, loop=loop, version=version, as_json=as_json)
 
 
-@data.command("log")
+@data.command("log", short_help="Every batch and what it held.")
 def data_log(home: HomeFolder = DEFAULT_HOME, loop: LoopName = None, as_json: AsJson = False) -> None:
     """Every batch: its file, its rows, what was new, a copy, an outcome or quarantined."""
     from everloop.cli import kept
@@ -300,7 +311,7 @@ def data_show(
     kept.data_show(table, home, loop=loop, version=version, limit=limit, as_json=as_json)
 
 
-@package.command("verify")
+@package.command("verify", short_help="Is every byte as it was signed?")
 def package_verify(
     target: Annotated[str, typer.Argument(help="A package folder, a version such as v3, or a digest's beginning.")],
     home: HomeFolder = DEFAULT_HOME,
@@ -345,7 +356,9 @@ def run_app(arguments: list[str] | None = None) -> int:
         extra = EXTRAS.get((error.name or "").partition(".")[0])
         if extra is None:
             raise
-        _tell(f"This command needs {error.name}; install it with pip install 'everloop[{extra}]'.", 1, "--json" in given)
+        _tell(
+            f"This command needs {error.name}; install it with pip install 'everloop[{extra}]'.", 1, "--json" in given
+        )
         return 1
     except Exception as error:
         show = getattr(error, "show", None)  # the command line's own mistakes know how to show themselves

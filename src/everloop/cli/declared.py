@@ -20,6 +20,7 @@ from everloop.errors import NeedsDecision, TrainError
 from everloop.jobs.process import ProcessExecutor
 from everloop.loop import trial
 from everloop.loop.controller import Controller
+from everloop.loop.environment import Environment
 from everloop.loop.events import Asked
 from everloop.loop.installation import Installation, chosen, install, label_facts
 from everloop.loop.preload import modules
@@ -37,6 +38,7 @@ def check(path: Path, *, loop: str | None, turn: int, environment: str | None, a
     declaration = load(path)
     declared = chosen(declaration, loop)
     folder = declaration.path.parent
+    Environment.read(folder, environment)  # a mistake in everloop.toml is one of the declaration
     schema = sources.schema_of(declared.source, folder)
     facts = label_facts(declared, folder, schema)
     resolved = resolve(declared, schema, facts)
@@ -100,7 +102,11 @@ def run(path: Path, *, loop: str | None, environment: str | None, as_json: bool)
             out.print(f"[bold]{installation.name}[/bold]: {serving(release)}")
 
         emit(
-            {"release": plain(release), "version": plain(made[-1]) if made else None, "decisions": [plain(d) for d in told]},
+            {
+                "release": plain(release),
+                "version": plain(made[-1]) if made else None,
+                "decisions": [plain(d) for d in told],
+            },
             as_json,
             people,
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,11 +24,14 @@ from everloop.loop.installation import Installation, reopen
 from everloop.loop.outcomes import read_outcomes, report
 from everloop.loop.publish import publish
 from everloop.loop.turn import plain
-from everloop.records import Release, Version
+from everloop.records import Batch, Release, Version
 from everloop.serve import offline
 from everloop.store import packages
 from everloop.store.ledger import batches, decisions, releases
 from everloop.store.ledger import versions as version_ledger
+
+MOST_COLUMNS = 8
+"""Beyond it a terminal shows a row as lines."""
 
 
 @contextmanager
@@ -60,12 +64,9 @@ def status(home: Path, *, loop: str | None, as_json: bool) -> None:
                 console.print(f"run {run.id}: {run.status}{f' ({run.because})' if run.because else ''}")
                 if run.status == "needs-decision":
                     console.print(f"  go on with: everloop decide {run.id} continue | restart | cancel")
-            console.print()
-            table(
-                console,
-                ("when", "what", "version", "because"),
-                ((when(d.at), d.action, d.version, d.because) for d in newest),
-            )
+            for d in newest:
+                version = f" v{d.version}" if d.version is not None else ""
+                console.print(f"  {when(d.at)}  {d.action}{version}: {d.because}", markup=False)
 
         emit(value, as_json, people)
 
@@ -100,14 +101,19 @@ def versions(home: Path, *, loop: str | None, as_json: bool) -> None:
                 return "challenger"
             return fates[version.number][-1] if fates[version.number] else "–"
 
+        def people(console: Console) -> None:
+            if not known:
+                console.print("no version yet; `everloop run FILE` makes the first")
+            for v in known:
+                score = f"{each.resolved.score.name} {v.score:.4f}"
+                console.print(f"[bold]v{v.number}[/bold]  {mark(v)}  {score}  made {when(v.created_at)}")
+                console.print(f"    trigger: {v.trigger}", markup=False)
+                console.print(f"    gate: {v.verdict.because}", markup=False)
+
         emit(
             [{**plain(version), "now": mark(version)} for version in known],
             as_json,
-            lambda console: table(
-                console,
-                ("version", "made", "now", each.resolved.score.name, "trigger", "gate"),
-                ((v.number, when(v.created_at), mark(v), f"{v.score:.4f}", v.trigger, v.verdict.because) for v in known),
-            ),
+            people,
         )
 
 
@@ -121,20 +127,25 @@ def why(subject: str, home: Path, *, loop: str | None, as_json: bool) -> None:
 
         def people(console: Console) -> None:
             for row in value.get("prediction", ()):
-                console.print(f"[bold]prediction {row['id']}[/bold] at {row['at']}: arm {row['arm']}, version {row['version']}")
+                console.print(
+                    f"[bold]prediction {row['id']}[/bold] at {row['at']}: arm {row['arm']}, version {row['version']}"
+                )
             for row in value.get("outcomes", ()):
                 known = row["value_text"] if row["value_text"] is not None else row["value_number"]
                 console.print(f"  came true at {row['at']}: {row['name']} = {known}")
             version, lineage = value["version"], value["package"]["lineage"]
-            console.print(f"[bold]version {version['number']}[/bold] {version['package'][:16]}…, made {version['created_at']}")
+            console.print(
+                f"[bold]version {version['number']}[/bold] {version['package'][:16]}…, made {version['created_at']}"
+            )
             console.print(f"  trigger: {version['trigger']}")
-            console.print(f"  fit: {lineage['estimator']} {lineage['parameters']}")
+            found = ", ".join(f"{name}={chosen}" for name, chosen in lineage["parameters"].items())
+            console.print(f"  fit: {lineage['estimator']}, {found or 'its parameters as declared'}", markup=False)
             rows = value["rows"]
             console.print(
                 f"  rows: {rows['train_rows']:,} to fit from {rows['train_from']}, {rows['test_rows']:,} to test from "
                 f"{rows['test_from']} to {rows['to']}; raw version {rows['raw_version']}, snapshot {rows['digest'][:16]}…"
             )
-            console.print(f"  {value['package']['metric']}: {value['package']['score']}")
+            console.print(f"  {value['package']['metric']}: {value['package']['score']:.4f} on its test rows")
             console.print(f"  gate: {value['gate']['because']}")
             for fact in value["gate"]["evidence"]:
                 console.print(f"    {fact['name']}: {fact['value']}{_limit(fact)}")
@@ -215,7 +226,9 @@ def batch(source: Path, target: Path, home: Path, *, loop: str | None, version: 
             if number is None:
                 raise NotFound(f"{each.name} has no champion yet; `everloop run FILE` makes the first version.")
             package = version_ledger.get(connection, each.name, number).package
-        scored = offline.score(each.home.packages / package, source, target, trusted=packages.trusted_keys(each.home.keys))
+        scored = offline.score(
+            each.home.packages / package, source, target, trusted=packages.trusted_keys(each.home.keys)
+        )
         emit(
             {"rows": scored.rows, "seconds": scored.seconds, "version": number, "out": str(target)},
             as_json,
@@ -234,23 +247,20 @@ def data_log(home: Path, *, loop: str | None, as_json: bool) -> None:
             as_json,
             lambda console: table(
                 console,
-                ("when", "file", "rows", "new", "copies", "outcomes", "quarantined", "raw version", "digest"),
+                ("when", "file", "version of raw", "rows", "new", "besides"),
                 (
-                    (
-                        when(b.at),
-                        Path(b.path).name,
-                        f"{b.rows:,}",
-                        (b.refused and f"refused: {b.refused}") or f"{b.added:,}",
-                        f"{b.copies:,}",
-                        f"{b.outcomes:,}",
-                        f"{b.quarantined:,}",
-                        b.raw_version,
-                        b.digest[:12],
-                    )
+                    (when(b.at), Path(b.path).name, b.raw_version, f"{b.rows:,}", f"{b.added:,}", _besides(b))
                     for b in known
                 ),
             ),
         )
+
+
+def _besides(batch: Batch) -> str:
+    """What a batch held beside new rows; empty for most."""
+    counts = (("copies", batch.copies), ("outcomes", batch.outcomes), ("quarantined", batch.quarantined))
+    counted = [f"{count:,} {name}" for name, count in counts if count]
+    return ", ".join([f"refused: {batch.refused}"] if batch.refused else counted)
 
 
 def data_diff(first: int, second: int, home: Path, *, loop: str | None, as_json: bool) -> None:
@@ -270,7 +280,10 @@ def data_diff(first: int, second: int, home: Path, *, loop: str | None, as_json:
                 console.print(f"  {Path(batch.path).name}: {batch.added:,} new, {batch.copies:,} copies", markup=False)
             if difference.new_columns:
                 console.print(f"  new columns: {', '.join(difference.new_columns)}")
-            print_frame(console, difference.rows.head(10))
+            shown = difference.rows.head(3)
+            print_frame(console, shown)
+            if len(shown) < len(difference.rows):
+                console.print(f"… and {len(difference.rows) - len(shown):,} more rows")
 
         emit(value, as_json, people)
 
@@ -283,6 +296,15 @@ def data_show(name: str, home: Path, *, loop: str | None, version: int | None, l
 
 
 def print_frame(console: Console, frame: pl.DataFrame) -> None:
+    """As a table; a row with many columns as lines ``name  value``, which a terminal can hold."""
+    if frame.width > MOST_COLUMNS:
+        width = max(map(len, frame.columns))
+        for row in frame.iter_rows(named=True):
+            console.print()
+            for name, value in row.items():
+                text = when(value) if isinstance(value, datetime) else "–" if value is None else str(value)
+                console.print(f"{name:<{width}}  {text}", markup=False)
+        return
     with pl.Config(tbl_rows=len(frame), tbl_cols=-1, tbl_hide_dataframe_shape=True, tbl_width_chars=console.width):
         console.print(str(frame), markup=False)
 
@@ -322,10 +344,13 @@ def package_show(target: str, home: Path, *, loop: str | None, as_json: bool) ->
 
         def people(console: Console) -> None:
             console.print(f"[bold]{manifest['loop']}[/bold] {shown.digest}")
-            console.print(f"  made {manifest['created_at']}, {manifest['metric']} {manifest['score']}")
-            console.print(f"  task {manifest['signature']['task']}, classes {manifest['signature']['classes']}")
+            console.print(f"  made {manifest['created_at']}, {manifest['metric']} {manifest['score']:.4f}")
+            classes = ", ".join(str(value) for value in manifest["signature"]["classes"])
+            console.print(
+                f"  task {manifest['signature']['task']}{f', classes {classes}' if classes else ''}", markup=False
+            )
             table(console, ("input", "type"), ((c["name"], c["type"]) for c in manifest["signature"]["inputs"]))
             for key, value in manifest["lineage"].items():
-                console.print(f"  {key}: {value}")
+                console.print(f"  {key}: {value}", markup=False)
 
         emit({"digest": shown.digest, "manifest": manifest}, as_json, people)

@@ -69,7 +69,9 @@ def _turn(history: History, plan: Plan, *, out: Path | None, as_json: bool, open
     try:
         every = max(plan.look, (running.end - running.start) / LINES)
         narrator = Narrator(console, running.account, every=every, quiet=as_json)
-        narrator.opening(opening + f"  {running.start:%Y-%m-%d} → {running.end:%Y-%m-%d}, a look every {_days(plan.look)}")
+        narrator.opening(
+            opening + f"  {running.start:%Y-%m-%d} → {running.end:%Y-%m-%d}, a look every {_days(plan.look)}"
+        )
         running.listen(narrator.period, narrator.decisions)
         account = running.run()
         narrator.closing()

@@ -30,7 +30,9 @@ def emit(value: Any, as_json: bool, people: Callable[[Console], None]) -> None:
 
 
 def _plain(value: Any) -> Any:
-    return msgspec.to_builtins(value, enc_hook=lambda each: each.item() if hasattr(each, "item") else str(each), str_keys=True)
+    return msgspec.to_builtins(
+        value, enc_hook=lambda each: each.item() if hasattr(each, "item") else str(each), str_keys=True
+    )
 
 
 def table(console: Console, heads: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
