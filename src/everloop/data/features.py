@@ -41,30 +41,62 @@ def render(
     absent = [name for name in tree.inputs if name not in frame.columns]
     if absent:
         raise DataError(f"features read {', '.join(absent)}, which the rows do not have; they have {frame.columns}")
-    columns: list[pl.Expr] = []
+    columns: list[pl.Series] = []
     for name, node in tree.columns:
-        expression, _ = expression_of(node, schema, zones or {})
-        if types[name] == "instant":
-            expression = expression.cast(INSTANT)
-        columns.append(expression.alias(name))
-    return frame.lazy().select(columns).collect()
+        value = _Work(frame, schema, zones or {}).column_of(node)
+        columns.append((value.cast(INSTANT) if types[name] == "instant" else value).alias(name))
+    return pl.DataFrame(columns)
 
 
-def expression_of(node: Node, schema: Mapping[str, ColumnType], zones: Mapping[str, str | None]) -> Typed:
-    """The polars expression of one node, and its type."""
-    match node:
-        case Input(name):
-            return _input(pl.col(name), schema[name]), schema[name]
-        case Constant(value, type):
-            return (pl.lit(None), type) if type == "missing" else (pl.lit(value, dtype=DTYPES[type]), type)
-        case Call(operation, arguments, options):
-            typed = [expression_of(each, schema, zones) for each in arguments]
-            result = OPERATIONS[operation].rule([type for _, type in typed], dict(options))
-            if operation.startswith("dt_") and operation != "dt_seconds_since":
-                local = _local(typed[0][0], transitions(zone_of(node, zones)))
-                return _PARTS[operation](local).cast(pl.Int64), result
-            expression = _WRITTEN[operation](node, typed, result)
-            return (_finite(expression) if result == "number" else expression), result
+class _Work:
+    """Calculates one feature, a column a node. One large expression would repeat each part wherever it is used twice."""
+
+    def __init__(
+        self, frame: pl.DataFrame, schema: Mapping[str, ColumnType], zones: Mapping[str, str | None]
+    ) -> None:
+        self._raw, self._schema, self._zones = frame, schema, zones
+        self._done = pl.DataFrame(height=frame.height)
+        self._known: dict[Node, Typed] = {}
+
+    def column_of(self, node: Node) -> pl.Series:
+        expression, _ = self.of(node)
+        return self._done.select(expression).to_series()
+
+    def of(self, node: Node) -> Typed:
+        """Where the node's values are: a column that is calculated already, or a constant."""
+        if isinstance(node, Constant):
+            return (pl.lit(None), node.type) if node.type == "missing" else _constant(node.value, node.type)
+        if node not in self._known:
+            expression, type = self._written(node)
+            name = str(len(self._known))
+            if isinstance(node, Input):
+                expression = pl.lit(self._raw.select(expression).to_series())
+            self._done = self._done.with_columns(expression.alias(name))
+            self._known[node] = (pl.col(name), type)
+        return self._known[node]
+
+    def _written(self, node: Input | Call) -> Typed:
+        if isinstance(node, Input):
+            kind = self._schema[node.name]
+            return _input(pl.col(node.name), kind), kind
+        typed = [self.of(each) for each in node.arguments]
+        result = OPERATIONS[node.operation].rule([type for _, type in typed], dict(node.options))
+        if node.operation in _PARTS:
+            local = _local(typed[0][0], transitions(zone_of(node, self._zones)))
+            return _PARTS[node.operation](local).cast(pl.Int64), result
+        expression = _WRITTEN[node.operation](node, typed, result)
+        if result == "number" and node.operation not in _ALWAYS_FINITE:
+            name = "unchecked"  # named first, so that it is calculated once
+            self._done = self._done.with_columns(expression.alias(name))
+            expression = _finite(pl.col(name))
+        return expression, result
+
+
+_ALWAYS_FINITE = {"negate", "absolute", "floor", "ceil", "at_least", "at_most", "choose", "fill_missing", "map"}
+
+
+def _constant(value: Any, type: str) -> Typed:
+    return pl.lit(value, dtype=DTYPES[type]), type
 
 
 def _input(column: pl.Expr, type: ColumnType) -> pl.Expr:
@@ -143,8 +175,19 @@ def _logic(operate: Callable[..., pl.Expr]) -> "Writer":
 Writer = Callable[[Call, Sequence[Typed], str], pl.Expr]
 
 
+def _quotient(left: pl.Expr, right: pl.Expr) -> pl.Expr:
+    """IEEE division. polars multiplies by the reciprocal of a constant, which is off by one in the last bit."""
+
+    def divide(series: Sequence[pl.Series]) -> pl.Series:
+        upper, lower = (each.to_numpy() for each in series)
+        with np.errstate(all="ignore"):
+            return pl.Series(np.divide(upper, lower))
+
+    return pl.map_batches([left, right], divide, return_dtype=pl.Float64)
+
+
 def _seconds(left: pl.Expr, right: pl.Expr) -> pl.Expr:
-    return (left - right).cast(pl.Float64) / 1e6
+    return _quotient((left - right).cast(pl.Float64), pl.lit(1e6))
 
 
 def _subtract(call: Call, typed: Sequence[Typed], result: str) -> pl.Expr:
@@ -156,14 +199,14 @@ def _subtract(call: Call, typed: Sequence[Typed], result: str) -> pl.Expr:
 def _floor_divide(call: Call, typed: Sequence[Typed], result: str) -> pl.Expr:
     left, right = (_widen(each, result) for each in typed)
     if result == "number":
-        return (left / right).floor()
+        return _quotient(left, right).floor()
     return pl.when(right == -1).then(-left).otherwise(left // _divisor(right))
 
 
 def _modulo(call: Call, typed: Sequence[Typed], result: str) -> pl.Expr:
     left, right = (_widen(each, result) for each in typed)
     if result == "number":
-        return left - (left / right).floor() * right
+        return left - _quotient(left, right).floor() * right
     return pl.when(right == -1).then(left - left).otherwise(left % _divisor(right))
 
 
@@ -173,21 +216,26 @@ def _divisor(right: pl.Expr) -> pl.Expr:
 
 
 def _round(call: Call, typed: Sequence[Typed], result: str) -> pl.Expr:
-    digits = call.option("digits")
+    digits: int = call.option("digits")
     value = _widen(typed[0], result)
     if result == "integer":
         return value
     if digits == 0:
         return _nearest(value)
-    scale = 10.0 ** abs(digits)
+    scale = float(10 ** abs(digits))
     if digits < 0:
-        return _nearest(value / scale) * scale
+        return _nearest(_quotient(value, pl.lit(scale))) * scale
     scaled = value * scale
-    return pl.when(scaled.abs() < 2.0**52).then(_nearest(scaled) / scale).otherwise(value)
+    return pl.when(scaled.abs() < 2.0**52).then(_quotient(_nearest(scaled), pl.lit(scale))).otherwise(value)
 
 
 def _nearest(value: pl.Expr) -> pl.Expr:
     return value.round(0, mode="half_to_even")
+
+
+def _expm1(series: pl.Series) -> pl.Series:
+    with np.errstate(over="ignore"):
+        return pl.Series(np.expm1(series.to_numpy()))
 
 
 def _whole(operate: Callable[[pl.Expr], pl.Expr]) -> Writer:
@@ -276,7 +324,7 @@ _WRITTEN: dict[str, Writer] = {
     "add": _arithmetic(lambda a, b: a + b),
     "subtract": _subtract,
     "multiply": _arithmetic(lambda a, b: a * b),
-    "divide": _arithmetic(lambda a, b: a / b),
+    "divide": _arithmetic(_quotient),
     "floor_divide": _floor_divide,
     "modulo": _modulo,
     "power": _arithmetic(lambda a, b: a.pow(b)),
@@ -285,7 +333,7 @@ _WRITTEN: dict[str, Writer] = {
     "log": _function(lambda a: a.log()),
     "log1p": _function(lambda a: a.log1p()),
     "exp": _function(lambda a: a.exp()),
-    "expm1": _function(lambda a: a.map_batches(lambda s: pl.Series(np.expm1(s.to_numpy())), return_dtype=pl.Float64)),
+    "expm1": _function(lambda a: a.map_batches(_expm1, return_dtype=pl.Float64)),
     "sqrt": _function(lambda a: a.sqrt()),
     "at_least": _arithmetic(_at_least),
     "at_most": _arithmetic(_at_most),

@@ -78,7 +78,8 @@ class Nodes:
         return self.add("Cast", tensor, to=kind)
 
     def where(self, test: str, then: str, otherwise: str) -> str:
-        return then if then == otherwise else self.add("Where", test, then, otherwise)
+        same = then == otherwise and not self.is_narrow(then)  # a constant must still become [rows, 1]
+        return then if same else self.add("Where", test, then, otherwise)
 
     def invert(self, mask: str) -> str:
         return self.add("Not", mask)

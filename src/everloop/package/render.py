@@ -3,7 +3,7 @@
 The same tree is rendered to polars by `everloop.data.features`; a property test holds the two equal.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import onnx
@@ -34,22 +34,42 @@ class FeatureTensors:
     type: ColumnType
 
 
+class _Features(Mapping[str, FeatureTensors]):
+    """Renders a feature when it is first read, so that what nobody reads costs the server nothing."""
+
+    def __init__(self, tree: FeatureTree, renderer: Renderer) -> None:
+        self._nodes = dict(tree.columns)
+        self._renderer = renderer
+        self._finished: dict[str, FeatureTensors] = {}
+
+    def __getitem__(self, name: str) -> FeatureTensors:
+        if name not in self._finished:
+            graph = self._renderer.nodes
+            self._finished[name] = _finished(graph, clean(graph, self._renderer.of(self._nodes[name])))
+        return self._finished[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._nodes)
+
+    def __len__(self) -> int:
+        return len(self._nodes)
+
+
 class GraphParts:
     """The nodes of the features, to be continued by the one who has the model.
 
     Continue with ``parts.graph`` (a `Nodes`: ``graph.add("Cast", name, to=…)`` returns the output's name) or take
-    ``nodes`` and ``initializers`` when done; names made here begin with ``feature_``. ``numeric_block`` and ``column``
-    add nodes, so read ``nodes`` after calling them.
+    ``nodes`` and ``initializers`` when done; names made here begin with ``feature_``. Reading ``features``,
+    ``numeric_block`` and ``column`` add nodes, so take ``nodes`` after them.
     """
 
-    def __init__(
-        self, graph: Nodes, inputs: Sequence[InputColumn], features: dict[str, FeatureTensors], raw: dict[str, InputColumn]
-    ) -> None:
-        self.graph = graph
-        self.features = features
-        """By feature name, in the tree's order."""
-        self.raw = raw
-        """Features that are a raw column as it stands; leave their tensors unread and take ``graph.needed(outputs)``."""
+    def __init__(self, tree: FeatureTree, inputs: Sequence[InputColumn]) -> None:
+        known = {each.name: each for each in inputs}
+        self.graph = Nodes()
+        self.features: Mapping[str, FeatureTensors] = _Features(tree, Renderer(self.graph, known))
+        """By feature name, in the tree's order; each is rendered when it is read."""
+        self.raw = {name: known[node.name] for name, node in tree.columns if isinstance(node, Input)}
+        """Features that are a raw column as it stands."""
         self._columns = tuple(inputs)
 
     @property
@@ -58,7 +78,8 @@ class GraphParts:
 
     @property
     def initializers(self) -> list[onnx.TensorProto]:
-        return self.graph.initializers
+        read = {name for node in self.graph.nodes for name in node.input}
+        return [each for each in self.graph.initializers if each.name in read]
 
     @property
     def inputs(self) -> list[onnx.ValueInfoProto]:
@@ -95,6 +116,9 @@ class GraphParts:
         input), raw integer and boolean columns with four.
         """
         wanted = list(names)
+        texts = [name for name in wanted if name in self.raw and self.raw[name].type == "text"]
+        if texts:
+            raise PackageError(f"the features {', '.join(texts)} are text; encode them as categories")
         pieces: list[str] = []
         at = 0
         while at < len(wanted):
@@ -131,22 +155,15 @@ class GraphParts:
 def render(tree: FeatureTree, inputs: Sequence[InputColumn]) -> GraphParts:
     """Nodes for every feature of ``tree`` over packed ``inputs`` (see `everloop.records.Signature`).
 
-    Number columns must hold no infinities (`everloop.package.pack` makes them missing). Raises SpecError when a type
-    does not fit, PackageError when a column is not among the inputs.
+    Packed numbers hold no infinities (`everloop.package.pack` makes them missing): a raw column is passed on as it is.
+    Raises SpecError when a type does not fit, PackageError when a column is not among the inputs.
     """
     known = {each.name: each for each in inputs}
     absent = [name for name in tree.inputs if name not in known]
     if absent:
         raise PackageError(f"features read {', '.join(absent)}, which the signature does not list; add them to its inputs")
     tree.types({each.name: each.type for each in inputs})
-    graph = Nodes()
-    renderer = Renderer(graph, known)
-    features: dict[str, FeatureTensors] = {}
-    for name, node in tree.columns:
-        tensor = clean(graph, renderer.of(node))
-        features[name] = _finished(graph, tensor)
-    raw = {name: known[node.name] for name, node in tree.columns if isinstance(node, Input)}
-    return GraphParts(graph, inputs, features, raw)
+    return GraphParts(tree, inputs)
 
 
 def _finished(graph: Nodes, tensor: Tensor) -> FeatureTensors:
@@ -165,11 +182,11 @@ def model_of(parts: GraphParts) -> onnx.ModelProto:
     For tests and for showing a person what a row becomes; a package holds the estimator too.
     """
     kinds = {"number": DOUBLE, "integer": INT64, "instant": INT64, "boolean": BOOL, "text": STRING}
-    nodes, outputs = list(parts.nodes), []
+    ends, outputs = [], []
     for index, feature in enumerate(parts.features.values()):
         for word, tensor, kind in (("value", feature.value, kinds[feature.type]), ("missing", feature.missing, BOOL)):
             if tensor is not None:
-                nodes.append(helper.make_node("Identity", [tensor], [f"{word}_{index}"]))
+                ends.append(helper.make_node("Identity", [tensor], [f"{word}_{index}"]))
                 outputs.append(helper.make_tensor_value_info(f"{word}_{index}", kind, ["rows", 1]))
-    graph = helper.make_graph(nodes, "features", parts.inputs, outputs, parts.initializers)
+    graph = helper.make_graph([*parts.nodes, *ends], "features", parts.inputs, outputs, parts.initializers)
     return helper.make_model(graph, opset_imports=parts.opsets, ir_version=9)

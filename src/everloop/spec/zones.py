@@ -72,12 +72,12 @@ def transitions(time_zone: str) -> Transitions:
 def zone_of(call: Call, zones: Mapping[str, str | None]) -> str:
     """The zone of a date part: the one it names, else the one its columns are declared in, else UTC.
 
-    ``zones`` is the declared zone by column. Raises SpecError when columns of two zones meet.
+    ``zones`` is the declared zone by column; columns without one have no say. Raises SpecError when columns of two zones meet.
     """
     named: str | None = call.option("time_zone")
     if named is not None:
         return named
-    found = {zones.get(name) or "UTC" for name in inputs_of(call.arguments[0])} or {"UTC"}
+    found = {zone for name in inputs_of(call.arguments[0]) if (zone := zones.get(name))} or {"UTC"}
     if len(found) > 1:
         raise SpecError(
             f"{describe(call)} mixes the time zones {' and '.join(sorted(found))}; name one: (time_zone={min(found)!r})"
