@@ -9,6 +9,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from threading import Event
 from typing import Any, TypeVar
 
 import msgspec
@@ -60,7 +61,7 @@ class Turn:
     def __call__(self, run: Run) -> JSON:
         try:
             snapshot = run.step("snapshot", self.snapshot)
-            candidate = run.step("fit", lambda: self.fit(restored(snapshot, Snapshot)))
+            candidate = run.step("fit", lambda: self.fit(restored(snapshot, Snapshot), run.stopped))
             verdict = run.step("gate", lambda: self.gate(restored(candidate, Candidate)))
             version = run.step(
                 "package",
@@ -88,7 +89,7 @@ class Turn:
             snapshot_ledger.add(connection, taken)
         return plain(taken)
 
-    def fit(self, snapshot: Snapshot) -> JSON:
+    def fit(self, snapshot: Snapshot, stop: Event) -> JSON:
         each = self._installation
         digest = digest_of(encode({"snapshot": snapshot.digest, "code": each.code}))
         folder = each.home.candidates / digest
@@ -119,6 +120,7 @@ class Turn:
                 timeout=timeout,
             ),
             on_progress=lambda detail: self._progress("fit", detail),
+            stop=stop,
         )
         _rename_into_place(job_folder / "candidate", folder)
         shutil.rmtree(job_folder, ignore_errors=True)
