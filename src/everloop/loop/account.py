@@ -6,7 +6,9 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
+from everloop.measure.metrics import score as measure_score
 from everloop.records import Decision, Version
+from everloop.spec import metric
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,3 +78,15 @@ class Account:
                 for each in self.decisions
             ],
         }
+
+
+def overall(task: str, truth: Any, prediction: Any) -> dict[str, float]:
+    """The usual metrics of the task over all rows, whatever the declared score is."""
+    chosen: list[Any]
+    if task == "regression":
+        chosen = [metric.RootMeanSquaredError(), metric.MeanAbsoluteError()]
+    elif task == "binary":
+        chosen = [metric.Accuracy(), metric.RocAuc(), metric.AveragePrecision(), metric.LogLoss(), metric.Brier()]
+    else:
+        chosen = [metric.Accuracy(), metric.LogLoss()]
+    return {each.name: float(measure_score(each, truth, prediction)) for each in chosen}

@@ -25,7 +25,7 @@ from everloop.durable.engine import Engine
 from everloop.errors import DataError
 from everloop.jobs.process import ProcessExecutor
 from everloop.loop import inject
-from everloop.loop.account import Account, Period
+from everloop.loop.account import Account, Period, overall
 from everloop.loop.controller import Controller, Look
 from everloop.loop.environment import Environment
 from everloop.loop.events import Asked
@@ -288,7 +288,10 @@ class Replay:
             payload = rows.select(
                 pl.col(name).dt.epoch("us") if rows[name].dtype.is_temporal() else pl.col(name) for name in columns
             ).to_dicts()
-            return self._traffic.predict(payload, rows["_event_time"].dt.epoch("us").to_list(), rows["_key"].to_list())
+            times = rows["_event_time"].dt.epoch("us").to_list()
+            answers = self._traffic.predict(payload, times, rows["_key"].to_list())
+            self._traffic.settle()
+            return answers
 
     def _signature_inputs(self) -> Any:
         return signature_of(self.installation.resolved).inputs
@@ -366,20 +369,6 @@ class Replay:
 
     def close(self) -> None:
         self.installation.close()
-
-
-def overall(task: str, truth: Any, prediction: Any) -> dict[str, float]:
-    """The usual metrics of the task over all rows, whatever the declared score is."""
-    from everloop.spec import metric
-
-    chosen: list[Any]
-    if task == "regression":
-        chosen = [metric.RootMeanSquaredError(), metric.MeanAbsoluteError()]
-    elif task == "binary":
-        chosen = [metric.Accuracy(), metric.RocAuc(), metric.AveragePrecision(), metric.LogLoss(), metric.Brier()]
-    else:
-        chosen = [metric.Accuracy(), metric.LogLoss()]
-    return {each.name: float(measure_score(each, truth, prediction)) for each in chosen}
 
 
 def _shown(value: Any) -> str:

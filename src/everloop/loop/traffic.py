@@ -96,6 +96,13 @@ class Traffic:
             if status != 200:
                 raise ServeError(f"The server refused {len(content)} outcomes with {status}: {answer[:300]!r}")
 
+    def settle(self) -> None:
+        """Return once all that was asked before is in the server's log."""
+        head = f"POST /settled/{self._loop} HTTP/1.1\r\nhost: loopback\r\nx-everloop-replay: {self._token}\r\ncontent-length: 0\r\n\r\n"
+        ((status, answer),) = self._exchange(head.encode(), 1)
+        if status != 200:
+            raise ServeError(f"The server could not write its log ({status}): {answer[:300]!r}")
+
     def _answer(self, status: int, body: bytes) -> Answer:
         if status == 200:
             return self._decoder.decode(body)

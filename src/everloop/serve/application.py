@@ -43,6 +43,7 @@ class Application:
             path = name.encode()
             routes[b"/predict/" + path] = {b"POST": service.predict}
             routes[b"/outcomes/" + path] = {b"POST": service.outcomes}
+            routes[b"/settled/" + path] = {b"POST": service.settled}
             routes[b"/v2/models/" + path] = _get(service.metadata)
             routes[b"/v2/models/" + path + b"/ready"] = _get(service.is_ready)
             routes[b"/v2/models/" + path + b"/infer"] = {b"POST": service.infer}

@@ -23,6 +23,7 @@ from everloop.store.segments import OutcomeFrame
 
 REQUEST_OUTCOMES = 50_000
 ID_LENGTH = 512
+SETTLING_SECONDS = 0.0005
 _read_instant = instant_reader(None)
 
 
@@ -150,6 +151,24 @@ class Service:
         else:
             self.outcomes_refused += count
             exchange.refuse(507 if isinstance(error, StoreFull) else 500, str(error))
+
+    def settled(self, exchange: Exchange, headers: Headers, body: bytes) -> None:
+        """On the replay channel: answered when all that was asked before is in the log, shadow answers too.
+
+        So a look at the log sees the same in every replay, however fast the machine is.
+        """
+        if not self.channel.asked(headers):
+            raise RequestError("Only a replay waits here; send x-everloop-replay with its token.", status=403)
+        self.channel.event_time(headers)  # refuses a wrong token
+        if not self.predictor.batcher.idle:
+            self._loop.call_later(SETTLING_SECONDS, self.settled, exchange, headers, body)
+            return
+        try:
+            self.log.writer.flush()
+        except StoreError as error:
+            exchange.refuse(507 if isinstance(error, StoreFull) else 500, str(error))
+        else:
+            exchange.finish(200, b'{"settled":true}')
 
     # What is told about it
 

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -21,8 +22,11 @@ from everloop.clock import Clock
 from everloop.durable.crash import VARIABLE
 from everloop.durable.engine import Engine
 from everloop.jobs.process import ProcessExecutor
+from everloop.loop.account import Account
 from everloop.loop.controller import Controller
 from everloop.loop.installation import Installation, install
+from everloop.loop.replay import Plan, Replay, read_history
+from everloop.spec.load import load
 
 START = datetime(2024, 1, 1, tzinfo=UTC)
 """A Monday: weekly schedules begin with it."""
@@ -139,6 +143,16 @@ class SmallLoop:
             engine.close()
             executor.close()
             installation.close()
+
+    def replay(self, home: Path, **plan: Any) -> Account:
+        """All rows through the whole real system, the arms drawn with a seed. ``plan``: fields of `Plan`."""
+        declared = load(self.file)
+        history = read_history(declared.loops[0], declared.source, self.folder)
+        running = Replay(history, Plan(home=home, **{"seed": 3, **plan}))
+        try:
+            return running.run()
+        finally:
+            running.close()
 
     def command(self, *arguments: str, crash_at: str | None = None, largest_file: int | None = None) -> Ended:
         """`everloop` with these arguments in the folder, in a process of its own that may be killed.
