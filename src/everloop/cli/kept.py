@@ -30,13 +30,16 @@ from everloop.store import packages
 from everloop.store.ledger import batches, decisions, releases
 from everloop.store.ledger import versions as version_ledger
 
+DEFAULT_FOLDER, LEDGER = ".everloop", "ledger.sqlite"
 MOST_COLUMNS = 8
 """Beyond it a terminal shows a row as lines."""
 
 
 @contextmanager
 def opened(home: Path, loop: str | None) -> Iterator[Installation]:
-    installation = reopen(home, name=loop)
+    inside = home / DEFAULT_FOLDER  # a replay or a project was named instead of the home in it
+    here = home if (home / LEDGER).exists() or not (inside / LEDGER).exists() else inside
+    installation = reopen(here, name=loop)
     try:
         yield installation
     finally:
@@ -99,7 +102,8 @@ def versions(home: Path, *, loop: str | None, as_json: bool) -> None:
                 return "champion"
             if version.number == release.challenger:
                 return "challenger"
-            return fates[version.number][-1] if fates[version.number] else "–"
+            last = fates[version.number][-1] if fates[version.number] else "–"
+            return "was champion" if last in ("promoted", "released") else last
 
         def people(console: Console) -> None:
             if not known:
@@ -215,7 +219,9 @@ def outcomes(file: Path, home: Path, *, loop: str | None, as_json: bool) -> None
         emit(
             {"outcomes": len(found)},
             as_json,
-            lambda console: console.print(f"{len(found):,} outcomes are on disk; the next look takes them in."),
+            lambda console: console.print(
+                f"{len(found):,} {'outcome is' if len(found) == 1 else 'outcomes are'} on disk; the next look takes them in."
+            ),
         )
 
 

@@ -51,6 +51,8 @@ def replay(
             poison=_span(poison, "--poison") if poison else None,
         )
         _turn(history, plan, out=out, as_json=as_json, opening=f"[bold]everloop replay[/bold]  {declaration.name}")
+    if home is not None:
+        _invite(home, as_json)
 
 
 def demo(*, dataset: str | None, out: Path, seed: int, as_json: bool) -> None:
@@ -61,6 +63,7 @@ def demo(*, dataset: str | None, out: Path, seed: int, as_json: bool) -> None:
     prepared = prepare(dataset, out, seed=seed)
     report = out / "report.html"
     _turn(prepared.history, prepared.plan, out=report, as_json=as_json, opening=prepared.opening)
+    _invite(out / "home", as_json)
 
 
 def _turn(history: History, plan: Plan, *, out: Path | None, as_json: bool, opening: str) -> None:
@@ -87,6 +90,11 @@ def _finish(account: Account, out: Path | None, as_json: bool, console: Console)
     emit(account.summary(), as_json, lambda _: console.print(summary(account), highlight=False))
     if out is not None and not as_json:
         console.print(f"report: {out}")
+
+
+def _invite(home: Path, as_json: bool) -> None:
+    if not as_json:
+        Console(soft_wrap=True, highlight=False).print(f"look into it: everloop versions --home {home}", markup=False)
 
 
 @contextmanager
