@@ -56,7 +56,7 @@ INSTANTS = [
 ]  # fmt: skip
 
 CONSTANTS: dict[str, list[Any]] = {
-    "number": [each for each in NUMBERS if math.isfinite(each)],
+    "number": [*(each for each in NUMBERS if math.isfinite(each)), 1.0, 1 + 1e-9, 1 - 1e-13, 1e-40],
     "integer": INTEGERS,
     "boolean": [True, False],
     "text": TEXTS,
@@ -114,7 +114,8 @@ class Trees:
         return self.arithmetic(self.of("number", depth), self.constant_or(self.pick(["number", "integer"]), depth))
 
     def number_1(self, kind: str, depth: int) -> el.Column:
-        return self.of(self.pick(["number", "integer", "boolean"]), depth) / self.of(self.pick(["number", "integer"]), depth)
+        upper = self.constant_or(self.pick(["number", "integer", "boolean"]), depth)
+        return upper / self.of(self.pick(["number", "integer"]), depth)  # type: ignore[no-any-return]
 
     def number_2(self, kind: str, depth: int) -> el.Column:
         value = self.of("number", depth)
@@ -237,8 +238,9 @@ def tree_of(seed: int) -> FeatureTree:
 
 
 def frame_of(seed: int) -> pl.DataFrame:
-    """Rows: a third from the corners, some missing, the rest anywhere."""
+    """Rows: half from the corners, some missing, the rest anywhere; now and then a single row."""
     source = random.Random(seed)
+    rows = 1 if source.random() < 0.15 else ROWS
     kinds = {
         "number": pl.Float64, "integer": pl.Int64, "boolean": pl.Boolean, "text": pl.String, "instant": pl.Datetime("us", "UTC"),
     }  # fmt: skip
@@ -256,7 +258,7 @@ def frame_of(seed: int) -> pl.DataFrame:
         return None if chance < 0.15 else source.choice(pools[kind]) if chance < 0.6 else fresh[kind]()
 
     return pl.DataFrame(
-        {name: pl.Series([value(kind) for _ in range(ROWS)], dtype=kinds[kind]) for name, kind in COLUMNS.items()}
+        {name: pl.Series([value(kind) for _ in range(rows)], dtype=kinds[kind]) for name, kind in COLUMNS.items()}
     )
 
 

@@ -4,6 +4,7 @@ One method an operation, ``_<operation>(call, arguments)``; a test holds the met
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from everloop.package.calendar import SECOND, Clock
@@ -61,10 +62,28 @@ class Renderer(TextOperators):
 
     def _operate(self, operator: str, arguments: Arguments, result: str) -> Tensor:
         left, right = (convert(self.nodes, each, result) for each in arguments)
-        value = self.nodes.add(operator, left.name, right.name)
         if result == "number":
-            return Tensor("number", value, finite=False)
+            return Tensor("number", self._exactly(operator, left, right), finite=False)
+        value = self.nodes.add(operator, left.name, right.name)
         return Tensor("integer", value, self.nodes.either(left.mask, right.mask))
+
+    def _exactly(self, operator: str, left: Tensor, right: Tensor) -> str:
+        """One operator on numbers, with constants where ONNX Runtime's optimiser does not see them.
+
+        It drops a product or quotient with a constant within 1e-8 of 1, and a sum with a tiny one, as if they were 1 and
+        0 (NoopElimination), and turns (1 / x) * y into y / x (DivMulFusion).
+        """
+        one = operator in ("Mul", "Div")
+        sides = [left, right]
+        for index, (side, other) in enumerate(((left, right), (right, left))):
+            value = side.value
+            if value is None or other.value is not None:
+                continue
+            near = abs(value - 1.0) < 1e-6 if one else abs(value) < 1e-30
+            if near and (value != float(one) or (operator, index) == ("Div", 0)):
+                every = self.nodes.add("Equal", other.name, other.name)
+                sides[index] = replace(side, name=self.nodes.where(every, side.name, side.name))
+        return self.nodes.add(operator, sides[0].name, sides[1].name)
 
     def _add(self, call: Call, arguments: Arguments, result: str) -> Tensor:
         return self._operate("Add", arguments, result)
@@ -102,9 +121,9 @@ class Renderer(TextOperators):
     def _modulo(self, call: Call, arguments: Arguments, result: str) -> Tensor:
         if result == "number":
             left, right = self._numbers(arguments)
-            times = self.nodes.add("Floor", self.nodes.add("Div", left.name, right.name))
-            whole = self.nodes.add("Mul", times, right.name)
-            return Tensor("number", self.nodes.add("Sub", left.name, whole), finite=False)
+            times = Tensor("number", self.nodes.add("Floor", self._exactly("Div", left, right)))
+            whole = Tensor("number", self._exactly("Mul", times, right))
+            return Tensor("number", self._exactly("Sub", left, whole), finite=False)
         _, rest, mask = self._integer_division(call, arguments)
         return Tensor("integer", rest, mask)
 

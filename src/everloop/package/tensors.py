@@ -23,6 +23,8 @@ class Tensor:
     mask: str | None = None
     finite: bool = True
     constant: bool = False
+    value: float | None = None
+    """What a constant number is."""
 
 
 def constant(nodes: Nodes, value: object, type: str) -> Tensor:
@@ -31,7 +33,8 @@ def constant(nodes: Nodes, value: object, type: str) -> Tensor:
         nothing = {"number": NAN, "boolean": False, "text": MISSING_TEXT}.get(type, 0)
         mask = nodes.constant(True, BOOL) if type in ("integer", "boolean", "instant") else None
         return Tensor(type, _literal(nodes, nothing, type), mask)
-    return Tensor(type, _literal(nodes, value, type), constant=True)
+    number = float(value) if type in ("number", "integer", "boolean") else None  # type: ignore[arg-type]
+    return Tensor(type, _literal(nodes, value, type), constant=True, value=number)
 
 
 def _literal(nodes: Nodes, value: object, type: str) -> str:
@@ -68,8 +71,8 @@ def convert(nodes: Nodes, tensor: Tensor, type: str) -> Tensor:
     if tensor.type == type:
         return tensor
     if type == "integer":
-        return Tensor("integer", nodes.cast(tensor.name, INT64), tensor.mask, constant=tensor.constant)
+        return Tensor("integer", nodes.cast(tensor.name, INT64), tensor.mask, constant=tensor.constant, value=tensor.value)
     value = nodes.cast(tensor.name, DOUBLE)
     if tensor.mask is not None:
         value = nodes.where(tensor.mask, nodes.constant(NAN, DOUBLE), value)
-    return Tensor("number", value, constant=tensor.constant)
+    return Tensor("number", value, constant=tensor.constant, value=tensor.value)

@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 from everloop.errors import SpecError
 from everloop.spec.accessors import Dates, Text
 from everloop.spec.constants import constant
-from everloop.spec.tree import Call, Input, Node, describe
+from everloop.spec.tree import DEEPEST, Call, Input, Node, depth_of, describe
 from everloop.spec.unserved import Unserved
 
 
@@ -39,13 +39,11 @@ class Column(Unserved):
         self._node = node
 
     def __repr__(self) -> str:
-        return describe(self._node)
+        return describe(self._node) if depth_of(self._node) <= DEEPEST else "a deep expression"
 
     def _call(self, operation: str, *arguments: Any, **options: Any) -> "Column":
-        place = f"{self!r} .{operation}"
-        return Column(
-            Call(operation, (self._node, *(_node(each, place) for each in arguments)), _options(**options))
-        )
+        nodes = [each._node if isinstance(each, Column) else constant(each, f"{self!r} .{operation}") for each in arguments]
+        return Column(Call(operation, (self._node, *nodes), _options(**options)))
 
     def _reflected(self, operation: str, left: Any) -> "Column":
         return Column(Call(operation, (_node(left, f"{operation} with {self!r}"), self._node)))
@@ -119,6 +117,8 @@ class Column(Unserved):
 
     def __ne__(self, other: object) -> "Column":  # type: ignore[override]
         return self._comparison("not_equal", other)
+
+    __hash__ = Unserved.__hash__  # which Python drops beside __eq__
 
     def __lt__(self, other: Any) -> "Column":
         return self._comparison("less", other)

@@ -277,7 +277,7 @@ OPERATIONS: dict[str, Operation] = {
     "str_starts_with": Operation(written="a.str.starts_with(text)", rule=_text("boolean"), does="does it begin with this text?"),
     "str_ends_with": Operation(written="a.str.ends_with(text)", rule=_text("boolean"), does="does it end with this text?"),
     "str_lower": Operation(
-        written="a.str.lower()", rule=_text("text"), does="lower case, letter by letter (the sharp s and final sigma stay as they are)"
+        written="a.str.lower()", rule=_text("text"), does="lower case, letter by letter (a final sigma like any other)"
     ),
     "str_upper": Operation(written="a.str.upper()", rule=_text("text"), does="upper case, letter by letter (the sharp s stays as it is)"),
     "str_length": Operation(written="a.str.length()", rule=_text("integer"), does="the number of Unicode code points"),
