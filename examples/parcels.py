@@ -42,5 +42,5 @@ loop = el.Loop(
         el.Drift(columns=["carrier", "region", "distance_km"], false_alarm_every=td(days=90)),
         el.Degraded(by=0.03),
     ),
-    cooldown=td(days=5),
+    cooldown=td(days=10),
 )
