@@ -144,6 +144,8 @@ def to_utc(naive: pl.Series, *, time_zone: str | None, where: str) -> pl.Series:
 
 
 def _same(series: pl.Series, kind: ColumnType, time_zone: str | None, where: str) -> pl.Series:
+    if series.dtype == DTYPES[kind] and (kind != "number" or _no_nan(series)):
+        return series  # The usual case: each step on a column costs more than the rows of a small file.
     if kind == "number":
         return series.cast(pl.Float64).fill_nan(None)
     if kind == "integer":
@@ -163,6 +165,10 @@ def _same(series: pl.Series, kind: ColumnType, time_zone: str | None, where: str
     if moments.null_count() == len(moments):
         return moments.dt.replace_time_zone("UTC")
     return to_utc(moments, time_zone=time_zone, where=where)
+
+
+def _no_nan(numbers: pl.Series) -> bool:
+    return not numbers.null_count() and not np.isnan(numbers.to_numpy()).any()
 
 
 def _parsed(texts: pl.Series, kind: ColumnType, time_zone: str | None, where: str) -> pl.Series:

@@ -83,7 +83,7 @@ class Ingest:
 
     def _once(self, digest: str, name: str, now: datetime, read: Any) -> Batch:
         with _alone(self.lake.root):
-            recorded = self.lake.batches(RAW).get(digest)
+            recorded = self.lake.batch(digest)
             if recorded is not None:
                 batch = decode(recorded["note"]["record"], Batch)
                 return _with_version(batch, recorded["version"])
@@ -199,9 +199,7 @@ class Ingest:
                 self._known.add(Prints.of(rows, self._late))
         if versions[OUTCOMES] > self._seen[OUTCOMES]:
             outcomes = self._since(OUTCOMES, versions[OUTCOMES])
-            batches = self.lake.batches(OUTCOMES)
-            half = [d for d, each in batches.items() if each["note"].get("by") == "ingest"]
-            half = [digest for digest in half if not self.lake.contains_batch(digest)]
+            half = [digest for digest in _batches_of(outcomes) if not self.lake.contains_batch(digest)]
             if half:  # their raw rows never came: this batch is to be understood as if it were new
                 outcomes = outcomes.filter(~pl.col(BATCH).fill_null("").is_in(half))
             if len(outcomes):
@@ -273,10 +271,17 @@ def _with_version(batch: Batch, version: int) -> Batch:
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
     """One ingest at a time per lake, across processes; the lock dies with its holder."""
-    folder.mkdir(parents=True, exist_ok=True)
+    if not folder.is_dir():
+        folder.mkdir(parents=True, exist_ok=True)
     with (folder / "ingest.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
+
+
+def _batches_of(outcomes: pl.DataFrame) -> set[str]:
+    """Only outcomes that came with a batch name it; those that servers took have none."""
+    column = outcomes[BATCH]
+    return set() if column.null_count() == len(column) else set(column.drop_nulls().to_list())
 
 
 __all__ = ["Ingest", "ingest", "ingest_frame"]

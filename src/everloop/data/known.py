@@ -7,6 +7,7 @@ One row is one key, one fingerprint of what may never change, and one fingerprin
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 
 import numpy as np
 import polars as pl
@@ -21,14 +22,30 @@ Instants = NDArray[np.int64]
 
 NOTHING = np.uint64(0)
 """The fingerprint of a missing value, so that a column that comes later changes no fingerprint."""
+_NOTHING = pl.lit(0, pl.UInt64())
 BEGINNING = np.iinfo(np.int64).min
 
 
 def fingerprint(column: pl.Series) -> Hashes:
     """64 bits for each value; equal values of one column have equal bits in this process (never kept)."""
-    seed = int.from_bytes(hashlib.sha256(column.name.encode()).digest()[:7], "big")
-    hashes = column.hash(seed).to_numpy()
-    return hashes if not column.null_count() else np.where(column.is_null().to_numpy(), NOTHING, hashes)
+    return fingerprints(column.to_frame())[column.name]
+
+
+def fingerprints(rows: pl.DataFrame) -> dict[str, Hashes]:
+    """`fingerprint` of each column, in one query: each column on its own costs more than the rows of a small file."""
+    hashes = rows.select(
+        # A null has a hash too: without the condition, which costs more than the hash, where there is none.
+        pl.col(each.name).hash(_seed(each.name))
+        if not each.null_count()
+        else pl.when(pl.col(each.name).is_not_null()).then(pl.col(each.name).hash(_seed(each.name))).otherwise(_NOTHING)
+        for each in rows.get_columns()
+    )
+    return {each.name: each.to_numpy() for each in hashes.get_columns()}
+
+
+@cache
+def _seed(name: str) -> int:
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:7], "big")
 
 
 @dataclass(slots=True)
@@ -41,11 +58,13 @@ class Prints:
 
     @classmethod
     def of(cls, rows: pl.DataFrame, late: Sequence[str]) -> "Prints":
+        columns = [each for each in rows.get_columns() if each.name not in (KEY, BATCH, EVENT_TIME)]
+        hashes = fingerprints(pl.DataFrame(columns)) if columns else {}
+        found = {name: hashes.pop(name) for name in late if name in hashes}
         fixed = np.zeros(len(rows), np.uint64)
-        for series in rows.get_columns():
-            if series.name not in (KEY, BATCH, EVENT_TIME, *late):
-                fixed += fingerprint(series)
-        return cls(rows[KEY].to_list(), fixed, {name: fingerprint(rows[name]) for name in late if name in rows.columns})
+        for each in hashes.values():
+            fixed += each
+        return cls(rows[KEY].to_list(), fixed, found)
 
     def take(self, rows: NDArray[np.int64]) -> "Prints":
         late = {name: values[rows] for name, values in self.late.items()}
@@ -105,11 +124,13 @@ class Known:
 
     def learn_outcomes(self, outcomes: pl.DataFrame, types: Mapping[str, ColumnType], label: str) -> None:
         """Rows of the outcomes table (see `store.lake.OUTCOME_SCHEMA`). Those of unknown keys change nothing."""
-        named = outcomes.with_columns(pl.when(pl.col("name").fill_null("") == "").then(pl.lit(label)).otherwise("name"))
+        names = set(outcomes["name"].to_list())
         for name in self.late:
-            mine = named.filter(pl.col("name") == name).sort("at", "_batch", "value_number", "value_text")
-            if name not in types or mine.is_empty():
+            called = [name, "", None] if name == label else [name]
+            if name not in types or not names.intersection(called):
                 continue
+            whose = pl.lit(True) if names.issubset(called) else pl.col("name").is_in(called, nulls_equal=True)
+            mine = outcomes.lazy().filter(whose).sort("at", "_batch", "value_number", "value_text").collect()
             values = fingerprint(valued(mine, types[name]).alias(name))
             places = self.find(mine["id"].to_list())
             there = places >= 0

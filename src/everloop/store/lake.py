@@ -355,20 +355,22 @@ def value_columns(value: str | int | float | bool | None) -> tuple[str | None, f
 
 def _aligned(frame: pl.DataFrame, known: pl.Schema, table: str) -> pl.DataFrame:
     """The table's columns first and in its order, then new ones; columns without any type are left out."""
-    columns: list[pl.Expr] = []
+    if frame.schema == known:
+        return frame
+    given = {each.name: each for each in frame.get_columns()}
+    columns: list[pl.Series] = []
     for name, expected in known.items():
-        found = frame.schema.get(name, pl.Null())
-        if found == expected:
-            columns.append(pl.col(name))
-        elif found == pl.Null():
-            columns.append(pl.lit(None, dtype=expected).alias(name))
+        found = given.pop(name, None)
+        if found is not None and found.dtype == expected:
+            columns.append(found)
+        elif found is None or found.dtype == pl.Null():
+            columns.append(pl.Series(name, [None], dtype=expected).new_from_index(0, len(frame)))
         else:
             raise SchemaChanged(
-                f"Column {name} of table {table} has type {expected}; the new rows have {found}. "
+                f"Column {name} of table {table} has type {expected}; the new rows have {found.dtype}. "
                 f"Bring them with the same type, or under another column name."
             )
-    columns += [pl.col(name) for name, kind in frame.schema.items() if name not in known and kind != pl.Null()]
-    return frame.select(columns)
+    return pl.DataFrame([*columns, *(each for each in given.values() if each.dtype != pl.Null())])
 
 
 def _first_line(error: BaseException) -> str:

@@ -113,12 +113,10 @@ def positions(lake: Lake) -> dict[str, Positions]:
     """How far each segment is folded into each of the two tables, from the tables' own commits."""
     found: dict[str, Positions] = {PREDICTIONS: {}, OUTCOMES: {}}
     for table in (PREDICTIONS, OUTCOMES):
-        for entry in reversed(lake.history(table)):
-            if "folded" in entry["note"]:
-                for kind, places in json.loads(entry["note"]["folded"]).items():
-                    for name, offset in places.items():
-                        found[kind][name] = max(offset, found[kind].get(name, 0))
-                break
+        note = lake.last_note(table, "folded")
+        for kind, places in (json.loads(note) if note else {}).items():
+            for name, offset in places.items():
+                found[kind][name] = max(offset, found[kind].get(name, 0))
     return found
 
 
@@ -219,86 +217,92 @@ def _group_rows(frames: Sequence[PredictionFrame], width: int, signature: Signat
             "move it out of the folder."
         )
 
-    def repeated(take: Callable[[PredictionFrame], Any], dtype: pl.DataType) -> pl.Series:
-        each = pl.Series([take(frame) for frame in frames], dtype=dtype)
-        return each.gather(np.repeat(np.arange(len(frames)), lengths))
-
-    columns: dict[str, pl.Series] = {
-        "id": pl.Series([each for frame in frames for each in frame.ids], dtype=pl.String()),
-        "at": pl.Series(at).cast(INSTANT),
-        "event_time": pl.Series(at).cast(INSTANT),
-        "version": repeated(lambda frame: frame.version, pl.Int64()),
-        "arm": repeated(lambda frame: frame.arm, pl.String()),
-        "revision": repeated(lambda frame: frame.revision, pl.Int64()),
-        "epoch": repeated(lambda frame: frame.epoch, pl.Int64()),
-        "share": repeated(lambda frame: frame.share, pl.Float64()),
-        "unit": _units(frames, rows),
-        "latency_us": pl.Series(_joined(frames, lambda frame: frame.latency, "<i4").astype(np.int64)),
-        "error": pl.Series(status != 0),
-        "decision": _masked(decision, decision < 0) if len(decision) == rows else _absent(rows, pl.Int64()),
+    each = np.repeat(np.arange(len(frames)), lengths)
+    at_of = pl.col("at").cast(INSTANT)
+    units: list[str | None] = []
+    for frame in frames:
+        units += frame.units or [None] * len(frame.ids)
+    columns: dict[str, Any] = {
+        "id": [key for frame in frames for key in frame.ids],
+        "at": at,
+        "version": np.array([frame.version for frame in frames], np.int64)[each],
+        "arm": [frame.arm for frame in frames for _ in frame.ids],
+        "revision": np.array([frame.revision for frame in frames], np.int64)[each],
+        "epoch": np.array([frame.epoch for frame in frames], np.int64)[each],
+        "share": np.array([frame.share for frame in frames], np.float64)[each],
+        "unit": units,
+        "latency_us": _joined(frames, lambda frame: frame.latency, "<i4").astype(np.int64),
+        "error": status != 0,
+        "decision": decision if len(decision) == rows else np.full(rows, -1),
+    }
+    meaning: dict[str, pl.Expr] = {
+        **{name: pl.col(name) for name in columns},
+        "at": at_of,
+        "decision": pl.when(pl.col("decision") >= 0).then("decision"),
     }
     regression = signature.task == "regression" if signature else len(decision) == 0
     matrix = answers.reshape(rows, width) if len(answers) else np.full((rows, width), np.nan)
     for index in range(width):
         name = "value" if regression else f"p_{index}"
-        columns[name] = pl.Series(np.ascontiguousarray(matrix[:, index]), nan_to_null=True)
+        columns[name] = np.ascontiguousarray(matrix[:, index])
+        meaning[name] = pl.col(name).fill_nan(None)
+    own: pl.Expr | None = None
     if signature is not None:
-        raw = _inputs(frames, rows, signature)
-        columns |= {f"{INPUT}{name}": series for name, series in raw.items()}
-        own = signature.event_time
-        if own in raw and raw[own].dtype == INSTANT:
-            columns["event_time"] = pl.select(pl.coalesce(raw[own], columns["event_time"])).to_series()
-    return pl.DataFrame([series.alias(name) for name, series in columns.items()])
+        for column, values in _inputs(frames, rows, signature):
+            name = f"{INPUT}{column.name}"
+            columns[name] = values
+            meaning[name] = _present(pl.col(name), column.type)
+            if column.name == signature.event_time and column.type == "instant":
+                own = meaning[name]
+    meaning["event_time"] = at_of if own is None else pl.coalesce(own, at_of)
+    types = {name: pl.String() for name, values in columns.items() if isinstance(values, list)}
+    # All in one query: each step on a column of its own costs more than the rows of a look.
+    wanted = {name: meaning[name] for name in (*FIXED, *(name for name in meaning if name not in FIXED))}
+    return pl.DataFrame(columns, schema_overrides=types).select(**wanted)
 
 
 def _joined(frames: Sequence[PredictionFrame], take: Callable[[PredictionFrame], bytes], dtype: str) -> Any:
     return np.frombuffer(b"".join([take(frame) for frame in frames]), dtype=dtype)
 
 
-def _units(frames: Sequence[PredictionFrame], rows: int) -> pl.Series:
-    units: list[str | None] = []
-    for frame in frames:
-        units += frame.units or [None] * len(frame.ids)
-    return (
-        pl.Series(units, dtype=pl.String()) if any(each is not None for each in units) else _absent(rows, pl.String())
-    )
-
-
-def _inputs(frames: Sequence[PredictionFrame], rows: int, signature: Signature) -> dict[str, pl.Series]:
+def _inputs(frames: Sequence[PredictionFrame], rows: int, signature: Signature) -> Iterator[tuple[InputColumn, Any]]:
+    """Each raw column as it was packed: numbers float64 [rows], texts a list, all else int64 [rows]."""
     numbers = signature.of("number")
     integers = signature.of("integer", "boolean", "instant")
     texts = signature.of("text")
-    found: dict[str, pl.Series] = {}
     if numbers:
         values = _joined(frames, lambda frame: frame.numbers, "<f8").reshape(rows, len(numbers))
         for column in numbers:
-            found[column.name] = pl.Series(np.ascontiguousarray(values[:, column.index]), nan_to_null=True)
+            yield column, np.ascontiguousarray(values[:, column.index])
     if integers:
         whole = _joined(frames, lambda frame: frame.integers, "<i8").reshape(rows, len(integers))
         for column in integers:
-            each = np.ascontiguousarray(whole[:, column.index])
-            found[column.name] = _masked(each, each == MISSING_INTEGER).cast(DTYPES[column.type])
+            yield column, np.ascontiguousarray(whole[:, column.index])
     if texts:
         flat = [text for frame in frames for text in frame.texts]
         for column in texts:
-            series = pl.Series(flat[column.index :: len(texts)], dtype=pl.String())
-            found[column.name] = series.set(series == MISSING_TEXT, None)
-    return found
+            yield column, flat[column.index :: len(texts)]
 
 
-def _masked(values: Any, missing: Any) -> pl.Series:
-    return pl.select(pl.when(~pl.Series(missing)).then(pl.Series(values))).to_series()
-
-
-def _absent(rows: int, dtype: pl.DataType) -> pl.Series:
-    return pl.Series([None], dtype=dtype).new_from_index(0, rows)
+def _present(packed: pl.Expr, kind: ColumnType) -> pl.Expr:
+    if kind == "number":
+        return packed.fill_nan(None)
+    missing = MISSING_TEXT if kind == "text" else MISSING_INTEGER
+    return pl.when(packed != missing).then(packed).cast(DTYPES[kind])
 
 
 def _outcome_rows(frames: Sequence[OutcomeFrame]) -> pl.DataFrame:
     reported = [each for frame in frames for each in frame.outcomes]
-    rows = [(key, name, *value_columns(value), at, None) for key, name, value, at in reported]
-    schema = {**OUTCOME_SCHEMA, "at": pl.Int64()}
-    return pl.DataFrame(rows, schema=schema, orient="row").with_columns(pl.col("at").cast(INSTANT))
+    values = [value_columns(value) for _, _, value, _ in reported]
+    columns = {
+        "id": [key for key, _, _, _ in reported],
+        "name": [name for _, name, _, _ in reported],
+        "value_text": [text for text, _ in values],
+        "value_number": [number for _, number in values],
+        "at": [at for _, _, _, at in reported],
+        "_batch": [None] * len(reported),
+    }
+    return pl.DataFrame(columns, schema={**OUTCOME_SCHEMA, "at": pl.Int64()}).with_columns(pl.col("at").cast(INSTANT))
 
 
 def inputs(frame: pl.DataFrame, columns: Sequence[InputColumn]) -> dict[str, pl.Series]:
