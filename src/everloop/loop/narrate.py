@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from datetime import timedelta
 
 from rich.console import Console
@@ -23,6 +24,8 @@ MARKS = {
     "kept": ("…", "dim"),
 }
 BAR = 20
+INDENT = " " * 20
+"""Where a reason goes on: under its beginning."""
 
 
 class Narrator:
@@ -81,11 +84,12 @@ class Narrator:
             return
         mark, colour = MARKS.get(each.action, ("·", "dim"))
         version = f" v{each.version}" if each.version is not None else ""
-        self._console.print(
-            f"[{colour}]{each.at:%Y-%m-%d %H:%M}  {mark} {each.action}{version}[/{colour}]  {escape(each.because)}",
-            highlight=False,
-            soft_wrap=False,
-        )
+        head = f"{each.at:%Y-%m-%d %H:%M}  {mark} {each.action}{version}"
+        lines = textwrap.wrap(f"{head}  {each.because}", self._console.width, subsequent_indent=INDENT) or [head]
+        first = lines[0][len(head) :]
+        self._console.print(f"[{colour}]{escape(head)}[/{colour}]{escape(first)}", highlight=False, soft_wrap=True)
+        for line in lines[1:]:
+            self._console.print(escape(line), highlight=False, soft_wrap=True)
 
 
 def _serving(period: Period) -> str:
