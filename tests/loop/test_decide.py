@@ -201,6 +201,16 @@ def test_what_cannot_be_done_is_refused_with_its_reason(given: State, event: Eve
         decide(given, event, NOW)
 
 
+@pytest.mark.parametrize("rollout", [Canary(), Direct()])
+def test_a_turn_that_ends_while_paused_releases_nothing_and_says_how_to(rollout: Canary | Direct) -> None:
+    (note,) = decide(state(PAUSED, rollout=rollout), ended("better", promote=True), NOW)
+
+    assert isinstance(note, Note)
+    assert note.action == "kept champion"
+    assert "paused" in note.because
+    assert "everloop promote 4" in note.because
+
+
 def test_the_evidence_of_a_trigger_travels_with_what_it_causes() -> None:
     (started,) = decide(state(), Looked(fired=DRIFT), NOW)
     assert isinstance(started, StartTurn)

@@ -62,7 +62,11 @@ def of(
 
 def under_way(connection: Connection, loop: str, *, name: str | None = None) -> tuple[RunState, ...]:
     """Runs of a loop that have not come to an end, those that need a decision among them."""
-    return tuple(each for each in of(connection, loop, name=name) if each.status in (*OPEN, "needs-decision"))
+    # Asked at every look: a loop that has turned for years has thousands that came to their end.
+    query = select(runs).where(runs.c.loop == loop, runs.c.status.in_((*OPEN, "needs-decision")))
+    query = query.order_by(runs.c.submitted, runs.c.id)
+    found = connection.execute(query if name is None else query.where(runs.c.name == name)).all()
+    return tuple(_state(row) for row in found)
 
 
 def get(connection: Connection, run: str) -> RunState:

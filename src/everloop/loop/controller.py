@@ -1,13 +1,14 @@
 """Turns one loop: looks at the signals, asks ``decide``, performs what it says. Holds no rule of its own.
 
 Everything it knows is in the ledger: another controller can go on where this one was killed. Two of them at once do
-no harm, for a release changes by compare-and-swap.
+no harm: what a look remembers is written in the transaction that does what follows from it, and only if nobody else
+has looked meanwhile; a release changes by compare-and-swap.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
@@ -34,7 +35,7 @@ from everloop.loop.events import (
 )
 from everloop.loop.installation import Installation
 from everloop.loop.publish import publish
-from everloop.loop.signals import Watcher
+from everloop.loop.signals import Found, Watcher
 from everloop.loop.turn import Turn, plain, restored
 from everloop.records import Batch, Decision, Evidence
 from everloop.release.judge import judge
@@ -79,25 +80,22 @@ class Controller:
     # What it remembers, in the ledger.
 
     def state(self) -> State:
+        with self.installation.ledger.read() as connection:
+            return self._state(connection)
+
+    def _state(self, connection: Connection, *, ending: str | None = None) -> State:
+        """``ending``: a run that comes to its end in this transaction and must not stand in its own way."""
         each = self.installation
-        with each.ledger.read() as connection:
-            release = releases.get(connection, each.name)
-            kept = watermarks.get(connection, each.name, MEMORY, {})
+        kept = watermarks.get(connection, each.name, MEMORY, {})
         waiting = kept.get("waiting")
+        turns = [run.id for run in runs.under_way(connection, each.name, name="turn") if run.id != ending]
         return State(
-            release=release,
+            release=releases.get(connection, each.name),
             rollout=each.loop.rollout,
             gate=each.loop.gate,
-            turn=self._turn_under_way(),
+            turn=turns[-1] if turns else None,
             waiting=restored(waiting, Fired) if waiting else None,
         )
-
-    def _turn_under_way(self) -> str | None:
-        with self.installation.ledger.read() as connection:
-            known = runs.under_way(connection, self.installation.name, name="turn")
-        # The run that is just ending must not stand in its own way.
-        active = [run.id for run in known if run.id != self._turn.ending]
-        return active[-1] if active else None
 
     # What it does.
 
@@ -126,19 +124,20 @@ class Controller:
         """One look: take in files and answers, read the signals, decide, perform."""
         taken = self.take_in()
         state = self.state()
-        seen, fired = self._watcher.look(
+        found = self._watcher.look(
             state.release, busy=state.turn is not None or state.release.challenger is not None
         )
         now = self.installation.clock.now()
         judgement = None
-        if state.release.challenger is not None and seen.evidence is not None:
-            judgement = judge(state.rollout, seen.evidence, release=state.release, now=now)
-        commands = self._decide(state, Looked(fired=fired, judgement=judgement), now)
-        return Look(batches=taken, seen=seen, commands=commands)
+        if state.release.challenger is not None and found.seen.evidence is not None:
+            judgement = judge(state.rollout, found.seen.evidence, release=state.release, now=now)
+        event = Looked(fired=found.fired, judgement=judgement)
+        commands = self._decide(event, now, found=found, judged=state.release.revision)
+        return Look(batches=taken, seen=found.seen, commands=commands)
 
     def ask(self, asked: Asked) -> tuple[Command, ...]:
         """Do what a person asks for. Raises ReleaseError when it cannot be done."""
-        return self._decide(self.state(), asked, self.installation.clock.now())
+        return self._decide(asked, self.installation.clock.now())
 
     def work(self) -> int:
         """Carry on the runs that are due, in this thread; returns how many were worked on."""
@@ -164,14 +163,26 @@ class Controller:
     def _end(self, connection: Connection, ended: TurnEnded) -> None:
         """What follows from a turn, in the transaction that ends its last step: exactly once, however often killed."""
         now = self.installation.clock.now()
-        self._told.extend(self._perform(connection, decide(self.state(), ended, now)))
+        state = self._state(connection, ending=ended.run)
+        self._told.extend(self._perform(connection, decide(state, ended, now)))
 
-    def _decide(self, state: State, event: Event, now: datetime) -> tuple[Command, ...]:
-        commands = decide(state, event, now)
-        if commands:
-            with self.installation.ledger.write() as connection:
-                done = self._perform(connection, commands)
-            self._told.extend(done)
+    def _decide(
+        self, event: Event, now: datetime, *, found: Found | None = None, judged: int | None = None
+    ) -> tuple[Command, ...]:
+        """Decide and perform in one transaction, so that nothing changes between the two and a kill leaves neither.
+
+        ``found`` is remembered with it: a trigger is used up exactly when what follows from it is done. ``judged`` is
+        the release's revision that a judgement is about; of another one it says nothing.
+        """
+        with self.installation.ledger.write() as connection:
+            if found is not None:
+                self._watcher.keep(connection, found)
+            state = self._state(connection)
+            if isinstance(event, Looked) and state.release.revision != judged:
+                event = replace(event, judgement=None)
+            commands = decide(state, event, now)
+            done = self._perform(connection, commands)
+        self._told.extend(done)
         self._tell()
         return commands
 

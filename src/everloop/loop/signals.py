@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import datetime
+from typing import Any
 
 import msgspec
+from sqlalchemy import Connection
 
+from everloop.errors import ReleaseConflict
 from everloop.loop.installation import Installation
 from everloop.loop.turn import plain
 from everloop.measure import profile as profiles
@@ -24,13 +27,25 @@ DEFAULT_SHADOW_MARGIN = 0.01
 """Where the gate names no margin: how much worse a challenger's mean loss may be and still go on."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Found:
+    """What one look found, and what is to be remembered of it once something is done about it."""
+
+    seen: Seen
+    fired: triggers.Fired | None
+    before: Any
+    """What was remembered when the look began, as plain JSON."""
+    after: WatchState
+
+
 class Watcher:
     """One look at a time. Opened packages are kept: their content never changes."""
 
     def __init__(self, installation: Installation) -> None:
         self._installation = installation
         self._opened: dict[str, packages.Opened] = {}
-        self._state: WatchState | None = None
+        self._known: tuple[Any, WatchState] | None = None
+        """What was remembered last, as plain JSON and as it is."""
         resolved, loop = installation.resolved, installation.loop
         self._watched = Watched(
             truth=Truth(
@@ -47,31 +62,40 @@ class Watcher:
             shadow_margin=loop.gate.margin if isinstance(loop.gate, NotWorse) else DEFAULT_SHADOW_MARGIN,
         )
 
-    def look(self, release: Release, *, busy: bool) -> tuple[Seen, triggers.Fired | None]:
-        """Fold, look, ask the triggers; what was remembered is kept before anything is done about it."""
+    def look(self, release: Release, *, busy: bool) -> Found:
+        """Fold, look, ask the triggers. Nothing is remembered before `keep`."""
         each = self._installation
         now = each.clock.now()
         signatures = self._signatures()
         fold.fold(each.home.segments(each.name), each.lake, signatures)
         watched = replace(self._watched, classes={number: signatures[package].classes for number, package in self._versions()})
-        seen, state = look(each.lake, watched, self._champion(release), release, self._remembered(now), now=now, busy=busy)
+        before, remembered = self._remembered(now)
+        seen, state = look(each.lake, watched, self._champion(release), release, remembered, now=now, busy=busy)
         fired, following = triggers.fired(
             each.loop.retrain, seen.signals, state.triggers, now, cooldown=each.loop.cooldown
         )
-        self._keep(replace(state, triggers=following))
-        return seen, fired
+        return Found(seen=seen, fired=fired, before=before, after=replace(state, triggers=following))
 
-    def _remembered(self, now: datetime) -> WatchState:
-        if self._state is None:
-            with self._installation.ledger.read() as connection:
-                kept = watermarks.get(connection, self._installation.name, MEMORY)
-            self._state = msgspec.convert(kept, WatchState, str_keys=True) if kept else begin(now)
-        return self._state
+    def keep(self, connection: Connection, found: Found) -> None:
+        """Remember a look, in the transaction that does what follows from it.
 
-    def _keep(self, state: WatchState) -> None:
-        self._state = state
-        with self._installation.ledger.write() as connection:
-            watermarks.put(connection, self._installation.name, MEMORY, plain(state))
+        Raises ReleaseConflict when another controller has looked since this look began: what fired for both must not
+        be followed twice.
+        """
+        name = self._installation.name
+        if watermarks.get(connection, name, MEMORY) != found.before:
+            raise ReleaseConflict(f"Another controller has looked at {name} meanwhile; this look is dropped.")
+        after = plain(found.after)
+        watermarks.put(connection, name, MEMORY, after)
+        self._known = after, found.after
+
+    def _remembered(self, now: datetime) -> tuple[Any, WatchState]:
+        """From the ledger at every look: another controller may have looked, or this one's last look came to nothing."""
+        with self._installation.ledger.read() as connection:
+            kept = watermarks.get(connection, self._installation.name, MEMORY)
+        if self._known is None or self._known[0] != kept:
+            self._known = kept, msgspec.convert(kept, WatchState, str_keys=True) if kept else begin(now)
+        return self._known
 
     def _versions(self) -> list[tuple[int, str]]:
         with self._installation.ledger.read() as connection:

@@ -54,8 +54,6 @@ class Turn:
         self._installation = installation
         self._executor = executor
         self._end = end
-        self.ending: str | None = None
-        """The run whose last step is under way."""
         self._progress = progress or (lambda step, detail: None)
 
     def __call__(self, run: Run) -> JSON:
@@ -78,7 +76,7 @@ class Turn:
         except (DataError, TrainError, JobError, PackageError) as error:
             # The user's rows, code or model: the turn is over and says why. Everything else is for the engine.
             ended = TurnEnded(run=run.id, version=None, verdict=None, because=f"{type(error).__name__}: {error}")
-        run.commit("release", lambda connection: self.release(connection, run.id, ended))
+        run.commit("release", lambda connection: self.release(connection, ended))
         return {"version": ended.version, "because": ended.because or (ended.verdict.because if ended.verdict else "")}
 
     def snapshot(self) -> JSON:
@@ -186,12 +184,8 @@ class Turn:
             )
         return plain(version)
 
-    def release(self, connection: Connection, run: str, ended: TurnEnded) -> JSON:
-        self.ending = run
-        try:
-            self._end(connection, ended)
-        finally:
-            self.ending = None
+    def release(self, connection: Connection, ended: TurnEnded) -> JSON:
+        self._end(connection, ended)
         return {}
 
 
