@@ -31,7 +31,7 @@ from everloop.records import Decision
 from everloop.spec.describe import describe
 from everloop.spec.load import load
 from everloop.spec.resolve import resolve
-from everloop.store.ledger import decisions, releases, versions
+from everloop.store.ledger import releases, versions
 
 
 def check(path: Path, *, loop: str | None, turn: int, environment: str | None, as_json: bool) -> None:
@@ -94,7 +94,10 @@ def run(path: Path, *, loop: str | None, environment: str | None, as_json: bool)
         release = publish(installation)
         with installation.ledger.read() as connection:
             made = versions.of(connection, installation.name)
-            last = decisions.of(connection, installation.name, newest=1)
+            turn = runs.of(connection, installation.name, name="turn", newest=1)
+        failure = _failure(turn[-1]) if turn else None
+        if failure is not None and as_json:
+            raise TrainError(failure)  # one JSON value: the error
 
         def people(out: Console) -> None:
             for decision in told:
@@ -110,11 +113,20 @@ def run(path: Path, *, loop: str | None, environment: str | None, as_json: bool)
             as_json,
             people,
         )
-        if last and last[-1].action == "turn failed":
-            raise TrainError(last[-1].because)
+        if failure is not None:
+            raise TrainError(failure)
     finally:
         executor.close()
         installation.close()
+
+
+def _failure(turn: runs.RunState) -> str | None:
+    """Why a turn that has ended made no version; None when it made one, or has not ended."""
+    if turn.status in ("failed", "cancelled"):
+        return f"The turn {turn.id} has {turn.status}: {turn.because}"
+    if turn.status == "done" and turn.result["version"] is None:
+        return str(turn.result["because"])
+    return None
 
 
 def _refuse_undecided(installation: Installation) -> None:

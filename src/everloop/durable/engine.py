@@ -19,7 +19,7 @@ from everloop.clock import Clock, instant, microseconds
 from everloop.durable import journal, lease, schedules
 from everloop.durable.run import Run
 from everloop.durable.stops import Changed, Stop
-from everloop.errors import DurableError, NotFound
+from everloop.errors import DurableError, NotFound, StoreFull
 from everloop.store.ledger import Ledger
 from everloop.store.ledger.tables import runs, signals, steps
 from everloop.store.ledger.tables import schedules as schedule_rows
@@ -110,7 +110,7 @@ class Engine:
         """Execute the runs of these functions that are due, one after another, until none is; how many.
 
         A run that began under another code digest is set aside as ``needs-decision``. A run whose function raises
-        has failed; an exception that is no Exception (an interrupt) gives the run back and passes.
+        has failed; StoreFull, and an exception that is no Exception (an interrupt), give the run back and pass.
         """
         executed = 0
         while limit is None or executed < limit:
@@ -224,6 +224,8 @@ class Engine:
                     leave("done", result=journal.text(function(run)), because=None)
                 except Changed as change:
                     leave("needs-decision", because=_parked(str(change), run.position), accepts=False)
+                except StoreFull:
+                    raise  # Nothing is wrong with the run: it is given back, and goes on when there is space.
                 except Exception as error:
                     leave("failed", because=_reason(error))
             except Stop:

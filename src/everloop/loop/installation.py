@@ -10,7 +10,7 @@ import msgspec
 
 from everloop.clock import Clock, SystemClock
 from everloop.data import sources
-from everloop.errors import NotFound, SpecError
+from everloop.errors import DataError, NotFound, SpecError
 from everloop.loop.environment import Environment
 from everloop.records import ColumnType, encode
 from everloop.spec import codec
@@ -18,9 +18,13 @@ from everloop.spec.load import Declaration, load
 from everloop.spec.loop import Loop
 from everloop.spec.resolve import LabelFacts, Resolved, resolve
 from everloop.store import packages
+from everloop.store.files import write_atomically, write_folder_atomically
 from everloop.store.home import Home
 from everloop.store.ledger import Ledger, loops
 from everloop.watch.recent import Recent
+
+FOUND = "found.json"
+"""Beside the code: the columns and labels that the source had."""
 
 
 @dataclass(frozen=True)
@@ -76,17 +80,38 @@ def install(
     declaration = load(path)
     loop = chosen(declaration, name)
     settings = Environment.read(declaration.path.parent, environment)
-    schema = sources.schema_of(loop.source, declaration.path.parent)
+    place = Home(home or settings.home)
+    schema, facts = _found(loop, declaration.path.parent, place)
     return open_installation(
         loop,
         schema=schema,
-        facts=label_facts(loop, declaration.path.parent, schema),
+        facts=facts,
         folder=declaration.path.parent,
         source=declaration.source,
-        home=Home(home or settings.home),
+        home=place,
         environment=settings,
         clock=clock or SystemClock(),
     )
+
+
+def _found(loop: Loop, folder: Path, home: Home) -> tuple[Mapping[str, ColumnType], LabelFacts | None]:
+    """Columns and labels as the source has them now, or as it had them when this declaration was last opened.
+
+    One damaged file must not keep a loop from going on that went before; ingest says what is wrong with it.
+    """
+    before = home.root / "code" / codec.digest(loop) / FOUND
+    try:
+        schema = sources.schema_of(loop.source, folder)
+        return schema, label_facts(loop, folder, schema)
+    except DataError:
+        if not before.exists():
+            raise
+        return _read_found(before)
+
+
+def _read_found(path: Path) -> tuple[Mapping[str, ColumnType], LabelFacts | None]:
+    found = msgspec.json.decode(path.read_bytes())
+    return found["schema"], msgspec.convert(found["facts"], LabelFacts) if found["facts"] else None
 
 
 def open_installation(
@@ -106,13 +131,11 @@ def open_installation(
     packages.generate_key(home.keys)
     meaning = codec.to_bytes(loop)
     digest = codec.digest(loop)
-    code_file = home.code / digest / "declaration.py"
-    if not code_file.exists():
-        code_file.parent.mkdir(parents=True, exist_ok=True)
-        code_file.write_bytes(source)
-        (code_file.parent / "loop.json").write_bytes(meaning)
-    # The columns and labels of today, so that commands which only have the home need not read the source again.
-    (code_file.parent / "found.json").write_bytes(encode({"schema": dict(schema), "facts": facts}))
+    found = encode({"schema": dict(schema), "facts": facts})
+    kept = {"declaration.py": source, "loop.json": meaning, FOUND: found}
+    if not write_folder_atomically(home.code / digest, kept):
+        # The columns and labels of today, so that commands which only have the home need not read the source again.
+        write_atomically(home.code / digest / FOUND, found, sync=False)
     with ledger.write() as connection:
         loops.put(connection, loop.name, meaning, digest, str(folder), at=clock.now())
     return Installation(
@@ -148,15 +171,14 @@ def reopen(home: Path, *, name: str | None = None, clock: Clock | None = None) -
         known = loops.get(connection, name or names[0])
     loop = codec.from_bytes(known.spec)
     folder = place.code / known.digest
-    found = msgspec.json.decode((folder / "found.json").read_bytes())
-    facts = msgspec.convert(found["facts"], LabelFacts) if found["facts"] else None
+    schema, facts = _read_found(folder / FOUND)
     return Installation(
         home=place,
         ledger=ledger,
         lake=Recent(place.lake(loop.name)),
         loop=loop,
-        resolved=resolve(loop, found["schema"], facts),
-        schema=found["schema"],
+        resolved=resolve(loop, schema, facts),
+        schema=schema,
         facts=facts,
         folder=Path(known.folder),
         source=(folder / "declaration.py").read_bytes(),

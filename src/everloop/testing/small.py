@@ -8,6 +8,7 @@ import multiprocessing
 import os
 import shutil
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -163,13 +164,14 @@ class SmallLoop:
         # Forked from a process that has imported everything: a command costs its own work, not seconds of imports.
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(["everloop.testing.small", "everloop.cli.declared", "everloop.cli.kept"])
-        out, err = self.folder / "command.out", self.folder / "command.err"
-        process = context.Process(target=_command, args=(arguments, self.folder, out, err, crash_at, largest_file))
-        process.start()
-        process.join()
-        assert process.exitcode is not None
-        ended = Ended(code=process.exitcode, out=out.read_text("utf-8"), err=err.read_text("utf-8"))
-        process.close()
+        with tempfile.TemporaryDirectory(prefix="everloop-command-") as said:  # not where a disk may be full
+            out, err = Path(said) / "out", Path(said) / "err"
+            process = context.Process(target=_command, args=(arguments, self.folder, out, err, crash_at, largest_file))
+            process.start()
+            process.join()
+            assert process.exitcode is not None
+            ended = Ended(code=process.exitcode, out=out.read_text("utf-8"), err=err.read_text("utf-8"))
+            process.close()
         return ended
 
 

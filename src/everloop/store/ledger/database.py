@@ -4,6 +4,7 @@ SQLite: write-ahead log, every commit on disk before it returns, writers queue f
 database is given as an SQLAlchemy address, for example ``postgresql+psycopg://…``.
 """
 
+import shutil
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,6 +21,7 @@ from everloop.store.ledger import migrate
 from everloop.store.ledger.begin import begin
 from everloop.store.ledger.mounts import refuse_network
 
+LEAST_BYTES = 1 << 16
 BUSY_SECONDS = 30
 
 
@@ -118,7 +120,8 @@ def _translated(place: str) -> Iterator[None]:
     except (DBAPIError, sqlite3.Error) as error:
         cause = error.orig if isinstance(error, DBAPIError) else error
         said = str(cause).lower()
-        if "full" in said or "no space" in said or getattr(cause, "sqlstate", None) == "53100":
+        full = "full" in said or "no space" in said or getattr(cause, "sqlstate", None) == "53100"
+        if full or ("disk i/o" in said and _has_no_room(place)):
             raise StoreFull(f"There is no space left for the ledger {place}; nothing was half written.") from error
         if "database is locked" in said:
             raise StoreError(
@@ -129,3 +132,11 @@ def _translated(place: str) -> Iterator[None]:
         if "unable to open" in said or "readonly" in said or "disk i/o" in said:
             raise StoreError(f"The ledger {place} cannot be used: {cause}.") from error
         raise
+
+
+def _has_no_room(place: str) -> bool:
+    """Whether the disk has less left than SQLite asks for at once: then it speaks of input and output, not of space."""
+    try:
+        return shutil.disk_usage(Path(place).parent).free < LEAST_BYTES
+    except OSError:
+        return False
