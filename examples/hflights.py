@@ -12,10 +12,10 @@ import everloop as el
 
 
 def features(row):
+    # Neither the month nor the hour: in four weeks a month is a date, and the minute holds the hour. Both were fitted
+    # as noise and cost a point of AUC.
     return {
-        "month": row.month,
         "day_of_week": row.day_of_week,
-        "hour": row.sched_dep_ts.dt.hour(),
         "minute_of_day": row.sched_dep_ts.dt.hour() * 60 + row.sched_dep_ts.dt.minute(),
         "carrier": row.carrier,
         "origin": row.origin,

@@ -1,0 +1,283 @@
+"""What the whole loop scores on real histories, what its safety costs, and how fast a replay goes.
+
+Run: python -m bench.replay [--data elec2|hflights|made] [--quick] [--json]. Real server, real fits, simulated clock.
+Without --data all sets whose rows are there, one after another; that takes most of an hour. A whole run adds its set
+to results/replay.json; --quick replays the first weeks only, beside no published figure, and keeps nothing.
+
+Each set is replayed twice from the same first model: *plain* (every week a new model, champion at once, the protocol
+of the published figures) and *full* (rows held out, gate, shadow, canary, and the triggers of the example). What
+safety costs is the score of plain less the score of full, in points. Speed is a third replay that makes no model after
+the first: requests over loopback alone, and the whole replay (files, journal, outcomes and looks included).
+"""
+
+import argparse
+import dataclasses
+import importlib.metadata
+import json
+import os
+import platform
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from bench.rows import Row, parser, show
+
+from everloop.loop.account import Account
+from everloop.loop.demo import EXAMPLES
+from everloop.loop.replay import History, Plan, Replay, read_history
+from everloop.loop.simulate import simulate
+from everloop.spec.gate import NotWorse
+from everloop.spec.load import load
+from everloop.spec.loop import Loop
+from everloop.spec.retrain import Every, Manual
+from everloop.spec.rollout import Direct
+
+RESULTS = Path(__file__).parent / "results" / "replay.json"
+LIBRARIES = ("polars", "deltalake", "lightgbm", "scikit-learn", "onnx", "onnxruntime", "sqlalchemy", "httptools")
+WEEK, DAY = timedelta(days=7), timedelta(days=1)
+QUICK = timedelta(days=21)
+COST_POINTS = 1.0
+"""What safety may cost, in points (hundredths) of accuracy and of AUC."""
+BEHIND_POINTS = 1.5
+"""How far the plain policy may be from the published row."""
+PER_SECOND = 3_000.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Published:
+    """The row "every-1 sliding" of the baselines that came with the data: single runs, seed 0, windows of their own."""
+
+    accuracy: float
+    roc_auc: float
+    named: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Set:
+    """A history with its two policies. ``look`` is how often the full loop looks."""
+
+    name: str
+    compared: str
+    """The metric that the promise is about."""
+    published: Published | None
+    look: timedelta = DAY
+
+
+SETS = {
+    "elec2": Set(
+        name="elec2",
+        compared="accuracy",
+        published=Published(accuracy=0.7296, roc_auc=0.8046, named="every-1 sliding, 8 weeks"),
+    ),
+    "hflights": Set(
+        name="hflights",
+        compared="roc_auc",
+        published=Published(accuracy=0.8094, roc_auc=0.6608, named="every-1 sliding, 4 weeks"),
+    ),
+    "made": Set(name="made", compared="roc_auc", published=None),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """One replay: the account's summary, and what became of its candidates."""
+
+    summary: dict[str, Any]
+    verdicts: dict[str, int]
+
+    @classmethod
+    def of(cls, account: Account) -> "Outcome":
+        verdicts: dict[str, int] = {}
+        for version in account.versions:
+            verdicts[version.verdict.outcome] = verdicts.get(version.verdict.outcome, 0) + 1
+        return cls(summary=account.summary(), verdicts=verdicts)
+
+    @property
+    def scores(self) -> dict[str, float]:
+        scores: dict[str, float] = self.summary["scores"]
+        return scores
+
+    def actions(self, *names: str) -> int:
+        return sum(self.summary["actions"].get(name, 0) for name in names)
+
+    def to_json(self) -> dict[str, Any]:
+        kept = {name: value for name, value in self.summary.items() if name != "decisions"}
+        return {**kept, "verdicts": self.verdicts}
+
+
+def histories(chosen: Set, folder: Path) -> tuple[History, History]:
+    """The set with its plain and its full policy. Raises DataError where its rows are not there."""
+    if chosen.name == "made":
+        simulate(folder)
+        declaration = folder / "parcels.py"
+        declaration.write_bytes((EXAMPLES / "parcels.py").read_bytes())
+    else:
+        declaration = EXAMPLES / f"{chosen.name}.py"
+    loaded = load(declaration)
+    loops = {loop.name: loop for loop in loaded.loops}
+    full = next(loop for name, loop in loops.items() if not name.endswith("-plain"))
+    plain = loops.get(f"{full.name}-plain") or plainly(full)
+    read = read_history(full, loaded.source, loaded.path.parent)
+    return dataclasses.replace(read, loop=plain), read
+
+
+def plainly(loop: Loop) -> Loop:
+    """The same model every week on the same window, test rows included, released at once."""
+    window = dataclasses.replace(loop.window, test=1, refit=True)
+    return dataclasses.replace(
+        loop, name=f"{loop.name}-plain", window=window, gate=None, rollout=Direct(), retrain=Every(WEEK)
+    )
+
+
+def replayed(history: History, *, look: timedelta, length: timedelta | None = None) -> Outcome:
+    with tempfile.TemporaryDirectory(prefix="everloop-bench-") as folder:
+        running = Replay(history, Plan(home=Path(folder), look=look, seed=0))
+        if length is not None:
+            running.end = min(running.end, running.start + length)
+        try:
+            return Outcome.of(running.run())
+        finally:
+            running.close()
+
+
+def figures(chosen: Set, plain: Outcome, full: Outcome, *, whole: bool) -> Iterator[Row]:
+    """Scores beside the published ones, what safety costs, what became of the candidates."""
+    rounds = plain.summary["predictions"]
+    for metric in ("accuracy", "roc_auc"):
+        published: float | None = getattr(chosen.published, metric) if chosen.published and whole else None
+        target = None if published is None or metric != chosen.compared else published - BEHIND_POINTS / 100
+        yield Row(
+            what=f"{chosen.name}, plain: {metric}",
+            ours=plain.scores[metric],
+            unit="score",
+            peer=published,
+            peer_name=chosen.published.named if chosen.published and whole else None,
+            target=target,
+            greater_is_better=True,
+            rounds=rounds,
+        )
+        yield Row(
+            what=f"{chosen.name}, full: {metric}",
+            ours=full.scores[metric],
+            unit="score",
+            peer=plain.scores[metric],
+            peer_name="plain, same run",
+            greater_is_better=True,
+            rounds=full.summary["predictions"],
+        )
+        yield Row(
+            what=f"{chosen.name}: what safety costs in {metric}",
+            ours=100 * (plain.scores[metric] - full.scores[metric]),
+            unit="points",
+            target=COST_POINTS,
+            rounds=full.summary["predictions"],
+        )
+    for policy, outcome in (("plain", plain), ("full", full)):
+        counts = {
+            "turns after the first": outcome.actions("turn started") - 1,
+            "promoted": outcome.actions("promoted", "released") - 1,
+            "unsure at the gate": outcome.verdicts.get("unsure", 0),
+            "rejected at the gate": outcome.actions("rejected", "kept champion"),
+            "rolled back": outcome.actions("rolled back"),
+            "failed requests": outcome.summary["failed"],
+        }
+        for name, count in counts.items():
+            yield Row(what=f"{chosen.name}, {policy}: {name}", ours=count, unit="", rounds=1)
+
+
+def speed(name: str, outcome: Outcome) -> Iterator[Row]:
+    rates = outcome.summary["predictions_per_second"]
+    named = {
+        "over_http": ("requests over HTTP alone", None),
+        "end_to_end": ("a whole replay without new models", PER_SECOND),
+    }
+    for key, (what, target) in named.items():
+        yield Row(
+            what=f"{name}: {what}",
+            ours=float(rates[key] or 0),
+            unit="predictions a second",
+            target=target,
+            greater_is_better=True,
+            rounds=outcome.summary["predictions"],
+        )
+
+
+def still(history: History) -> History:
+    """The same history served by its first model to the end."""
+    return dataclasses.replace(history, loop=dataclasses.replace(history.loop, retrain=Manual()))
+
+
+def measured(chosen: Set, *, quick: bool = False) -> tuple[list[Row], dict[str, Outcome]]:
+    length = QUICK if quick else None
+    with tempfile.TemporaryDirectory(prefix="everloop-bench-made-") as folder:
+        plain, full = histories(chosen, Path(folder))
+        outcomes = {
+            "speed": replayed(still(plain), look=WEEK, length=10 * length if length else None),
+            "plain": replayed(plain, look=WEEK, length=length),
+            "full": replayed(full, look=chosen.look, length=length),
+        }
+    rows = [
+        *figures(chosen, outcomes["plain"], outcomes["full"], whole=not quick),
+        *speed(chosen.name, outcomes["speed"]),
+    ]
+    if isinstance(full.loop.gate, NotWorse):
+        rows.append(
+            Row(
+                what=f"{chosen.name}: the gate's margin",
+                ours=full.loop.gate.margin,
+                unit=full.loop.score.name if full.loop.score else "",
+            )
+        )
+    return rows, outcomes
+
+
+def machine() -> dict[str, Any]:
+    """What the figures depend on besides the code; no names of machines."""
+    return {
+        "cores": os.cpu_count(),
+        "python": platform.python_version(),
+        "system": platform.system(),
+        **{name: importlib.metadata.version(name) for name in ("everloop", *LIBRARIES)},
+    }
+
+
+def keep(chosen: Set, rows: list[Row], outcomes: dict[str, Outcome]) -> None:
+    """Put this set's figures in the place of its last ones."""
+    kept = json.loads(RESULTS.read_text("utf-8")) if RESULTS.exists() else {"sets": {}}
+    kept["sets"][chosen.name] = {
+        "machine": machine(),
+        "rows": [row.to_json() for row in rows],
+        "replays": {name: outcome.to_json() for name, outcome in outcomes.items()},
+    }
+    RESULTS.parent.mkdir(exist_ok=True)
+    RESULTS.write_text(json.dumps(kept, indent=1) + "\n", "utf-8")
+
+
+def there(chosen: Set) -> bool:
+    return chosen.name == "made" or (EXAMPLES.parents[1] / "shared" / "data" / f"{chosen.name}.parquet").exists()
+
+
+def rows(*, quick: bool = False, data: str | None = None) -> list[Row]:
+    found: list[Row] = []
+    for name, chosen in SETS.items():
+        if (data or name) != name or not there(chosen):
+            continue
+        of_set, outcomes = measured(chosen, quick=quick)
+        if not quick:
+            keep(chosen, of_set, outcomes)
+        found += of_set
+    return found
+
+
+def main() -> None:
+    made: argparse.ArgumentParser = parser(__doc__ or "")
+    made.add_argument("--data", choices=tuple(SETS), help="one set only")
+    options = made.parse_args()
+    show(rows(quick=options.quick, data=options.data), as_json=options.json)
+
+
+if __name__ == "__main__":
+    main()
