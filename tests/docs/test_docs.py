@@ -176,6 +176,7 @@ class Walk:
                     process.wait()
 
 
+@pytest.mark.slow
 def test_the_guide_works_as_it_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "walk"
     walk = Walk(folder)
@@ -366,3 +367,8 @@ def test_links_between_pages_lead_somewhere() -> None:
         for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text("utf-8")):
             if "://" not in target:
                 assert (page.parent / target).exists(), f"{page.name} → {target}"
+
+
+def test_every_page_is_found_from_the_readme() -> None:
+    text = (ROOT / "README.md").read_text("utf-8")
+    assert not [page.name for page in PAGES if page.name != "README.md" and f"(docs/{page.name})" not in text]

@@ -3,6 +3,7 @@ from pathlib import Path
 
 import pytest
 
+from everloop.cli.app import run_app
 from everloop.data import sources
 from everloop.loop.simulate import simulate
 from everloop.spec.codec import digest, from_bytes, to_bytes
@@ -38,6 +39,14 @@ def test_an_example_fits_its_data(name: str, tmp_path: Path) -> None:
         assert resolved.task == TASKS[name]
         assert loop.label.column not in resolved.inputs
         assert not set(resolved.inputs) & set(loop.source.after)
+
+
+@pytest.mark.skipif(not DATA.is_dir(), reason="the real sets are not here")
+@pytest.mark.parametrize("name", [name for name in TASKS if name != "parcels"])
+def test_check_finds_a_real_example_sound(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    path = EXAMPLES / f"{name}.py"
+    assert run_app(["check", str(path), "--loop", load(path).loops[0].name]) == 0
+    assert "is sound" in capsys.readouterr().out
 
 
 def test_each_real_example_has_the_plain_policy_beside_it() -> None:
