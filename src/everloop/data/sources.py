@@ -8,6 +8,7 @@ import csv
 import glob
 import hashlib
 import io
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -29,8 +30,13 @@ HEADS = 20
 
 def files(source: Source, folder: Path) -> list[Path]:
     """The files that match now, sorted by path."""
-    pattern = str(Path(folder) / source.path)
-    return sorted(Path(found) for found in glob.glob(pattern, recursive=True) if Path(found).is_file())  # noqa: PTH207
+    return [Path(place) for place in places(source, folder) if os.path.isfile(place)]  # noqa: PTH113
+
+
+def places(source: Source, folder: Path) -> list[str]:
+    """All that matches now, folders too, sorted by path."""
+    found = glob.glob(str(Path(folder) / source.path), recursive=True)  # noqa: PTH207
+    return sorted((os.path.normpath(place) for place in found), key=lambda place: place.split(os.sep))
 
 
 def digest_of_file(path: Path) -> str:
