@@ -36,7 +36,7 @@ def files(source: Source, folder: Path) -> list[Path]:
 def places(source: Source, folder: Path) -> list[str]:
     """All that matches now, folders too, sorted by path."""
     found = glob.glob(str(Path(folder) / source.path), recursive=True)  # noqa: PTH207
-    return sorted((os.path.normpath(place) for place in found), key=lambda place: place.split(os.sep))
+    return sorted(found, key=lambda place: place.split(os.sep))  # noqa: PTH206
 
 
 def digest_of_file(path: Path) -> str:
