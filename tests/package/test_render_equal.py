@@ -74,7 +74,7 @@ class Trees:
         return self.random.choice(options)
 
     def constant(self, kind: str) -> Any:
-        fresh = {"number": lambda: self.random.uniform(-100, 100), "integer": lambda: self.random.randint(-100, 100)}
+        fresh: dict[str, Callable[[], Any]] = {"number": lambda: self.random.uniform(-100, 100), "integer": lambda: self.random.randint(-100, 100)}
         return fresh[kind]() if kind in fresh and self.pick([0, 1]) else self.pick(CONSTANTS[kind])
 
     def leaf(self, kind: str) -> el.Column:
@@ -122,7 +122,7 @@ class Trees:
         return self.pick([lambda: -value, lambda: abs(value), value.floor, value.ceil, value.sqrt])()  # type: ignore[no-any-return]
 
     def number_3(self, kind: str, depth: int) -> el.Column:
-        return self.of("number", depth).round(self.pick([0, 0, 1, 2, 7, -2]))
+        return self.of(self.pick(["number", "number", "integer"]), depth).round(self.pick([-1, 0, 0, 1, 2, 7, -2])).to_number()
 
     def number_4(self, kind: str, depth: int) -> el.Column:
         value, low = self.of("number", depth), self.random.randint(-5, 5)
@@ -241,7 +241,7 @@ def frame_of(seed: int) -> pl.DataFrame:
     """Rows: half from the corners, some missing, the rest anywhere; now and then a single row."""
     source = random.Random(seed)
     rows = 1 if source.random() < 0.15 else ROWS
-    kinds = {
+    kinds: dict[str, Any] = {
         "number": pl.Float64, "integer": pl.Int64, "boolean": pl.Boolean, "text": pl.String, "instant": pl.Datetime("us", "UTC"),
     }  # fmt: skip
     fresh: dict[str, Callable[[], Any]] = {

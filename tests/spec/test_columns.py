@@ -16,7 +16,7 @@ from everloop.records import ColumnType
 from everloop.spec.columns import Column, Columns, FeatureTree, Node, describe, infer, inputs_of, trace
 from everloop.spec.operations import OPERATIONS
 from everloop.spec.patterns import portable, quote
-from everloop.spec.tree import Call, Input, from_json, to_json, walk
+from everloop.spec.tree import Call, from_json, to_json, walk
 from everloop.spec.zones import transitions
 
 SCHEMA: dict[str, ColumnType] = {
@@ -24,6 +24,10 @@ SCHEMA: dict[str, ColumnType] = {
 }  # fmt: skip
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "features.md"
 Write = Callable[[Columns], Any]
+
+
+def decided(row: Columns) -> Any:
+    return True
 
 
 def node(write: Write) -> Node:
@@ -101,12 +105,12 @@ def test_an_expression_has_a_type(write: Write, kind: str) -> None:
         (lambda r: r.t.hour(), "use .dt.hour()"),
         (lambda r: r.t.dt.hours(), "did you mean .hour?"),
         (lambda r: r.s.lower(), "use .str.lower()"),
-        (lambda r: r.s.str.lowercase(), "there are" if False else "lower"),
+        (lambda r: r.s.str.lowercase(), ".lower"),
         (lambda r: r.x.sqroot(), "did you mean .sqrt?"),
         (lambda r: r.x == None, ".is_missing()"),  # noqa: E711
         (lambda r: r.x + None, None),
-        (lambda r: r.x + [1], "list"),
-        (lambda r: r.t > datetime(2024, 1, 1), "tzinfo=UTC"),  # noqa: DTZ001
+        (lambda r: r.x * [1], "list"),
+        (lambda r: r.t > datetime(2024, 1, 1), "tzinfo=UTC"),
         (lambda r: r.t - timedelta(hours=1), "write 3600"),
         (lambda r: r.x > math.inf, "finite"),
         (lambda r: r.i + 2**63, "64 bits"),
@@ -126,7 +130,7 @@ def test_an_expression_has_a_type(write: Write, kind: str) -> None:
         (lambda r: r.s.str.matches(r"\bword\b"), "\\b"),
         (lambda r: r.t.dt.hour(time_zone="Mars/Olympus"), "IANA"),
         (lambda r: el.when(r.b), "not finished"),
-        (lambda r: el.when(True).then(1), "comparison of columns"),
+        (lambda r: el.when(decided(r)).then(1), "comparison of columns"),
         (lambda r: el.when(r.b).otherwise(1), "not finished"),
         (lambda r: r.t.dt, "not finished"),
         (lambda r: 3, "same for every row"),
@@ -196,7 +200,7 @@ def test_tables_and_lists_that_mean_the_same_have_one_form() -> None:
 
 
 def test_one_and_one_point_nought_are_an_integer_and_a_number() -> None:
-    assert node(lambda r: r.i + 1) != node(lambda r: r.i + 1.0) or infer(node(lambda r: r.i + 1), SCHEMA) == "integer"
+    assert to_json(node(lambda r: r.i + 1))["arguments"][1] == {"constant": 1, "type": "integer"}
     assert to_json(node(lambda r: r.i + 1.0))["arguments"][1] == {"constant": 1.0, "type": "number"}
 
 
@@ -217,8 +221,15 @@ def test_a_tree_of_any_depth_is_refused_in_words_not_by_the_interpreter() -> Non
             total = total + row.i
         return {"total": total}
 
-    with pytest.raises(SpecError, match="split it into features"):
-        trace(features)
+    def doubled(row: Columns) -> dict[str, Column]:
+        value = row.x
+        for _ in range(100):
+            value = value * value + 1
+        return {"doubled": value}
+
+    for function in (features, doubled):
+        with pytest.raises(SpecError, match="split it into features"):
+            trace(function)
 
 
 def test_a_features_function_returns_named_columns() -> None:
@@ -261,7 +272,8 @@ def test_every_operation_is_in_the_document_with_what_it_does_on_missing() -> No
 
 def test_a_pattern_is_rewritten_so_that_both_engines_read_it_alike() -> None:
     assert portable(r"(\w+)-\d{2,3}?[^\d\-]") == r"(?:[0-9A-Za-z_]+)-[0-9]{2,3}?[^0-9\-]"
-    assert portable(r"a{,2}") == r"a\{,2\}" or portable(r"a{,2}")  # a brace that counts nothing is itself
+    assert portable("a{,2}") == "a{0,2}"
+    assert portable("a{") == r"a\{"
     assert quote("a.b*") == r"a\.b\*"
 
 
@@ -272,4 +284,3 @@ def test_a_zone_is_a_table_of_its_changes() -> None:
     at = int(datetime(2023, 11, 5, 7, tzinfo=UTC).timestamp()) * 1_000_000
     place = chicago.instants.index(at)
     assert [each // 3_600_000_000 for each in chicago.offsets[place : place + 2]] == [-5, -6]
-    assert Input("x").name == "x"

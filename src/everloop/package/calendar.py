@@ -4,6 +4,10 @@ All arithmetic is int64. ONNX Runtime's Div truncates towards zero and its Mod t
 division by a positive constant is (a - Mod(a, b)) / b, which Div then does exactly.
 """
 
+from bisect import bisect_left
+from dataclasses import dataclass
+from itertools import pairwise
+
 from everloop.package.nodes import INT64, Nodes
 from everloop.spec.zones import Transitions
 
@@ -13,6 +17,35 @@ _DAYS_TO_0000_03_01 = 719_468
 """Days from 1 March of year 0 to 1 January 1970; counting years from March puts the leap day at the end."""
 _ERA = 146_097
 """Days of 400 years."""
+_NEVER = 2**63 - 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Slices:
+    """Equal slices of time from ``begin`` on, in microseconds, each with at most one change of the offset."""
+
+    begin: int
+    length: int
+    change: tuple[int, ...]
+    """`_NEVER` in a slice without one."""
+    before: tuple[int, ...]
+    after: tuple[int, ...]
+
+    @classmethod
+    def of(cls, table: Transitions) -> "Slices":
+        """The first slice ends just before the first change, the last one holds the last: outside, they hold as well."""
+        instants, offsets = table.instants, table.offsets
+        length = min((later - earlier for earlier, later in pairwise(instants)), default=DAY)
+        edges = range(instants[0] - length, instants[-1] + 1, length)
+        places = [bisect_left(instants, edge) for edge in edges]
+        found = [place < len(instants) and instants[place] < edge + length for place, edge in zip(places, edges, strict=True)]
+        return cls(
+            begin=edges[0],
+            length=length,
+            change=tuple(instants[place] if one else _NEVER for place, one in zip(places, found, strict=True)),
+            before=tuple(offsets[place] for place in places),
+            after=tuple(offsets[place + one] for place, one in zip(places, found, strict=True)),
+        )
 
 
 class Clock:
@@ -33,20 +66,20 @@ class Clock:
     def local(self, instant: str, table: Transitions) -> str:
         """Microseconds since 1970 as the wall clock shows them: the instant plus the offset that holds then.
 
-        The offset is the first one plus every change up to the instant: a comparison with all changes at once and one
-        product with their sizes.
+        The offset is found by dividing, not by searching: time is cut into equal slices so short that no slice holds
+        two changes, and a slice knows the instant of its change and the offsets before and after.
         """
-        first, *_ = table.offsets
-        shift = self._constant(first)
-        if table.instants:
-            width = len(table.instants)
-            changes = [after - before for before, after in zip(table.offsets, table.offsets[1:], strict=False)]
-            instants = self._nodes.constant(table.instants, INT64, (1, width))
-            passed = self._nodes.cast(self._nodes.add("GreaterOrEqual", instant, instants), INT64)
-            moved = self._nodes.add("MatMul", passed, self._nodes.constant(changes, INT64, (width, 1)))
-            shift = self._nodes.add("Add", moved, shift)
-        elif first == 0:
-            return instant
+        if not table.instants:
+            return instant if table.offsets == (0,) else self._do("Add", instant, table.offsets[0])
+        slices = Slices.of(table)
+        place = self._do("Div", self._do("Sub", instant, slices.begin), slices.length)
+        ends = (self._nodes.constant(0, INT64, ()), self._nodes.constant(len(slices.change) - 1, INT64, ()))
+        place = self._nodes.add("Clip", place, *ends)
+        change, before, after = (
+            self._nodes.add("Gather", self._nodes.constant(column, INT64, (len(column),)), place)
+            for column in (slices.change, slices.before, slices.after)
+        )
+        shift = self._nodes.where(self._nodes.add("GreaterOrEqual", instant, change), after, before)
         return self._nodes.add("Add", instant, shift)
 
     def hour(self, local: str) -> str:

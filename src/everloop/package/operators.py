@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from everloop.package.calendar import SECOND, Clock
+from everloop.package.logic import LogicOperators
 from everloop.package.nodes import DOUBLE, INT64, Nodes
 from everloop.package.tensors import NAN, Tensor, clean, constant, convert, missing, nowhere
 from everloop.package.texts import TextOperators
@@ -21,7 +22,12 @@ TWO_TO_63 = float(2**63)
 Arguments = Sequence[Tensor]
 
 
-class Renderer(TextOperators):
+def whole_numbers(nodes: Nodes) -> str:
+    """The packed numbers with NaN for their infinities, all at once: x + (x - x)."""
+    return nodes.add("Add", "numbers", nodes.add("Sub", "numbers", "numbers"))
+
+
+class Renderer(LogicOperators, TextOperators):
     """Turns nodes of one tree into tensors of one graph; equal subtrees become one tensor."""
 
     def __init__(self, nodes: Nodes, inputs: Mapping[str, InputColumn]) -> None:
@@ -45,10 +51,8 @@ class Renderer(TextOperators):
     def _input(self, column: InputColumn) -> Tensor:
         place = self.nodes.constant(column.index, INT64, (1,))
         match column.type:
-            case "number":  # infinities of the whole packed input become NaN at once: x + (x - x)
-                nothing = self.nodes.add("Sub", "numbers", "numbers")
-                block = self.nodes.add("Add", "numbers", nothing)
-                return Tensor("number", self.nodes.add("Gather", block, place, axis=1))
+            case "number":
+                return Tensor("number", self.nodes.add("Gather", whole_numbers(self.nodes), place, axis=1))
             case "text":
                 return Tensor("text", self.nodes.add("Gather", "texts", place, axis=1))
             case kind:
@@ -243,71 +247,6 @@ class Renderer(TextOperators):
         if result == "integer":
             return convert(self.nodes, arguments[0], "integer")
         return self._unary(operator, arguments, result)
-
-    # Comparison and logic
-
-    def _compare(self, operator: str, arguments: Arguments, negated: bool = False) -> Tensor:
-        left, right = self._alike(arguments)
-        if left.type == "number":
-            left, right = clean(self.nodes, left), clean(self.nodes, right)
-        absent = self.nodes.either(missing(self.nodes, left), missing(self.nodes, right))
-        flags = self.nodes.add(operator, left.name, right.name)
-        if negated:
-            flags = self.nodes.invert(flags)
-        if negated or left.type != "number":  # comparisons with NaN are false already
-            flags = self.nodes.unless(flags, absent)
-        return Tensor("boolean", flags, absent)
-
-    def _alike(self, arguments: Arguments) -> list[Tensor]:
-        types = {each.type for each in arguments}
-        if types == {"boolean"}:
-            return [convert(self.nodes, each, "integer") for each in arguments]
-        wanted = "number" if "number" in types else "integer" if "integer" in types else arguments[0].type
-        return [convert(self.nodes, each, wanted) for each in arguments]
-
-    def _equal(self, call: Call, arguments: Arguments, result: str) -> Tensor:
-        return self._compare("Equal", arguments)
-
-    def _not_equal(self, call: Call, arguments: Arguments, result: str) -> Tensor:
-        return self._compare("Equal", arguments, negated=True)
-
-    def _less(self, call: Call, arguments: Arguments, result: str) -> Tensor:
-        return self._compare("Less", arguments)
-
-    def _less_equal(self, call: Call, arguments: Arguments, result: str) -> Tensor:
-        return self._compare("LessOrEqual", arguments)
-
-    def _greater(self, call: Call, arguments: Arguments, result: str) -> Tensor:
-        return self._compare("Greater", arguments)
-
-    def _greater_equal(self, call: Call, arguments: Arguments, result: str) -> Tensor:
-        return self._compare("GreaterOrEqual", arguments)
-
-    def _false(self, tensor: Tensor) -> str:
-        """Where a boolean is known to be false."""
-        return self.nodes.invert(tensor.name if tensor.mask is None else self.nodes.add("Or", tensor.name, tensor.mask))
-
-    def _and(self, call: Call, arguments: Arguments, result: str) -> Tensor:
-        left, right = arguments
-        absent = self.nodes.either(left.mask, right.mask)
-        if absent is not None:
-            known = self.nodes.add("Or", self._false(left), self._false(right))
-            absent = self.nodes.unless(absent, known)
-        return Tensor("boolean", self.nodes.add("And", left.name, right.name), absent)
-
-    def _or(self, call: Call, arguments: Arguments, result: str) -> Tensor:
-        left, right = arguments
-        flags = self.nodes.add("Or", left.name, right.name)
-        absent = self.nodes.either(left.mask, right.mask)
-        return Tensor("boolean", flags, None if absent is None else self.nodes.unless(absent, flags))
-
-    def _xor(self, call: Call, arguments: Arguments, result: str) -> Tensor:
-        left, right = arguments
-        absent = self.nodes.either(left.mask, right.mask)
-        return Tensor("boolean", self.nodes.unless(self.nodes.add("Xor", left.name, right.name), absent), absent)
-
-    def _not(self, call: Call, arguments: Arguments, result: str) -> Tensor:
-        return Tensor("boolean", self._false(arguments[0]), arguments[0].mask)
 
     # Choice and missing values
 

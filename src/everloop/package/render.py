@@ -11,7 +11,7 @@ from onnx import helper
 
 from everloop.errors import PackageError
 from everloop.package.nodes import BOOL, DOUBLE, INT64, MACHINE_LEARNING_OPSET, OPSET, STRING, Nodes
-from everloop.package.operators import Renderer
+from everloop.package.operators import Renderer, whole_numbers
 from everloop.package.tensors import NAN, Tensor, clean, convert, missing, nowhere
 from everloop.records import MISSING_INTEGER, ColumnType, InputColumn
 from everloop.spec.tree import FeatureTree, Input
@@ -112,8 +112,8 @@ class GraphParts:
     def numeric_block(self, names: Iterable[str]) -> str:
         """These features side by side: float64 [rows, len(names)], NaN where missing.
 
-        Raw number columns that follow one another are taken with a single node (none when they are the whole packed
-        input), raw integer and boolean columns with four.
+        Raw number columns that follow one another are taken at once: a node, and two for the whole graph that make
+        infinities missing; raw integer and boolean columns with four nodes.
         """
         wanted = list(names)
         texts = [name for name in wanted if name in self.raw and self.raw[name].type == "text"]
@@ -143,9 +143,9 @@ class GraphParts:
         source = KINDS[columns[0].type]
         width = sum(KINDS[each.type] == source for each in self._columns)
         places = [each.index for each in columns]
-        block = source
+        block = whole_numbers(self.graph) if source == "numbers" else source
         if places != list(range(width)):
-            block = self.graph.add("Gather", source, self.graph.constant(places, INT64, (len(places),)), axis=1)
+            block = self.graph.add("Gather", block, self.graph.constant(places, INT64, (len(places),)), axis=1)
         if source == "numbers":
             return block
         absent = self.graph.add("Equal", block, self.graph.constant(MISSING_INTEGER, INT64))
@@ -155,8 +155,7 @@ class GraphParts:
 def render(tree: FeatureTree, inputs: Sequence[InputColumn]) -> GraphParts:
     """Nodes for every feature of ``tree`` over packed ``inputs`` (see `everloop.records.Signature`).
 
-    Packed numbers hold no infinities (`everloop.package.pack` makes them missing): a raw column is passed on as it is.
-    Raises SpecError when a type does not fit, PackageError when a column is not among the inputs.
+    Infinities in packed numbers are missing, as in training. Raises SpecError when a type does not fit, PackageError when a column is not among the inputs.
     """
     known = {each.name: each for each in inputs}
     absent = [name for name in tree.inputs if name not in known]

@@ -10,7 +10,7 @@ from everloop.records import MISSING_INTEGER, MISSING_TEXT
 from everloop.spec.tree import Constant
 
 
-def constant(value: Any, place: str) -> Constant:
+def constant(value: Any, place: object) -> Constant:
     """Refuses what has no place in a column, with ``place`` in the message: where the user wrote it."""
     if hasattr(value, "dtype") and hasattr(value, "item"):  # a numpy scalar
         value = value.item()

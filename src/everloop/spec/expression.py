@@ -10,11 +10,11 @@ from typing import Any, NoReturn
 from everloop.errors import SpecError
 from everloop.spec.accessors import Dates, Text
 from everloop.spec.constants import constant
-from everloop.spec.tree import DEEPEST, Call, Input, Node, depth_of, describe
+from everloop.spec.tree import Call, Input, Node, describe, is_small
 from everloop.spec.unserved import Unserved
 
 
-def _node(value: Any, place: str) -> Node:
+def _node(value: Any, place: object) -> Node:
     return value._node if isinstance(value, Column) else constant(value, place)
 
 
@@ -22,7 +22,17 @@ def _options(**options: Any) -> tuple[tuple[str, Any], ...]:
     return tuple(sorted(options.items()))
 
 
-def _plain(value: Any, place: str) -> Any:
+class _Place:
+    """Where the user wrote a constant; put into words only when there is something to say."""
+
+    def __init__(self, column: "Column", operation: str) -> None:
+        self._column, self._operation = column, operation
+
+    def __str__(self) -> str:
+        return f"{self._column!r}.{self._operation}"
+
+
+def _plain(value: Any, place: object) -> Any:
     known = constant(value, place)
     if known.type == "instant":
         raise SpecError(f"{place} is a datetime; map to text, numbers, integers or booleans")
@@ -39,14 +49,14 @@ class Column(Unserved):
         self._node = node
 
     def __repr__(self) -> str:
-        return describe(self._node) if depth_of(self._node) <= DEEPEST else "a deep expression"
+        return describe(self._node) if is_small(self._node) else "a very large expression"
 
     def _call(self, operation: str, *arguments: Any, **options: Any) -> "Column":
-        nodes = [each._node if isinstance(each, Column) else constant(each, f"{self!r} .{operation}") for each in arguments]
+        nodes = [each._node if isinstance(each, Column) else constant(each, _Place(self, operation)) for each in arguments]
         return Column(Call(operation, (self._node, *nodes), _options(**options)))
 
     def _reflected(self, operation: str, left: Any) -> "Column":
-        return Column(Call(operation, (_node(left, f"{operation} with {self!r}"), self._node)))
+        return Column(Call(operation, (_node(left, _Place(self, operation)), self._node)))
 
     # Arithmetic
 
@@ -238,7 +248,7 @@ class Column(Unserved):
 
     def is_in(self, values: Iterable[Any]) -> "Column":
         """Is it one of these constants, all of the column's type?"""
-        place = f"{self!r}.is_in"
+        place = _Place(self, "is_in")
         if isinstance(values, str | Column) or not isinstance(values, Iterable):
             raise SpecError(f"{place}({values!r}) needs a list; write .is_in([{values!r}]) or ==")
         bare = [constant(each, place).value for each in values]
@@ -251,7 +261,7 @@ class Column(Unserved):
 
     def map(self, table: Mapping[str, Any], default: Any = None) -> "Column":
         """Looks text up in ``table``; unknown text gives ``default`` (None: missing), missing stays missing."""
-        place = f"{self!r}.map"
+        place = _Place(self, "map")
         if callable(table) or not isinstance(table, Mapping):
             raise SpecError(f"{place} takes a dict, not {type(table).__name__}; python cannot run in the served graph")
         if not table:
@@ -262,8 +272,8 @@ class Column(Unserved):
                 raise SpecError(f"{place} has the key {key!r}; keys are text: write .to_text().map({{'{key}': …}})")
             if value is None:
                 raise SpecError(f"{place} maps {key!r} to None; leave it out: an unknown text is missing")
-            plain[constant(key, place).value] = _plain(value, f"{place}[{key!r}]")
-        default = _plain(default, f"{place} default")
+            plain[constant(key, place).value] = _plain(value, place)
+        default = _plain(default, place)
         values = [*plain.values(), *([] if default is None else [default])]
         if any(isinstance(each, float) for each in values) and not any(isinstance(each, bool | str) for each in values):
             plain = {key: float(value) for key, value in plain.items()}  # equal tables have one form

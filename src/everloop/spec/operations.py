@@ -74,6 +74,10 @@ def _same(types: Types, options: Mapping[str, Any]) -> ColumnType:
     return "number" if types[0] == "number" else "integer"
 
 
+def _round(types: Types, options: Mapping[str, Any]) -> ColumnType:
+    return _same(types, options) if options["digits"] >= 0 else _to_number(types, options)
+
+
 def _comparable(types: Types) -> None:
     left, right = types
     if {left, right} <= NUMERIC or left == right:
@@ -213,7 +217,7 @@ OPERATIONS: dict[str, Operation] = {
     "at_least": _binary("a.clip(low)", _arithmetic, "the larger of a and low"),
     "at_most": _binary("a.clip(high=…)", _arithmetic, "the smaller of a and high"),
     "round": Operation(
-        written="a.round(digits=0)", rule=_same, does="to the nearest, a half to the even neighbour; stays a number"
+        written="a.round(digits=0)", rule=_round, does="to the nearest, a half to the even neighbour; negative digits: to tens, hundreds, … (a number)"
     ),
     "floor": Operation(written="a.floor()", rule=_same, does="rounded down; stays a number"),
     "ceil": Operation(written="a.ceil()", rule=_same, does="rounded up; stays a number"),

@@ -65,14 +65,14 @@ def _token(pattern: str, at: int) -> tuple[str, int]:
             raise _refuse(pattern, f"the possessive {here}+", f"write {here}")
         return here, at + 1
     if here == "{":
-        counted = re.match(r"\{(\d+)(,(\d*))?\}", pattern[at:])
-        if counted is None:
+        counted = re.match(r"\{(\d*)(,(\d*))?\}", pattern[at:])
+        if counted is None or counted[0] in ("{}", "{,}"):
             return "\\{", at + 1
         if max(int(each or 0) for each in (counted[1], counted[3])) > 200:
             raise _refuse(pattern, counted[0], "repeat at most 200 times")
         if pattern[at + counted.end() : at + counted.end() + 1] == "+":
             raise _refuse(pattern, f"the possessive {counted[0]}+", f"write {counted[0]}")
-        return counted[0], at + counted.end()
+        return (counted[0] if counted[1] else "{0" + counted[0][1:]), at + counted.end()
     return ("\\" + here if here in "}]" else here), at + 1
 
 

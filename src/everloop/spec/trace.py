@@ -7,7 +7,7 @@ from everloop.errors import SpecError
 from everloop.records import MISSING_TEXT
 from everloop.spec.accessors import Dates, Text
 from everloop.spec.expression import Branches, Column, Columns
-from everloop.spec.tree import DEEPEST, Node, depth_of, inputs_of
+from everloop.spec.tree import DEEPEST, LARGEST, Node, extent_of, inputs_of
 
 
 def past(*arguments: Any, **named: Any) -> NoReturn:
@@ -54,9 +54,11 @@ def _checked(function: str, feature: str, value: object) -> Node:
     if not isinstance(value, Column):
         raise SpecError(f"{function}: feature {feature!r} is {value!r:.60}, which is the same for every row; give a column")
     node = value._node
-    if depth_of(node) > DEEPEST:
+    size, depth = extent_of(node)
+    if size > LARGEST or depth > DEEPEST:
         raise SpecError(
-            f"{function}: feature {feature!r} nests {depth_of(node)} operations (limit {DEEPEST}); split it into features"
+            f"{function}: feature {feature!r} has {size} operations, {depth} inside one another (limits {LARGEST} and "
+            f"{DEEPEST}); split it into features"
         )
     if not inputs_of(node):
         raise SpecError(f"{function}: feature {feature!r} reads no column, so it is the same for every row; leave it out")

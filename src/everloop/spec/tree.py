@@ -14,6 +14,8 @@ ConstantType = Literal["number", "integer", "boolean", "text", "instant", "missi
 
 DEEPEST = 200
 """Nodes on the longest path of one feature. Deeper trees come from a Python loop that builds a sum by hand."""
+LARGEST = 5_000
+"""Nodes of one feature, written out as a tree."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,14 +63,30 @@ def inputs_of(node: Node) -> frozenset[str]:
     return frozenset(each.name for each in walk(node) if isinstance(each, Input))
 
 
-def depth_of(node: Node) -> int:
-    deepest, waiting = 0, [(node, 1)]
+def extent_of(node: Node) -> tuple[int, int]:
+    """How many nodes the tree has when it is written out, and how many lie on its longest path.
+
+    A part that is used twice counts twice, though it is looked at once: a value that Python doubled forty times would
+    otherwise never be counted to the end.
+    """
+    known: dict[int, tuple[int, int]] = {}
+    waiting = [node]
     while waiting:
-        each, depth = waiting.pop()
-        deepest = max(deepest, depth)
-        if isinstance(each, Call):
-            waiting.extend((argument, depth + 1) for argument in each.arguments)
-    return deepest
+        each = waiting[-1]
+        arguments = each.arguments if isinstance(each, Call) else ()
+        unknown = [argument for argument in arguments if id(argument) not in known]
+        if unknown:
+            waiting.extend(unknown)
+            continue
+        waiting.pop()
+        parts = [known[id(argument)] for argument in arguments]
+        known[id(each)] = (1 + sum(size for size, _ in parts), 1 + max((depth for _, depth in parts), default=0))
+    return known[id(node)]
+
+
+def is_small(node: Node) -> bool:
+    size, depth = extent_of(node)
+    return size <= LARGEST and depth <= DEEPEST
 
 
 def to_json(node: Node) -> dict[str, Any]:
