@@ -76,6 +76,9 @@ def _turn_ended(state: State, event: TurnEnded, now: datetime) -> tuple[Command,
     if state.release.champion is None:
         change = plan.begin(state.release, version, state.rollout, now=now, to="direct")
         return (ChangeRelease(change=change, version=version, run=event.run),)
+    if version == state.release.champion:
+        because = f"version {version} serves already: the same rows, declaration and parameters make nothing new"
+        return (Note(action="kept champion", because=because, version=version, run=event.run),)
     if state.release.paused:
         # It was under way, or asked for; to release it would be to decide.
         because = f"the loop is paused; `everloop promote {version}` releases it all the same. Its gate: {verdict.because}"

@@ -6,8 +6,11 @@ nothing. What follows from the turn is decided in ``loop.decide``.
 
 from __future__ import annotations
 
+import fcntl
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 from threading import Event
 from typing import Any, TypeVar
@@ -17,7 +20,7 @@ from sqlalchemy import Connection
 
 from everloop.data import snapshot as snapshots
 from everloop.durable.run import Run
-from everloop.errors import DataError, JobError, PackageError, TrainError
+from everloop.errors import DataError, JobError, JobKilled, NotFound, PackageError, TrainError
 from everloop.jobs.process import Job, ProcessExecutor
 from everloop.loop import gating
 from everloop.loop.events import TurnEnded
@@ -29,6 +32,7 @@ from everloop.store.ledger import snapshots as snapshot_ledger
 
 Progress = Callable[[str, dict[str, Any]], None]
 JSON = dict[str, Any]
+LOOK_SECONDS = 0.2
 T = TypeVar("T")
 
 
@@ -90,16 +94,24 @@ class Turn:
     def fit(self, snapshot: Snapshot, stop: Event) -> JSON:
         each = self._installation
         digest = digest_of(encode({"snapshot": snapshot.digest, "code": each.code}))
-        folder = each.home.candidates / digest
-        record = folder / "candidate.json"
-        if record.exists():
-            # Same rows, same code, same parameters: the same candidate. Fitting again could only waste time.
-            self._progress("fit", {"reused": digest})
-            return plain(decode(record.read_bytes(), Candidate))
-        self._progress("fit", {"rows": snapshot.train_rows})
+        record = each.home.candidates / digest / "candidate.json"
+        # Two turns over the same rows and code would make one candidate in one folder: the second one waits for it.
+        with _alone(each.home.jobs / f"{each.name}.lock", stop):
+            if record.exists():
+                # Same rows, same code, same parameters: the same candidate. Fitting again could only waste time.
+                self._progress("fit", {"reused": digest})
+            else:
+                self._progress("fit", {"rows": snapshot.train_rows})
+                self._made(snapshot, digest, stop)
+        candidate = decode(record.read_bytes(), Candidate)
+        with each.ledger.write() as connection:
+            candidates.add(connection, candidate)
+        return plain(candidate)
+
+    def _made(self, snapshot: Snapshot, digest: str, stop: Event) -> None:
+        each = self._installation
         job_folder = each.home.jobs / digest
         shutil.rmtree(job_folder, ignore_errors=True)
-        timeout = min((t.timeout for t in _trains(each) if t.timeout is not None), default=None)
         self._executor.run(
             Job(
                 name="fit",
@@ -115,17 +127,13 @@ class Turn:
                     "digest": digest,
                 },
                 folder=job_folder,
-                timeout=timeout,
+                timeout=_patience(each),
             ),
             on_progress=lambda detail: self._progress("fit", detail),
             stop=stop,
         )
-        _rename_into_place(job_folder / "candidate", folder)
+        _rename_into_place(job_folder / "candidate", each.home.candidates / digest)
         shutil.rmtree(job_folder, ignore_errors=True)
-        candidate = decode(record.read_bytes(), Candidate)
-        with each.ledger.write() as connection:
-            candidates.add(connection, candidate)
-        return plain(candidate)
 
     def gate(self, candidate: Candidate) -> JSON:
         self._progress("gate", {})
@@ -142,7 +150,10 @@ class Turn:
         details = msgspec.json.decode((folder / "details.json").read_bytes())
         with each.ledger.read() as connection:
             release = releases.get(connection, each.name)
-            parent = versions.get(connection, each.name, release.champion).package if release.champion else None
+            champion = versions.get(connection, each.name, release.champion) if release.champion else None
+        if champion is not None and self._is_of(champion, candidate):
+            return plain(champion)
+        parent = champion.package if champion is not None else None
         evidence = encode({"verdict": plain(verdict), "trigger": trigger, "parity": details["parity"]})
         digest = packages.seal(
             each.home.packages,
@@ -184,14 +195,44 @@ class Turn:
             )
         return plain(version)
 
+    def _is_of(self, version: Version, candidate: Candidate) -> bool:
+        """Whether this version is the candidate already: a release would put it beside itself."""
+        home = self._installation.home
+        try:
+            opened = packages.open_package(home.packages / version.package, packages.trusted_keys(home.keys))
+        except (PackageError, NotFound):
+            return False  # It is damaged: to make it anew is what helps.
+        lineage = opened.manifest.lineage
+        return (lineage["snapshot"], lineage["code"]) == (candidate.snapshot, candidate.code)
+
     def release(self, connection: Connection, ended: TurnEnded) -> JSON:
         self._end(connection, ended)
         return {}
 
 
-def _trains(installation: Installation) -> tuple[Any, ...]:
+@contextmanager
+def _alone(path: Path, stop: Event) -> Iterator[None]:
+    """Hold the lock, which dies with its holder. Raises JobKilled when the run is stopped while it waits."""
+    with path.open("a") as lock:
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if stop.wait(LOOK_SECONDS):
+                    raise JobKilled("The fit did not begin: its run was stopped while another one was fitted.") from None
+        yield
+
+
+def _patience(installation: Installation) -> timedelta | None:
+    """How long the job may take: it fits every declared model one after the other, and with ``refit`` the best again."""
     train = installation.loop.train
-    return train if isinstance(train, tuple) else (train,)
+    limits = [each.timeout for each in (train if isinstance(train, tuple) else (train,))]
+    known = [limit for limit in limits if limit is not None]
+    if len(known) < len(limits):
+        return None
+    again = max(known) if installation.loop.window.refit else timedelta(0)
+    return sum(known, again)
 
 
 def _rename_into_place(made: Path, folder: Path) -> None:
