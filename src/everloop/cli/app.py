@@ -7,12 +7,14 @@ or a job; 6 a package; 7 the server; 8 a release; 9 a durable run; 10 storage; 1
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from everloop.cli.extras import EXTRAS
 from everloop.errors import EverloopError
 
 app = typer.Typer(
@@ -35,7 +37,7 @@ package = typer.Typer(no_args_is_help=True, help="Look into a package and hold i
 app.add_typer(data, name="data")
 app.add_typer(package, name="package")
 
-Declaration = Annotated[Path, typer.Argument(help="The Python file that declares the loop.")]
+Declaration = Annotated[Path, typer.Argument(metavar="FILE", help="The Python file that declares the loop.")]
 LoopName = Annotated[str | None, typer.Option("--loop", help="Which loop, when there are several.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON value for machines.")]
 Env = Annotated[str | None, typer.Option("--env", help="The table of everloop.toml to use.")]
@@ -43,15 +45,13 @@ HomeFolder = Annotated[
     Path, typer.Option("--home", help="Where everything is kept: the `.everloop` folder beside the declaration.")
 ]
 DEFAULT_HOME = Path(".everloop")
-EXTRAS = {
-    **dict.fromkeys(
-        ("polars", "deltalake", "pyarrow", "sklearn", "scipy", "onnx", "skl2onnx", "optuna", "sqlalchemy", "alembic"),
-        "core",
-    ),
-    **dict.fromkeys(("psutil", "matplotlib"), "core"),
-    **dict.fromkeys(("lightgbm", "xgboost"), "boost"),
-}
-"""What a machine that only serves does not have, and which extra brings it."""
+
+
+def version_number(text: str) -> int:
+    """``3`` or ``v3``, as `everloop versions` writes it."""
+    if not text.removeprefix("v").isdigit():
+        raise typer.BadParameter(f"{text!r} is not a version; write its number, such as 3 or v3.")
+    return int(text.removeprefix("v"))
 
 
 @app.command()
@@ -92,7 +92,9 @@ def up(
     host: Annotated[
         str | None, typer.Option(help="Where to listen; 127.0.0.1 unless everloop.toml says otherwise.")
     ] = None,
-    port: Annotated[int | None, typer.Option(help="The port; 8700 unless everloop.toml says otherwise.")] = None,
+    port: Annotated[
+        int | None, typer.Option(min=0, max=65_535, help="The port; 8700 unless everloop.toml says otherwise.")
+    ] = None,
     every: Annotated[float, typer.Option(min=0.05, help="Seconds between two looks at the signals.")] = 5.0,
 ) -> None:
     """Serve, watch, retrain and release until stopped (Ctrl-C or SIGTERM; it drains and ends with 0)."""
@@ -170,7 +172,7 @@ def versions(home: HomeFolder = DEFAULT_HOME, loop: LoopName = None, as_json: As
 
 @app.command(short_help="From a prediction or version back to rows and reasons.")
 def why(
-    subject: Annotated[str, typer.Argument(help="A prediction's id, or a version such as v3.")],
+    subject: Annotated[str, typer.Argument(metavar="SUBJECT", help="A prediction's id, or a version such as v3.")],
     home: HomeFolder = DEFAULT_HOME,
     loop: LoopName = None,
     as_json: AsJson = False,
@@ -183,7 +185,9 @@ def why(
 
 @app.command("live-at")
 def live_at(
-    time: Annotated[str, typer.Argument(help="An instant, ISO: 2026-03-01T12:00 (UTC unless it says otherwise).")],
+    time: Annotated[
+        str, typer.Argument(metavar="TIME", help="An instant, ISO: 2026-03-01T12:00 (UTC unless it says otherwise).")
+    ],
     home: HomeFolder = DEFAULT_HOME,
     loop: LoopName = None,
     as_json: AsJson = False,
@@ -196,7 +200,12 @@ def live_at(
 
 @app.command()
 def promote(
-    version: Annotated[int | None, typer.Argument(help="Which version; the challenger if none is named.")] = None,
+    version: Annotated[
+        int | None,
+        typer.Argument(
+            parser=version_number, metavar="VERSION", help="Which version; the challenger if none is named."
+        ),
+    ] = None,
     home: HomeFolder = DEFAULT_HOME,
     loop: LoopName = None,
     as_json: AsJson = False,
@@ -233,7 +242,9 @@ def resume(home: HomeFolder = DEFAULT_HOME, loop: LoopName = None, as_json: AsJs
 
 @app.command()
 def outcomes(
-    file: Annotated[Path, typer.Argument(help="JSON lines, CSV or Parquet with id, value and optionally name, at.")],
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", help="JSON lines, CSV or Parquet with id, value and optionally name, at.")
+    ],
     home: HomeFolder = DEFAULT_HOME,
     loop: LoopName = None,
     as_json: AsJson = False,
@@ -249,7 +260,7 @@ def decide(
     run_id: Annotated[
         str, typer.Argument(metavar="RUN", help="The run that `everloop status` shows as needs-decision.")
     ],
-    way: Annotated[str, typer.Argument(help="continue (with the new code), restart or cancel.")],
+    way: Annotated[str, typer.Argument(metavar="WAY", help="continue (with the new code), restart or cancel.")],
     home: HomeFolder = DEFAULT_HOME,
     as_json: AsJson = False,
 ) -> None:
@@ -265,7 +276,10 @@ def batch(
     target: Annotated[Path, typer.Argument(metavar="OUT", help="Where the answers go; the ending says the form.")],
     home: HomeFolder = DEFAULT_HOME,
     loop: LoopName = None,
-    version: Annotated[int | None, typer.Option(help="Which version; the champion unless named.")] = None,
+    version: Annotated[
+        int | None,
+        typer.Option(parser=version_number, metavar="VERSION", help="Which version; the champion unless named."),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Score a file with the same graph that serves."""
@@ -284,8 +298,8 @@ def data_log(home: HomeFolder = DEFAULT_HOME, loop: LoopName = None, as_json: As
 
 @data.command("diff")
 def data_diff(
-    first: Annotated[int, typer.Argument(help="A version of the raw table.")],
-    second: Annotated[int, typer.Argument(help="A later version.")],
+    first: Annotated[int, typer.Argument(metavar="FIRST", help="A version of the raw table.")],
+    second: Annotated[int, typer.Argument(metavar="SECOND", help="A later version.")],
     home: HomeFolder = DEFAULT_HOME,
     loop: LoopName = None,
     as_json: AsJson = False,
@@ -298,7 +312,7 @@ def data_diff(
 
 @data.command("show")
 def data_show(
-    table: Annotated[str, typer.Argument(help="raw, quarantine, predictions or outcomes.")] = "raw",
+    table: Annotated[str, typer.Argument(metavar="TABLE", help="raw, quarantine, predictions or outcomes.")] = "raw",
     home: HomeFolder = DEFAULT_HOME,
     loop: LoopName = None,
     version: Annotated[int | None, typer.Option(help="As of this version of the table.")] = None,
@@ -313,7 +327,9 @@ def data_show(
 
 @package.command("verify", short_help="Is every byte as it was signed?")
 def package_verify(
-    target: Annotated[str, typer.Argument(help="A package folder, a version such as v3, or a digest's beginning.")],
+    target: Annotated[
+        str, typer.Argument(metavar="TARGET", help="A package folder, a version such as v3, or a digest's beginning.")
+    ],
     home: HomeFolder = DEFAULT_HOME,
     loop: LoopName = None,
     as_json: AsJson = False,
@@ -326,7 +342,9 @@ def package_verify(
 
 @package.command("show")
 def package_show(
-    target: Annotated[str, typer.Argument(help="A package folder, a version such as v3, or a digest's beginning.")],
+    target: Annotated[
+        str, typer.Argument(metavar="TARGET", help="A package folder, a version such as v3, or a digest's beginning.")
+    ],
     home: HomeFolder = DEFAULT_HOME,
     loop: LoopName = None,
     as_json: AsJson = False,
@@ -341,17 +359,22 @@ def run_app(arguments: list[str] | None = None) -> int:
     """The exit code of a command line, with mistakes told in one line."""
     given = sys.argv[1:] if arguments is None else arguments
     try:
-        app(args=given, standalone_mode=False)
+        ended = app(args=given, standalone_mode=False)
+        if ended == 130:  # the command line takes an interrupt for itself and gives back what to end with
+            raise KeyboardInterrupt
+        return ended if isinstance(ended, int) else 0
     except EverloopError as error:
         _tell(f"{type(error).__name__}: {error}", error.exit_code, "--json" in given)
         return error.exit_code
-    except typer.Exit as ended:
-        return ended.exit_code
-    except typer.Abort:
+    except (KeyboardInterrupt, typer.Abort):
+        _tell("interrupted", 130, "--json" in given)
         return 130
-    except KeyboardInterrupt:
-        _tell("interrupted", 130, False)
-        return 130
+    except BrokenPipeError:  # whoever read this has seen enough; the last flush must not fail as well
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except OSError as error:
+        _tell(f"{error.filename or 'A file'} cannot be used: {error.strerror or error}.", 10, "--json" in given)
+        return 10
     except ModuleNotFoundError as error:
         extra = EXTRAS.get((error.name or "").partition(".")[0])
         if extra is None:
@@ -366,7 +389,6 @@ def run_app(arguments: list[str] | None = None) -> int:
             raise
         show()
         return int(getattr(error, "exit_code", 2))
-    return 0
 
 
 def _tell(message: str, code: int, as_json: bool) -> None:

@@ -70,6 +70,11 @@ def _turn(history: History, plan: Plan, *, out: Path | None, as_json: bool, open
     console = Console(highlight=False)
     running = Replay(history, plan)
     try:
+        if running.start >= running.end:
+            raise Usage(
+                f"--start {running.start:%Y-%m-%d %H:%M} is not before the end, {running.end:%Y-%m-%d %H:%M}, so no row "
+                "would be served; write an earlier one."
+            )
         every = max(plan.look, (running.end - running.start) / LINES)
         narrator = Narrator(console, running.account, every=every, quiet=as_json)
         narrator.opening(
@@ -111,7 +116,7 @@ def _place(home: Path | None) -> Iterator[Path]:
 
 def _span(text: str, option: str) -> Span:
     """START or START+LENGTH; START is an instant or a share of the history."""
-    beginning, _, length = text.partition("+") if not _has_offset(text) else (text, "", "")
+    beginning, plus, length = text.partition("+") if not _has_offset(text) else (text, "", "")
     start: datetime | float
     try:
         start = float(beginning)
@@ -120,7 +125,7 @@ def _span(text: str, option: str) -> Span:
     except ValueError:
         start = parse_instant(beginning)
     default = timedelta(days=7) if option == "--poison" else None
-    return Span(start, parse_duration(length) if length else default)
+    return Span(start, parse_duration(length) if plus else default)
 
 
 def _has_offset(text: str) -> bool:
