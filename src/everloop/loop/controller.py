@@ -14,7 +14,7 @@ from typing import Any
 
 from sqlalchemy import Connection
 
-from everloop.data import sources
+from everloop.data.arrivals import Arrivals
 from everloop.data.ingest import Ingest
 from everloop.durable import runs
 from everloop.durable.engine import Engine
@@ -72,6 +72,7 @@ class Controller:
         self._listener = told or (lambda decision: None)
         self._told: list[Decision] = []
         self._published = -1
+        self._arrivals = Arrivals(installation.loop.source, installation.folder)
         self._ingest = Ingest(installation.resolved, installation.lake)
         self._watcher = Watcher(installation)
         self._turn = Turn(installation, executor, self._end, progress)
@@ -102,10 +103,13 @@ class Controller:
     def take_in(self) -> tuple[Batch, ...]:
         """Take in every file of the source that is new. A bad file is noted once and stops nobody else's."""
         each = self.installation
+        new = self._arrivals.new()
+        if not new:
+            return ()
         with each.ledger.read() as connection:
             known = batches.known(connection, each.name)
         taken: list[Batch] = []
-        for path in sources.files(each.loop.source, each.folder):
+        for path in new:
             try:
                 batch = self._ingest.file(path, known=known, now=each.clock.now())
             except DataError as error:
@@ -113,11 +117,11 @@ class Controller:
                     self._problems.add(str(error))
                     self._note(Note(action="batch refused", because=str(error)))
                 continue
-            if batch is None:
-                continue
-            with each.ledger.write() as connection:
-                batches.add(connection, batch)
-            taken.append(batch)
+            if batch is not None:
+                with each.ledger.write() as connection:
+                    batches.add(connection, batch)
+                taken.append(batch)
+            self._arrivals.done(path)
         return tuple(taken)
 
     def look(self) -> Look:
