@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
@@ -164,7 +165,7 @@ def _limit(fact: dict[str, Any]) -> str:
 
 
 def version_number(subject: str) -> int | None:
-    return int(subject[1:]) if subject[:1] in "vV" and subject[1:].isdigit() else None
+    return int(subject[1:]) if re.fullmatch("[vV][0-9]{1,9}", subject) else None
 
 
 def live_at(time: str, home: Path, *, loop: str | None, as_json: bool) -> None:

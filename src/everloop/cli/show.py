@@ -52,9 +52,9 @@ def parse_instant(text: str) -> datetime:
     """ISO; UTC unless it names an offset."""
     try:
         found = datetime.fromisoformat(text)
-    except ValueError:
+        return found.replace(tzinfo=UTC) if found.tzinfo is None else found.astimezone(UTC)
+    except (ValueError, OverflowError):
         raise Usage(f"{text!r} is not an instant; write it as 2026-03-01 or 2026-03-01T12:00+01:00.") from None
-    return found.replace(tzinfo=UTC) if found.tzinfo is None else found.astimezone(UTC)
 
 
 def parse_duration(text: str) -> timedelta:

@@ -168,7 +168,7 @@ def reopen(home: Path, *, name: str | None = None, clock: Clock | None = None) -
         names = loops.names(connection)
         if name is None and len(names) != 1:
             raise NotFound(f"This home holds {len(names)} loops; choose one with --loop: {', '.join(names) or 'none'}.")
-        known = loops.get(connection, name or names[0])
+        known = loops.get(connection, names[0] if name is None else name)
     loop = codec.from_bytes(known.spec)
     folder = place.code / known.digest
     schema, facts = _read_found(folder / FOUND)

@@ -16,6 +16,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import polars as pl
 
@@ -89,6 +90,11 @@ class Ended:
     code: int
     out: str
     err: str
+
+    @property
+    def value(self) -> Any:
+        """The one JSON value that was printed."""
+        return msgspec.json.decode(self.out)
 
 
 class SmallLoop:

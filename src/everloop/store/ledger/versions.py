@@ -44,7 +44,8 @@ def add(
 def get(connection: Connection, loop: str, number: int) -> Version:
     """Raises NotFound for a number that was never given."""
     query = select(versions.c.record).where(versions.c.loop == loop, versions.c.number == number)
-    record = connection.execute(query).scalar_one_or_none()
+    # A number that no column can hold was never given either.
+    record = connection.execute(query).scalar_one_or_none() if abs(number) < 1 << 31 else None
     if record is None:
         raise NotFound(f"{loop} has no version {number}; `everloop versions` lists them.")
     return decode(record, Version)
