@@ -5,16 +5,18 @@ from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 
+import polars as pl
 import pytest
 
 from everloop.clock import SimulatedClock
 from everloop.durable import runs
-from everloop.errors import ReleaseConflict
+from everloop.errors import PackageTampered, ReleaseConflict
+from everloop.loop import gating
 from everloop.loop.controller import Controller
 from everloop.loop.events import Asked, StartTurn
 from everloop.loop.turn import _patience
-from everloop.store.ledger import decisions, versions
-from everloop.testing.small import START, SmallLoop
+from everloop.store.ledger import decisions, snapshots, versions
+from everloop.testing.small import START, SmallLoop, made_rows
 
 WEEKLY = 'el.Every(td(days=7), catch_up="all")'
 LATER = START + timedelta(days=32)
@@ -139,3 +141,97 @@ def test_a_turn_over_the_rows_that_made_the_champion_makes_no_version(controller
     assert last.action == "kept champion"
     assert "nothing new" in last.because
     assert controller.state().release.challenger is None
+
+
+def test_rows_that_a_turn_has_seen_are_not_new_ones(small: SmallLoop, clock: SimulatedClock) -> None:
+    small.declare(retrain="el.Rows(100)")
+    with small.controller(clock) as controller:
+        controller.take_in()
+        controller.ask(Asked(action="run"))
+        controller.work()
+        assert turns(controller) == [], "the first version was fitted on all 1,500"
+
+        small.deliver("001", made_rows(90, start=START + timedelta(days=30), days=1, seed=1))
+        assert turns(controller) == []
+        small.deliver("002", made_rows(10, start=START + timedelta(days=31), days=0.5, seed=2))
+        assert turns(controller) == ["100 new labelled rows came"]
+
+
+def test_triggers_declared_anew_go_on_from_the_last_look(small: SmallLoop, clock: SimulatedClock) -> None:
+    every = 'el.Every(td(days=7), catch_up="all")'
+    small.declare(retrain=f"el.AnyOf({every}, el.Degraded())")
+    with small.controller(clock) as controller:
+        turns(controller)
+        clock.sleep(timedelta(days=21))
+        assert sum(len(turns(controller)) for _ in range(4)) == 1, "one turn at a time"
+        controller.engine.cancel(str(controller.state().turn))
+    small.declare(retrain=f"el.AnyOf(el.Degraded(), {every})")
+    with small.controller(clock) as controller:
+        assert turns(controller) == [], "what was due before the last look is not due again in another place"
+        clock.sleep(timedelta(days=7))
+        assert len(turns(controller)) == 1
+
+
+def damaged(controller: Controller, number: int) -> None:
+    with controller.installation.ledger.read() as connection:
+        package = versions.get(connection, "parcels", number).package
+    model = controller.installation.home.packages / package / "model.onnx"
+    model.write_bytes(model.read_bytes() + b" ")
+
+
+def test_a_damaged_package_that_nobody_serves_stops_no_look(
+    controller: Controller, small: SmallLoop, clock: SimulatedClock
+) -> None:
+    controller.take_in()
+    controller.ask(Asked(action="run"))
+    controller.work()
+    clock.sleep(timedelta(days=3))
+    small.deliver("001", made_rows(300, start=START + timedelta(days=30), days=3, seed=1))
+    controller.take_in()
+    controller.ask(Asked(action="run"))
+    controller.work()
+    controller.ask(Asked(action="promote", version=2))
+    damaged(controller, 1)
+    with small.controller(clock) as fresh:
+        fresh.look()
+        damaged(fresh, 2)
+    with small.controller(clock) as fresh, pytest.raises(PackageTampered):
+        fresh.look()
+
+
+def test_the_margin_of_a_root_is_put_into_the_units_of_its_square(small: SmallLoop, clock: SimulatedClock) -> None:
+    rows = made_rows().with_columns(late=pl.col("distance") / 7)
+    small.deliver("000", rows)
+    small.declare(
+        train="el.Train(LinearRegression())",
+        score="el.metric.RootMeanSquaredError()",
+        gate="el.NotWorse(margin=0.5)",
+        features='lambda row: {"carrier": row.carrier}',
+    )
+    small.file.write_text("from sklearn.linear_model import LinearRegression\n" + small.file.read_text())
+    with small.controller(clock) as controller:
+        controller.take_in()
+        controller.ask(Asked(action="run"))
+        controller.work()
+        watcher = controller._watcher
+        champion = watcher._champion(controller.state().release)
+        assert champion is not None
+        assert champion.score > 10
+        margin = watcher._shadow_margin(champion)
+    assert margin == pytest.approx((champion.score + 0.5) ** 2 - champion.score**2)
+
+
+def test_rows_that_a_refitted_champion_has_seen_judge_nobody_even_when_the_declaration_changed(
+    small: SmallLoop, clock: SimulatedClock
+) -> None:
+    small.declare(window="el.Everything(test=0.2, refit=True)")
+    with small.controller(clock) as controller:
+        controller.take_in()
+        controller.ask(Asked(action="run"))
+        controller.work()
+    small.declare(window="el.Everything(test=0.2)")
+    with small.controller(clock) as controller:
+        with controller.installation.ledger.read() as connection:
+            version = versions.get(connection, small.name, 1)
+            snapshot = snapshots.get(connection, version.snapshot)
+        assert gating._fitted_until(controller.installation, version) == snapshot.to

@@ -13,8 +13,8 @@ import pytest
 from everloop.clock import microseconds
 from everloop.measure import metrics, profile
 from everloop.records import MISSING_TEXT, Release, Signature, decode, encode
-from everloop.spec.guard import Errors
-from everloop.spec.metric import LogLoss
+from everloop.spec.guard import Errors, Latency
+from everloop.spec.metric import Accuracy, LogLoss
 from everloop.spec.retrain import AnyOf, Degraded, Drift, Rows, Trigger
 from everloop.spec.rollout import Canary
 from everloop.store.lake import Lake
@@ -289,6 +289,34 @@ def test_guards_counted_look_by_look_are_those_counted_at_once(
     assert seen.evidence.requests == 200
     assert len(seen.evidence.guards[0].epochs) == 2
     assert seen.evidence.guards[0].baseline == pytest.approx(0.5 / 101)
+
+
+def test_guards_and_a_score_declared_anew_during_a_release_are_counted_from_its_beginning(
+    service: Service, lake: Lake, signatures: dict[str, Signature]
+) -> None:
+    watch = watching(service, lake, signatures, DEGRADED, rollout=Canary(guards=(Errors(),)))
+    canary = replace(STEADY, revision=3, stage="canary", challenger=2, share=0.1, started=at(1), since=at(1), epoch=3)
+
+    def served(day: int) -> None:
+        service.day(day)
+        times = [microseconds(at(day)) + index for index in range(40)]
+        for arm, version in (("champion", 1), ("challenger", 2)):
+            ids = [f"{day}{arm}{index}" for index in range(40)]
+            service.log.predictions(ids, at=times, epoch=3, share=0.1, arm=arm, version=version)
+
+    for day in range(3):
+        served(day)
+        watch.look(service, day, canary)
+    rollout = Canary(guards=(Latency(), Errors()))
+    watch.watched = replace(watch.watched, rollout=rollout, metric=Accuracy())
+    served(3)
+    seen = watch.look(service, 3, canary)
+    fresh, _ = look(lake, watch.watched, watch.champion, canary, begin(START), now=at(4))
+
+    assert seen.evidence == fresh.evidence
+    assert seen.evidence is not None
+    assert [each.guard for each in seen.evidence.guards] == ["latency p99", "errors"]
+    assert seen.evidence.requests == 120
 
 
 def test_without_a_champion_there_is_nothing_to_see(lake: Lake) -> None:

@@ -114,16 +114,21 @@ def _anchor(installation: Installation, known: Sequence[Version], champion: Vers
 
 
 def _fitted_until(installation: Installation, version: Version) -> datetime:
+    """As its package says: whether the declaration refits now tells nothing of a version made under another one."""
     with installation.ledger.read() as connection:
         snapshot: Snapshot = snapshots.get(connection, version.snapshot)
-    return snapshot.to if getattr(installation.loop.window, "refit", False) else snapshot.test_from
+    return snapshot.to if _opened(installation, version).manifest.lineage.get("refit", False) else snapshot.test_from
+
+
+def _opened(installation: Installation, version: Version) -> packages.Opened:
+    return packages.open_package(
+        installation.home.packages / version.package, packages.trusted_keys(installation.home.keys)
+    )
 
 
 def answers(installation: Installation, version: Version, frame: pl.DataFrame, like: Signature) -> Any:
     """The predictions [rows, classes] of a sealed package, in the order of the classes in ``like``."""
-    opened = packages.open_package(
-        installation.home.packages / version.package, packages.trusted_keys(installation.home.keys)
-    )
+    opened = _opened(installation, version)
     session = parity.session(opened.model, extensions=opened.manifest.extensions)
     predictions = session.run(["prediction"], pack.pack(frame, opened.manifest.signature.inputs))[0]
     theirs, ours = opened.manifest.signature.classes, like.classes

@@ -9,14 +9,17 @@ from typing import Any
 import msgspec
 from sqlalchemy import Connection
 
-from everloop.errors import ReleaseConflict
+from everloop.errors import NotFound, PackageError, ReleaseConflict
 from everloop.loop.installation import Installation
 from everloop.loop.turn import plain
 from everloop.measure import profile as profiles
 from everloop.records import Release, Signature
 from everloop.spec.gate import NotWorse
+from everloop.spec.metric import RootMeanSquaredError
+from everloop.spec.retrain import Degraded, Drift
 from everloop.spec.rollout import Canary
 from everloop.store import packages
+from everloop.store.lake import OUTCOMES, RAW
 from everloop.store.ledger import releases, snapshots, versions, watermarks
 from everloop.watch import fold, triggers
 from everloop.watch.labels import Truth
@@ -66,11 +69,14 @@ class Watcher:
         """Fold, look, ask the triggers. Nothing is remembered before `keep`."""
         each = self._installation
         now = each.clock.now()
-        signatures = self._signatures()
+        champion = self._champion(release)
+        signatures = self._signatures(release)
         fold.fold(each.home.segments(each.name), each.lake, signatures)
-        watched = replace(self._watched, classes={number: signatures[package].classes for number, package in self._versions()})
+        classes = {number: signatures[package].classes for number, package in self._versions() if package in signatures}
+        watched = replace(self._watched, classes=classes, shadow_margin=self._shadow_margin(champion))
         before, remembered = self._remembered(now)
-        seen, state = look(each.lake, watched, self._champion(release), release, remembered, now=now, busy=busy)
+        remembered = self._as_declared(remembered)
+        seen, state = look(each.lake, watched, champion, release, remembered, now=now, busy=busy)
         fired, following = triggers.fired(
             each.loop.retrain, seen.signals, state.triggers, now, cooldown=each.loop.cooldown
         )
@@ -94,15 +100,58 @@ class Watcher:
         with self._installation.ledger.read() as connection:
             kept = watermarks.get(connection, self._installation.name, MEMORY)
         if self._known is None or self._known[0] != kept:
-            self._known = kept, msgspec.convert(kept, WatchState, str_keys=True) if kept else begin(now)
+            self._known = kept, msgspec.convert(kept, WatchState, str_keys=True) if kept else self._first(now)
         return self._known
+
+    def _first(self, now: datetime) -> WatchState:
+        """Before the first look. Rows that a turn has seen already, or could have, are not new ones."""
+        each = self._installation
+        with each.ledger.read() as connection:
+            taken = snapshots.of(connection, each.name)
+        known = {RAW: each.lake.version(RAW), OUTCOMES: each.lake.version(OUTCOMES)}
+        if taken:
+            known = {RAW: taken[-1].raw_version, OUTCOMES: taken[-1].outcomes_version}
+        return replace(begin(now), counted=known, retrain=repr(each.loop.retrain))
+
+    def _as_declared(self, state: WatchState) -> WatchState:
+        """The state, for triggers that are declared otherwise than at the last look: their places mean others now.
+
+        Schedules go on from the last look; evidence that was used up stays used up for whoever asks.
+        """
+        trigger = self._installation.loop.retrain
+        if state.retrain == repr(trigger):
+            return state
+        before = state.triggers
+        latest = max(before.used.values(), default=before.began)
+        used = {place: latest for place, each in triggers.placed(trigger) if isinstance(each, Drift | Degraded)}
+        return replace(
+            state,
+            retrain=repr(trigger),
+            triggers=replace(before, began=before.looked, used=used),
+            drift=replace(state.drift, compared=None, found={}),
+        )
+
+    def _shadow_margin(self, champion: Champion | None) -> float | None:
+        """The gate's margin in the units of the paired loss: a root's margin is not that of its square."""
+        margin = self._watched.shadow_margin
+        if margin is None or champion is None or not isinstance(self._watched.metric, RootMeanSquaredError):
+            return margin
+        return (champion.score + margin) ** 2 - champion.score**2
 
     def _versions(self) -> list[tuple[int, str]]:
         with self._installation.ledger.read() as connection:
             return [(each.number, each.package) for each in versions.of(connection, self._installation.name)]
 
-    def _signatures(self) -> dict[str, Signature]:
-        return {package: self._package(package).manifest.signature for _, package in self._versions()}
+    def _signatures(self, release: Release) -> dict[str, Signature]:
+        """Of every version; without those that are damaged, where nobody serves or is to serve them any more."""
+        found: dict[str, Signature] = {}
+        for number, package in self._versions():
+            try:
+                found[package] = self._package(package).manifest.signature
+            except (PackageError, NotFound):
+                if number in (release.champion, release.challenger):
+                    raise
+        return found
 
     def _package(self, digest: str) -> packages.Opened:
         if digest not in self._opened:

@@ -176,6 +176,7 @@ class Turn:
                 "estimator": candidate.estimator,
                 "parameters": candidate.parameters,
                 "parent": parent,
+                "refit": each.loop.window.refit,
                 "raw_version": snapshot.raw_version,
                 "outcomes_version": snapshot.outcomes_version,
             },

@@ -71,6 +71,8 @@ class ReleaseWatch:
     pairs: service.Pairs = field(default_factory=service.Pairs)
     closed: datetime | None = None
     """Labels due until then are in ``pairs`` for good."""
+    counting: str = ""
+    """What is counted: where the declaration comes to ask for something else, all of it is counted anew."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,6 +89,8 @@ class WatchState:
     """What the champion has reached since its release, less its noise."""
     best_of: int | None = None
     release: ReleaseWatch | None = None
+    retrain: str = ""
+    """The triggers as they were declared at the last look: ``triggers`` knows them by their places."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -242,12 +246,19 @@ def _evidence(
     if rollout is None or release.challenger is None or release.champion is None or release.started is None:
         return None, replace(state, release=None)
     here = state.release
-    if here is None or here.challenger != release.challenger or here.started != release.started:
+    counting = _counting(rollout, watched.metric)
+    if (
+        here is None
+        or here.challenger != release.challenger
+        or here.started != release.started
+        or here.counting != counting
+    ):
         here = ReleaseWatch(
             started=release.started,
             challenger=release.challenger,
             baseline=service.baseline(lake, release.champion, rollout.guards, before=release.started),
             folded=-1,
+            counting=counting,
         )
     here = _counted(lake, rollout, release, here)
     pairs, here = _paired(lake, watched, release, here, now)
@@ -260,6 +271,12 @@ def _evidence(
     return evidence, replace(state, release=here)
 
 
+def _counting(rollout: Canary, metric: Metric) -> str:
+    guards = ", ".join(service.guard_name(each) for each in rollout.guards)
+    unit = f"{rollout.unit} ({rollout.sticky})" if rollout.unit is not None else "requests"
+    return f"{guards} of {unit}; {metric.companion.name}"
+
+
 def _counted(lake: Lake, rollout: Canary, release: Release, here: ReleaseWatch) -> ReleaseWatch:
     newest = lake.version(PREDICTIONS)
     if newest <= here.folded:
@@ -268,7 +285,9 @@ def _counted(lake: Lake, rollout: Canary, release: Release, here: ReleaseWatch) 
     since = pl.col("at") >= moment(here.started)
     if fresh or rollout.unit is not None:
         # A unit's first request may have come looks ago; a release's rows are few enough to be read again.
-        rows = lake.read(PREDICTIONS, columns=service.COLUMNS, where=since & (pl.col("share") > 0))
+        # At that version: what another controller folds meanwhile comes with the next difference.
+        shared = since & (pl.col("share") > 0)
+        rows = lake.read(PREDICTIONS, version=newest, columns=service.COLUMNS, where=shared)
         before: tuple[service.Tally, ...] = ()
     else:
         rows = lake.diff(PREDICTIONS, here.folded, newest).filter(since)
