@@ -27,9 +27,7 @@ def everloop(capfd: pytest.CaptureFixture[str]) -> Callable[..., Ended]:
 
 
 @pytest.fixture(scope="session")
-def lived_once(
-    turned_once: SmallLoop, more_rows: pl.DataFrame, tmp_path_factory: pytest.TempPathFactory
-) -> SmallLoop:
+def lived_once(turned_once: SmallLoop, more_rows: pl.DataFrame, tmp_path_factory: pytest.TempPathFactory) -> SmallLoop:
     """Version 1 serves, version 2 is in shadow; sixty predictions and forty outcomes are in the lake."""
     loop = turned_once.copy(tmp_path_factory.mktemp("lived"))
     rows = made_rows(60, seed=7)

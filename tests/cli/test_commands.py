@@ -324,9 +324,7 @@ def written(rows: pl.DataFrame, file: Path) -> None:
 
 
 @pytest.mark.parametrize("ending", [".csv", ".jsonl", ".parquet"])
-def test_outcomes_from_a_file_are_taken_in_at_the_next_look(
-    ending: str, everloop: Everloop, lived: SmallLoop
-) -> None:
+def test_outcomes_from_a_file_are_taken_in_at_the_next_look(ending: str, everloop: Everloop, lived: SmallLoop) -> None:
     file = lived.folder / f"told{ending}"
     rows = pl.DataFrame({"id": ["a", "b"], "value": [True, False], "at": ["2024-03-01T00:00:00+00:00"] * 2})
     written(rows, file)
@@ -425,7 +423,9 @@ def test_nonsense_is_answered_with_an_exit_code(text: str, everloop: Everloop, l
             assert machines.value["exit_code"] == said.code
 
 
-@pytest.mark.parametrize("content", [b"", b"\0" * 100, os.urandom(1_000), b"{" * 1_000, b"id,value\n\xff\xfe,1\n", b"[1,2"])
+@pytest.mark.parametrize(
+    "content", [b"", b"\0" * 100, os.urandom(1_000), b"{" * 1_000, b"id,value\n\xff\xfe,1\n", b"[1,2"]
+)
 @pytest.mark.parametrize("ending", [".parquet", ".csv", ".jsonl", ".py", ".xlsx", ""])
 def test_garbage_in_a_file_is_answered_with_an_exit_code(
     content: bytes, ending: str, everloop: Everloop, lived_once: SmallLoop, tmp_path: Path

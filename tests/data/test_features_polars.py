@@ -15,7 +15,13 @@ from everloop.records import MISSING_INTEGER, MISSING_TEXT, ColumnType
 from everloop.spec.columns import FeatureTree, trace
 
 SCHEMA: dict[str, ColumnType] = {"x": "number", "i": "integer", "b": "boolean", "s": "text", "t": "instant"}
-DTYPES: dict[str, Any] = {"x": pl.Float64, "i": pl.Int64, "b": pl.Boolean, "s": pl.String, "t": pl.Datetime("us", "UTC")}
+DTYPES: dict[str, Any] = {
+    "x": pl.Float64,
+    "i": pl.Int64,
+    "b": pl.Boolean,
+    "s": pl.String,
+    "t": pl.Datetime("us", "UTC"),
+}
 
 
 def values(write: Any, zone: str | None = None, **columns: list[Any]) -> list[Any]:
@@ -37,7 +43,9 @@ def test_every_type_comes_back_as_itself_and_missing_is_null() -> None:
 
 
 def test_no_rows_and_one_row_are_frames_too() -> None:
-    tree = FeatureTree(columns=trace(lambda row: {"a": row.x / 3, "b": el.when(row.b).then("yes"), "c": row.t.dt.hour()}))
+    tree = FeatureTree(
+        columns=trace(lambda row: {"a": row.x / 3, "b": el.when(row.b).then("yes"), "c": row.t.dt.hour()})
+    )
     row = {"x": 1.0, "b": True, "t": datetime(2024, 1, 1, tzinfo=UTC)}
     for rows in (0, 1):
         frame = pl.DataFrame([row] * rows, schema={name: DTYPES[name] for name in row})
@@ -105,14 +113,23 @@ def test_a_pattern_matches_the_whole_text_and_its_classes_are_ascii() -> None:
     assert values(lambda r: r.s.str.contains("a.b"), s=["xa.bx", "aXb"]) == [True, False]
 
 
-ZONES = ["America/Chicago", "Australia/Lord_Howe", "Asia/Kathmandu", "Pacific/Apia", "Africa/Casablanca", "Europe/Dublin"]
+ZONES = [
+    "America/Chicago",
+    "Australia/Lord_Howe",
+    "Asia/Kathmandu",
+    "Pacific/Apia",
+    "Africa/Casablanca",
+    "Europe/Dublin",
+]
 
 
 @pytest.mark.parametrize("zone", ZONES)
 def test_the_clock_on_the_wall_is_the_one_python_shows(zone: str) -> None:
     instants = [datetime(1935, 1, 1, tzinfo=UTC) + timedelta(hours=53 * n, seconds=n) for n in range(20_000)]
     local = [each.astimezone(ZoneInfo(zone)) for each in instants]
-    assert values(lambda r: r.t.dt.hour() * 60 + r.t.dt.minute(), zone, t=instants) == [e.hour * 60 + e.minute for e in local]
+    assert values(lambda r: r.t.dt.hour() * 60 + r.t.dt.minute(), zone, t=instants) == [
+        e.hour * 60 + e.minute for e in local
+    ]
     assert values(lambda r: r.t.dt.weekday(), zone, t=instants) == [each.isoweekday() for each in local]
     parts = lambda r: r.t.dt.year() * 10_000 + r.t.dt.month() * 100 + r.t.dt.day()  # noqa: E731
     assert values(parts, zone, t=instants) == [e.year * 10_000 + e.month * 100 + e.day for e in local]

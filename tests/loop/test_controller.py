@@ -92,9 +92,7 @@ def test_two_turns_over_the_same_rows_make_one_candidate(small: SmallLoop, clock
     ended: list[int] = []
 
     def turn(controller: Controller) -> None:
-        controller.engine.submit(
-            "turn", small.name, {"because": "both at once"}, controller.installation.code
-        )
+        controller.engine.submit("turn", small.name, {"because": "both at once"}, controller.installation.code)
         ended.append(controller.engine.work({"turn": controller._turn}, controller.installation.code, limit=1))
 
     with small.controller(clock) as one, small.controller(clock) as other:
@@ -119,7 +117,10 @@ def test_two_turns_over_the_same_rows_make_one_candidate(small: SmallLoop, clock
     ("train", "minutes"),
     [
         ("el.Train(LogisticRegression(), timeout=td(minutes=2))", 2),
-        ("(el.Train(LogisticRegression(), timeout=td(minutes=2)), el.Train(LogisticRegression(C=2.0), timeout=td(minutes=5)))", 7),
+        (
+            "(el.Train(LogisticRegression(), timeout=td(minutes=2)), el.Train(LogisticRegression(C=2.0), timeout=td(minutes=5)))",
+            7,
+        ),
         ("(el.Train(LogisticRegression(), timeout=td(minutes=2)), el.Train(LogisticRegression(C=2.0)))", None),
     ],
 )
@@ -235,3 +236,21 @@ def test_rows_that_a_refitted_champion_has_seen_judge_nobody_even_when_the_decla
             version = versions.get(connection, small.name, 1)
             snapshot = snapshots.get(connection, version.snapshot)
         assert gating._fitted_until(controller.installation, version) == snapshot.to
+
+
+def test_a_refused_file_is_told_with_its_reason_and_tried_again_as_declared_anew(
+    small: SmallLoop, clock: SimulatedClock
+) -> None:
+    small.declare(checks='[el.check.Between("distance", 0, 500)]')
+    with small.controller(clock) as controller:
+        assert [batch.added for batch in controller.take_in()] == [0]
+        assert controller.take_in() == ()
+        with controller.installation.ledger.read() as connection:
+            (said,) = decisions.of(connection, small.name)
+    assert said.action == "batch refused"
+    assert "distance is not between 0 and 500" in said.because
+
+    small.declare(checks='[el.check.Between("distance", 0, 1000)]')
+    with small.controller(clock) as controller:
+        assert [batch.added for batch in controller.take_in()] == [1_500]
+        assert controller.take_in() == ()

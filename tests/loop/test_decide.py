@@ -17,7 +17,9 @@ from everloop.watch.triggers import Fired
 
 NOW = datetime(2026, 5, 4, 12, tzinfo=UTC)
 EMPTY = Release(loop="parcels")
-STEADY = Release(loop="parcels", revision=4, stage="steady", champion=3, epoch=4, previous=2, since=NOW - timedelta(days=9))
+STEADY = Release(
+    loop="parcels", revision=4, stage="steady", champion=3, epoch=4, previous=2, since=NOW - timedelta(days=9)
+)
 SHADOW = replace(STEADY, stage="shadow", challenger=4, started=NOW - timedelta(hours=1), since=NOW - timedelta(hours=1))
 CANARY = replace(SHADOW, stage="canary", share=0.1)
 PAUSED = replace(STEADY, paused=True, paused_at=NOW - timedelta(hours=2))
@@ -138,7 +140,12 @@ CASES: list[tuple[str, State, Event, list[str]]] = [
         ["canary: 3/4 canary 0.2"],
     ),
     ("direct serves at once", state(rollout=Direct()), ended("better", promote=True), ["released: 4/None steady 0"]),
-    ("a worse one is not released directly", state(rollout=Direct()), ended("worse", promote=False), ["note: rejected"]),
+    (
+        "a worse one is not released directly",
+        state(rollout=Direct()),
+        ended("worse", promote=False),
+        ["note: rejected"],
+    ),
     (
         "a turn without a version is told",
         state(),

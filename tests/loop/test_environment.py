@@ -12,7 +12,9 @@ def test_without_a_file_everything_lives_beside_the_declaration_on_loopback(tmp_
 
 
 def test_each_table_is_an_environment(tmp_path: Path) -> None:
-    (tmp_path / "everloop.toml").write_text('[local]\nport = 1\n[prod]\nhome = "state"\nhost = "0.0.0.0"\nprocesses = 2\n')
+    (tmp_path / "everloop.toml").write_text(
+        '[local]\nport = 1\n[prod]\nhome = "state"\nhost = "0.0.0.0"\nprocesses = 2\n'
+    )
     assert Environment.read(tmp_path, None).port == 1
     found = Environment.read(tmp_path, "prod")
     assert (found.home, found.host, found.processes) == (tmp_path / "state", "0.0.0.0", 2)

@@ -20,7 +20,9 @@ from everloop.testing.small import DAY, START, SmallLoop, made_rows
 DAYS, SERVED_FROM, DELAY = 26, START + 11 * DAY, DAY
 ALTERED = START + 19 * DAY
 """From here on the altered history tells every label the other way round."""
-ROLLOUT = "el.Canary(shares=(0.5,), guards=(el.guard.Errors(),), minimum=td(days=1), minimum_requests=20, longest=td(days=6))"
+ROLLOUT = (
+    "el.Canary(shares=(0.5,), guards=(el.guard.Errors(),), minimum=td(days=1), minimum_requests=20, longest=td(days=6))"
+)
 
 
 class Replayed:
@@ -70,9 +72,7 @@ def test_no_request_fails_and_each_row_is_answered_once(replayed: Replayed, hist
     assert sorted(answered["id"]) == sorted(served["parcel"])
 
 
-def test_the_same_seed_gives_the_same_account_twice(
-    replayed: Replayed, history: pl.DataFrame, tmp_path: Path
-) -> None:
+def test_the_same_seed_gives_the_same_account_twice(replayed: Replayed, history: pl.DataFrame, tmp_path: Path) -> None:
     again = Replayed(tmp_path, history)
     first, second = replayed.account.summary(), again.account.summary()
     for changing in ("seconds", "predictions_per_second"):

@@ -24,11 +24,22 @@ def account(periods: int = 30) -> Account:
                 drift=day / 100,
             )
         )
-    made.decisions.append(Decision(loop="a<b", at=START + timedelta(days=20), action="promoted", because="x < y & z", version=2))
+    made.decisions.append(
+        Decision(loop="a<b", at=START + timedelta(days=20), action="promoted", because="x < y & z", version=2)
+    )
     made.marks.append((START + timedelta(days=9), "the world changes"))
     verdict = Verdict(outcome="first", promote=True, because="the first version")
     made.versions.append(
-        Version(loop="a<b", number=1, package="f" * 64, snapshot="s", created_at=START, score=0.4, verdict=verdict, trigger="t")
+        Version(
+            loop="a<b",
+            number=1,
+            package="f" * 64,
+            snapshot="s",
+            created_at=START,
+            score=0.4,
+            verdict=verdict,
+            trigger="t",
+        )
     )
     made.predictions = 3_000
     made.seconds = {"traffic": 1.0, "total": 2.0}
@@ -43,7 +54,9 @@ class Seen(HTMLParser):
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append(tag)
-        self.outside += [value for name, value in attrs if name in ("src", "href") and value and not value.startswith("#")]
+        self.outside += [
+            value for name, value in attrs if name in ("src", "href") and value and not value.startswith("#")
+        ]
 
 
 def test_the_report_needs_nothing_from_outside_and_escapes_what_users_wrote() -> None:

@@ -75,18 +75,32 @@ def test_twenty_plain_numbers_are_three_small_nodes_at_most() -> None:
 
 def test_a_block_mixes_raw_columns_and_expressions_in_the_order_asked_for() -> None:
     parts = parts_of(
-        lambda row: {"y": row.y, "i": row.i, "b": row.b, "half": row.x / 2, "hour": row.t.dt.hour(), "x": row.x, "big": row.x > 1}
+        lambda row: {
+            "y": row.y,
+            "i": row.i,
+            "b": row.b,
+            "half": row.x / 2,
+            "hour": row.t.dt.hour(),
+            "x": row.x,
+            "big": row.x > 1,
+        }
     )
     block = parts.numeric_block(["half", "i", "b", "y", "x", "hour", "big"])
     at = datetime(2024, 7, 1, 12, tzinfo=UTC)
-    rows = pl.DataFrame({"x": [1.0, None], "y": [3.0, 4.0], "i": [5, None], "b": [True, None], "t": [at, None], "s": ["a", None]})
+    rows = pl.DataFrame(
+        {"x": [1.0, None], "y": [3.0, 4.0], "i": [5, None], "b": [True, None], "t": [at, None], "s": ["a", None]}
+    )
     answer = run_block(parts, block, pack(rows, MIXED))
     nothing = np.nan
-    np.testing.assert_array_equal(answer, [[0.5, 5, 1, 3, 1, 7, 0], [nothing, nothing, nothing, 4, nothing, nothing, nothing]])
+    np.testing.assert_array_equal(
+        answer, [[0.5, 5, 1, 3, 1, 7, 0], [nothing, nothing, nothing, 4, nothing, nothing, nothing]]
+    )
 
 
 def test_the_nodes_stand_beside_trees_of_any_version() -> None:
-    parts = parts_of(lambda row: {"m": row.s.map({"a": 1.5}), "n": row.s.is_in(["a"]).to_number(), "k": row.i.is_in([7]).to_number()})
+    parts = parts_of(
+        lambda row: {"m": row.s.map({"a": 1.5}), "n": row.s.is_in(["a"]).to_number(), "k": row.i.is_in([7]).to_number()}
+    )
     block = parts.numeric_block(["m", "n", "k"])
     feeds = pack({"x": [0.0], "y": [0.0], "i": [7], "b": [None], "t": [None], "s": ["a"]}, MIXED)
     for version in (3, 4, 5):
@@ -140,7 +154,11 @@ def test_a_constant_that_the_optimiser_takes_for_one_or_nought_still_counts(cons
 
 def test_dividing_integers_never_traps() -> None:
     smallest = -(2**63) + 1
-    for left, right, quotient, rest in [(7, 0, None, None), (smallest, -1, -smallest, 0), (smallest, 3, smallest // 3, smallest % 3)]:
+    for left, right, quotient, rest in [
+        (7, 0, None, None),
+        (smallest, -1, -smallest, 0),
+        (smallest, 3, smallest // 3, smallest % 3),
+    ]:
         assert one(lambda r, by=right: r.i // by, i=left) == quotient
         assert one(lambda r, by=right: r.i % by, i=left) == rest
         assert one(lambda r, by=right: r.i // (r.i * 0 + by), i=left) == quotient
@@ -191,4 +209,3 @@ def test_rows_that_do_not_fit_are_refused_by_column() -> None:
         pack({key: value for key, value in rows.items() if key != "x"}, MIXED)
     with pytest.raises(DataError, match="'i' does not hold integer"):
         pack({**rows, "i": ["one"]}, MIXED)
-

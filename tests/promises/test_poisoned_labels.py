@@ -11,7 +11,9 @@ from everloop.testing.small import DAY, START, SmallLoop, made_rows
 POISON = Span(START + 7 * DAY, 9 * DAY)
 """All that the turn of 22 January learns from; what it is tested on came later and is sound."""
 TURN = START + 21 * DAY
-ROLLOUT = "el.Canary(shares=(0.5,), guards=(el.guard.Errors(),), minimum=td(days=1), minimum_requests=20, longest=td(days=8))"
+ROLLOUT = (
+    "el.Canary(shares=(0.5,), guards=(el.guard.Errors(),), minimum=td(days=1), minimum_requests=20, longest=td(days=8))"
+)
 
 
 def replayed(folder: Path, *, gate: str) -> Account:

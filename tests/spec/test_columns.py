@@ -252,7 +252,16 @@ def test_an_expression_is_described_as_it_was_written() -> None:
 def test_every_operation_is_reached_by_the_words_it_is_documented_with() -> None:
     r, u = Columns(), Columns()
     a, b = r.a, u.b
-    words: dict[str, Any] = {"a": a, "b": b, "c": r.c, "test": r.test, "pattern": "x", "text": "x", "low": 1, "when": el.when}
+    words: dict[str, Any] = {
+        "a": a,
+        "b": b,
+        "c": r.c,
+        "test": r.test,
+        "pattern": "x",
+        "text": "x",
+        "low": 1,
+        "when": el.when,
+    }
     for name, operation in OPERATIONS.items():
         code = operation.written.replace("{…}", "{'k': 1}").replace("[…]", "[1]").replace("high=…", "high=1")
         made = eval(code, {}, words)

@@ -51,9 +51,7 @@ def render(
 class _Work:
     """Calculates one feature, a column a node. One large expression would repeat each part wherever it is used twice."""
 
-    def __init__(
-        self, frame: pl.DataFrame, schema: Mapping[str, ColumnType], zones: Mapping[str, str | None]
-    ) -> None:
+    def __init__(self, frame: pl.DataFrame, schema: Mapping[str, ColumnType], zones: Mapping[str, str | None]) -> None:
         self._raw, self._schema, self._zones = frame, schema, zones
         self._done = pl.DataFrame(height=frame.height)
         self._known: dict[Node, Typed] = {}
@@ -239,9 +237,7 @@ def _expm1(series: pl.Series) -> pl.Series:
 
 
 def _whole(operate: Callable[[pl.Expr], pl.Expr]) -> Writer:
-    return lambda call, typed, result: (
-        _widen(typed[0], "integer") if result == "integer" else operate(typed[0][0])
-    )
+    return lambda call, typed, result: _widen(typed[0], "integer") if result == "integer" else operate(typed[0][0])
 
 
 def _at_least(left: pl.Expr, right: pl.Expr) -> pl.Expr:

@@ -81,7 +81,9 @@ def _turn_ended(state: State, event: TurnEnded, now: datetime) -> tuple[Command,
         return (Note(action="kept champion", because=because, version=version, run=event.run),)
     if state.release.paused:
         # It was under way, or asked for; to release it would be to decide.
-        because = f"the loop is paused; `everloop promote {version}` releases it all the same. Its gate: {verdict.because}"
+        because = (
+            f"the loop is paused; `everloop promote {version}` releases it all the same. Its gate: {verdict.because}"
+        )
         return (
             Note(action="kept champion", because=because, evidence=verdict.evidence, version=version, run=event.run),
         )

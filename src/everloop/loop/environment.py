@@ -27,7 +27,9 @@ class Environment:
         path = folder / "everloop.toml"
         if not path.exists():
             if name is not None:
-                raise SpecError(f"--env is {name!r}, but there is no everloop.toml in {folder}; write one with [{name}].")
+                raise SpecError(
+                    f"--env is {name!r}, but there is no everloop.toml in {folder}; write one with [{name}]."
+                )
             return cls(name="local", home=folder / ".everloop")
         try:
             tables = tomllib.loads(path.read_text("utf-8"))

@@ -19,7 +19,9 @@ def prediction(installation: Installation, id: str) -> dict[str, Any]:
     """The whole way back from one prediction. Raises NotFound when no such prediction is in the log."""
     rows = installation.lake.read("predictions", where=pl.col("id") == id)
     if rows.is_empty():
-        raise NotFound(f"The prediction log of {installation.name} has no {id!r}; ids are case-sensitive, keys joined by '|'.")
+        raise NotFound(
+            f"The prediction log of {installation.name} has no {id!r}; ids are case-sensitive, keys joined by '|'."
+        )
     outcomes = installation.lake.read("outcomes", where=pl.col("id") == id)
     answered = rows.filter(pl.col("arm") != "shadow")
     version = int((answered if len(answered) else rows)["version"][0])
@@ -64,7 +66,11 @@ def live_at(installation: Installation, time: datetime) -> dict[str, Any]:
         release = releases.at(connection, installation.name, time)
         if release is None:
             first = releases.history(connection, installation.name)
-            since = f"the first release came into force at {first[0].since.isoformat()}" if first and first[0].since else "nothing was released yet"
+            since = (
+                f"the first release came into force at {first[0].since.isoformat()}"
+                if first and first[0].since
+                else "nothing was released yet"
+            )
             raise NotFound(f"Nothing of {installation.name} served at {time.isoformat()}: {since}.")
         because = [d for d in decisions.of(connection, installation.name) if d.revision == release.revision]
         participants: dict[str, Version] = {

@@ -63,7 +63,6 @@ class Stopwatch:
             self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
 
 
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Work:
     """What every part of the job needs."""

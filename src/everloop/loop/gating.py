@@ -45,7 +45,8 @@ class TestRows:
     @property
     def challenger(self) -> Any:
         columns = sorted(
-            (c for c in self.frame.columns if c.startswith("_prediction_")), key=lambda name: int(name.rsplit("_", 1)[1])
+            (c for c in self.frame.columns if c.startswith("_prediction_")),
+            key=lambda name: int(name.rsplit("_", 1)[1]),
         )
         return self.frame.select(columns).to_numpy()
 
@@ -54,9 +55,7 @@ class TestRows:
         return self.frame["_event_time"].dt.epoch("d").to_numpy()
 
 
-def judge(
-    installation: Installation, candidate: Candidate, release: Release, known: Sequence[Version]
-) -> Verdict:
+def judge(installation: Installation, candidate: Candidate, release: Release, known: Sequence[Version]) -> Verdict:
     loop, resolved = installation.loop, installation.resolved
     if release.champion is None:
         return Verdict(

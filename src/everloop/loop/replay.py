@@ -98,7 +98,9 @@ def read_history(loop: Loop, declaration: bytes, folder: Path) -> History:
             f"The source has no column {loop.label.column!r}; a replay needs the labels in the history to reveal them."
         )
     frames = [sources.read(loop.source, path, schema) for path in sources.files(loop.source, folder)]
-    frame = pl.concat(frames, how="diagonal").unique("_key", keep="first", maintain_order=True).sort("_event_time", "_key")
+    frame = (
+        pl.concat(frames, how="diagonal").unique("_key", keep="first", maintain_order=True).sort("_event_time", "_key")
+    )
     if frame.is_empty():
         raise DataError(f"{loop.source.path!r} in {folder} holds no rows; a replay needs a history.")
     return History(loop=loop, frame=frame, schema=schema, declaration=declaration, folder=folder)
@@ -137,9 +139,7 @@ class Replay:
         self._executor = ProcessExecutor(preload=modules(history.loop))
         self._executor.warm()
         self._engine = Engine(self.installation.ledger, self.clock)
-        self._controller = Controller(
-            self.installation, self._engine, self._executor, told=self._hear
-        )
+        self._controller = Controller(self.installation, self._engine, self._executor, told=self._hear)
         self._answers: list[tuple[pl.DataFrame, list[Answer]]] = []
         self._seconds = self.account.seconds
 
@@ -387,4 +387,3 @@ def _first_window(loop: Loop, frame: pl.DataFrame) -> datetime:
         raise DataError(f"The history holds {len(frame):,} rows, the first window alone needs {count:,}.")
     full: datetime = frame["_event_time"][count]
     return full + loop.label.delay
-

@@ -50,7 +50,10 @@ th { color: #6b7785; font-weight: 600; border-top: 0; } td.when { white-space: n
 def page(account: Account) -> str:
     """The whole report as HTML that needs nothing from outside."""
     figures = [
-        (_score_plot(account), f"{account.metric} by period, on labels as they came true. Bands: the champion's number."),
+        (
+            _score_plot(account),
+            f"{account.metric} by period, on labels as they came true. Bands: the champion's number.",
+        ),
         (_share_plot(account), "Who answers: the challenger's share of live traffic; pale while it only shadows."),
         (_drift_plot(account), "The largest drift of a column (PSI) against the champion's own training rows."),
     ]
@@ -88,7 +91,9 @@ def _tiles(account: Account) -> str:
         (str(account.count("rolled back", "rejected")), "turned back"),
     ]
     return (
-        '<div class="tiles">' + "".join(f'<div class="tile"><b>{value}</b><span>{name}</span></div>' for value, name in tiles) + "</div>"
+        '<div class="tiles">'
+        + "".join(f'<div class="tile"><b>{value}</b><span>{name}</span></div>' for value, name in tiles)
+        + "</div>"
     )
 
 

@@ -45,7 +45,17 @@ class ServingProcess:
         patience: float = 30.0,
     ) -> ServingProcess:
         """Start and return once it listens. Raises ServeError with the server's own last words if it does not."""
-        command = [sys.executable, "-m", "everloop.serve", "--home", str(home.root), "--host", host, "--port", str(port)]
+        command = [
+            sys.executable,
+            "-m",
+            "everloop.serve",
+            "--home",
+            str(home.root),
+            "--host",
+            host,
+            "--port",
+            str(port),
+        ]
         for loop in loops:
             command += ["--loop", loop]
         if processes > 1:
@@ -109,7 +119,9 @@ class ServingProcess:
 
     def wait_for(self, loop: str, revision: int, *, patience: float = 30.0) -> None:
         """Return once the process serves at least this revision of the loop."""
-        self._wait(lambda status: status.get("loops", {}).get(loop, -1) >= revision, f"reach revision {revision}", patience)
+        self._wait(
+            lambda status: status.get("loops", {}).get(loop, -1) >= revision, f"reach revision {revision}", patience
+        )
 
     def _wait(self, reached: Any, what: str, patience: float) -> None:
         deadline = time.monotonic() + patience
@@ -123,7 +135,9 @@ class ServingProcess:
 
     def last_words(self, lines: int = 5) -> str:
         try:
-            return " / ".join(self._log.read_text("utf-8", "replace").strip().splitlines()[-lines:]) or "it said nothing"
+            return (
+                " / ".join(self._log.read_text("utf-8", "replace").strip().splitlines()[-lines:]) or "it said nothing"
+            )
         except FileNotFoundError:
             return "it said nothing"
 

@@ -74,9 +74,7 @@ class Turn:
                     str(run.arguments.get("because", "")),
                 ),
             )
-            ended = TurnEnded(
-                run=run.id, version=restored(version, Version).number, verdict=restored(verdict, Verdict)
-            )
+            ended = TurnEnded(run=run.id, version=restored(version, Version).number, verdict=restored(verdict, Verdict))
         except (DataError, TrainError, JobError, PackageError) as error:
             # The user's rows, code or model: the turn is over and says why. Everything else is for the engine.
             ended = TurnEnded(run=run.id, version=None, verdict=None, because=f"{type(error).__name__}: {error}")
@@ -221,7 +219,9 @@ def _alone(path: Path, stop: Event) -> Iterator[None]:
                 break
             except BlockingIOError:
                 if stop.wait(LOOK_SECONDS):
-                    raise JobKilled("The fit did not begin: its run was stopped while another one was fitted.") from None
+                    raise JobKilled(
+                        "The fit did not begin: its run was stopped while another one was fitted."
+                    ) from None
         yield
 
 
@@ -244,4 +244,3 @@ def _rename_into_place(made: Path, folder: Path) -> None:
             raise
         # Somebody made the same candidate meanwhile: theirs is as good.
         shutil.rmtree(made, ignore_errors=True)
-

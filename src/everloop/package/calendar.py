@@ -38,7 +38,9 @@ class Slices:
         length = min((later - earlier for earlier, later in pairwise(instants)), default=DAY)
         edges = range(instants[0] - length, instants[-1] + 1, length)
         places = [bisect_left(instants, edge) for edge in edges]
-        found = [place < len(instants) and instants[place] < edge + length for place, edge in zip(places, edges, strict=True)]
+        found = [
+            place < len(instants) and instants[place] < edge + length for place, edge in zip(places, edges, strict=True)
+        ]
         return cls(
             begin=edges[0],
             length=length,

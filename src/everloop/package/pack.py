@@ -33,7 +33,9 @@ def pack(rows: pl.DataFrame | Mapping[str, Any], inputs: Sequence[InputColumn]) 
 
 def _column(rows: pl.DataFrame | Mapping[str, Any], column: InputColumn) -> np.ndarray:
     if column.name not in (rows.columns if isinstance(rows, pl.DataFrame) else rows):
-        raise DataError(f"the rows have no column {column.name!r} ({column.type}); give it, or null where it is missing")
+        raise DataError(
+            f"the rows have no column {column.name!r} ({column.type}); give it, or null where it is missing"
+        )
     try:
         series = _series(rows[column.name], column)
         match column.type:
@@ -64,6 +66,8 @@ def _series(values: Any, column: InputColumn) -> pl.Series:
     listed = [None if isinstance(each, float) and each != each else each for each in values]
     if column.type == "instant":
         listed = [microseconds(each) if isinstance(each, datetime) else each for each in listed]
-    return pl.Series(listed, dtype=_TYPES[column.type], strict=False) if column.type == "number" else pl.Series(
-        listed, dtype=_TYPES[column.type]
+    return (
+        pl.Series(listed, dtype=_TYPES[column.type], strict=False)
+        if column.type == "number"
+        else pl.Series(listed, dtype=_TYPES[column.type])
     )

@@ -87,7 +87,9 @@ class GraphParts:
         kinds = {"numbers": DOUBLE, "integers": INT64, "texts": STRING}
         widths = {kind: sum(KINDS[each.type] == kind for each in self._columns) for kind in kinds}
         return [
-            helper.make_tensor_value_info(name, kind, ["rows", widths[name]]) for name, kind in kinds.items() if widths[name]
+            helper.make_tensor_value_info(name, kind, ["rows", widths[name]])
+            for name, kind in kinds.items()
+            if widths[name]
         ]
 
     @property
@@ -98,7 +100,11 @@ class GraphParts:
     @property
     def opsets(self) -> list[onnx.OperatorSetIdProto]:
         """What the model must import at least; ``ai.onnx.ml`` may be raised, the nodes used are in every version ≥ 2."""
-        wanted = [("", OPSET), ("ai.onnx.ml", MACHINE_LEARNING_OPSET), *([("ai.onnx.contrib", 1)] if self.extensions else [])]
+        wanted = [
+            ("", OPSET),
+            ("ai.onnx.ml", MACHINE_LEARNING_OPSET),
+            *([("ai.onnx.contrib", 1)] if self.extensions else []),
+        ]
         return [helper.make_opsetid(domain, version) for domain, version in wanted]
 
     def column(self, name: str) -> str:
@@ -160,7 +166,9 @@ def render(tree: FeatureTree, inputs: Sequence[InputColumn]) -> GraphParts:
     known = {each.name: each for each in inputs}
     absent = [name for name in tree.inputs if name not in known]
     if absent:
-        raise PackageError(f"features read {', '.join(absent)}, which the signature does not list; add them to its inputs")
+        raise PackageError(
+            f"features read {', '.join(absent)}, which the signature does not list; add them to its inputs"
+        )
     tree.types({each.name: each.type for each in inputs})
     return GraphParts(tree, inputs)
 

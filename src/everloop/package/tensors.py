@@ -71,7 +71,9 @@ def convert(nodes: Nodes, tensor: Tensor, type: str) -> Tensor:
     if tensor.type == type:
         return tensor
     if type == "integer":
-        return Tensor("integer", nodes.cast(tensor.name, INT64), tensor.mask, constant=tensor.constant, value=tensor.value)
+        return Tensor(
+            "integer", nodes.cast(tensor.name, INT64), tensor.mask, constant=tensor.constant, value=tensor.value
+        )
     value = nodes.cast(tensor.name, DOUBLE)
     if tensor.mask is not None:
         value = nodes.where(tensor.mask, nodes.constant(NAN, DOUBLE), value)

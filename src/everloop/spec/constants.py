@@ -21,11 +21,15 @@ def constant(value: Any, place: object) -> Constant:
             return Constant(value, "boolean")
         case int():
             if not MISSING_INTEGER < value < 2**63:
-                raise SpecError(f"{place} got {value}, which does not fit into 64 bits; write it as a number: {float(value)}")
+                raise SpecError(
+                    f"{place} got {value}, which does not fit into 64 bits; write it as a number: {float(value)}"
+                )
             return Constant(value, "integer")
         case float():
             if not math.isfinite(value):
-                raise SpecError(f"{place} got {value}; a number is finite, and a missing value is None in a branch of when()")
+                raise SpecError(
+                    f"{place} got {value}; a number is finite, and a missing value is None in a branch of when()"
+                )
             return Constant(value, "number")
         case str():
             if MISSING_TEXT in value:
@@ -33,7 +37,9 @@ def constant(value: Any, place: object) -> Constant:
             return Constant(value, "text")
         case datetime():
             if value.tzinfo is None:
-                raise SpecError(f"{place} got the naive datetime {value.isoformat()}; give it a zone, for example tzinfo=UTC")
+                raise SpecError(
+                    f"{place} got the naive datetime {value.isoformat()}; give it a zone, for example tzinfo=UTC"
+                )
             return Constant(microseconds(value), "instant")
         case timedelta():
             raise SpecError(

@@ -52,7 +52,9 @@ class Column(Unserved):
         return describe(self._node) if is_small(self._node) else "a very large expression"
 
     def _call(self, operation: str, *arguments: Any, **options: Any) -> "Column":
-        nodes = [each._node if isinstance(each, Column) else constant(each, _Place(self, operation)) for each in arguments]
+        nodes = [
+            each._node if isinstance(each, Column) else constant(each, _Place(self, operation)) for each in arguments
+        ]
         return Column(Call(operation, (self._node, *nodes), _options(**options)))
 
     def _reflected(self, operation: str, left: Any) -> "Column":
@@ -200,7 +202,9 @@ class Column(Unserved):
             raise SpecError(f"{self!r}.clip() has no bound; write .clip(low, high), .clip(low) or .clip(high=…)")
         both = isinstance(low, int | float) and isinstance(high, int | float)
         if both and low > high:
-            raise SpecError(f"{self!r}.clip({low}, {high}) has its bounds the wrong way round; write .clip({high}, {low})")
+            raise SpecError(
+                f"{self!r}.clip({low}, {high}) has its bounds the wrong way round; write .clip({high}, {low})"
+            )
         bounded = self if low is None else self._call("at_least", low)
         return bounded if high is None else bounded._call("at_most", high)
 
@@ -312,13 +316,17 @@ class Columns:
         return Column(Input(name))
 
     def __iter__(self) -> NoReturn:
-        raise SpecError("iterating over the row cannot be served: its columns are not known yet; name the columns you use")
+        raise SpecError(
+            "iterating over the row cannot be served: its columns are not known yet; name the columns you use"
+        )
 
     def __len__(self) -> NoReturn:
         raise SpecError("len(row) cannot be served: its columns are not known yet; name the columns you use")
 
     def __contains__(self, name: object) -> NoReturn:
-        raise SpecError("'in row' cannot be served: a declared column is always there, and may be missing: .is_missing()")
+        raise SpecError(
+            "'in row' cannot be served: a declared column is always there, and may be missing: .is_missing()"
+        )
 
     def __repr__(self) -> str:
         return "row"

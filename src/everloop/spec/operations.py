@@ -42,7 +42,9 @@ class Operation:
 def _numeric(types: Types, verb: str) -> None:
     for each in types:
         if each == "text":
-            raise Untypeable(f"{verb} takes numbers, not text; turn text into a number with .to_number() or .map({{…}})")
+            raise Untypeable(
+                f"{verb} takes numbers, not text; turn text into a number with .to_number() or .map({{…}})"
+            )
         if each == "instant":
             raise Untypeable(
                 f"{verb} takes numbers, not an instant; use .dt.hour(), .dt.weekday(), … or the difference of two "

@@ -29,7 +29,7 @@ def portable(pattern: str) -> str:
     '[A-Z]{2}[0-9]+'
     """
     if not isinstance(pattern, str):
-        raise SpecError(f"a pattern is text, not {type(pattern).__name__}; write it as r\"…\"")
+        raise SpecError(f'a pattern is text, not {type(pattern).__name__}; write it as r"…"')
     try:
         re.compile(pattern)
     except re.error as problem:
@@ -58,7 +58,9 @@ def _token(pattern: str, at: int) -> tuple[str, int]:
         if pattern.startswith("(?:", at):
             return "(?:", at + 3
         if pattern.startswith("(?", at):
-            raise _refuse(pattern, pattern[at : at + 3], "only plain groups (…) and (?:…) are; for case use .str.lower()")
+            raise _refuse(
+                pattern, pattern[at : at + 3], "only plain groups (…) and (?:…) are; for case use .str.lower()"
+            )
         return "(?:", at + 1
     if here in "*+?":
         if pattern[at + 1 : at + 2] == "+":

@@ -36,7 +36,9 @@ def trace(function: Callable[[Columns], Mapping[str, Column]]) -> tuple[tuple[st
             "stand-ins for the columns, and may only combine them"
         ) from problem
     if not isinstance(result, Mapping):
-        raise SpecError(f'{name} returned {type(result).__name__}; return a dict, for example {{"hour": row.time.dt.hour()}}')
+        raise SpecError(
+            f'{name} returned {type(result).__name__}; return a dict, for example {{"hour": row.time.dt.hour()}}'
+        )
     if not result:
         raise SpecError(f"{name} returned no features; return at least one")
     return tuple((_checked_name(name, feature), _checked(name, feature, value)) for feature, value in result.items())
@@ -52,7 +54,9 @@ def _checked(function: str, feature: str, value: object) -> Node:
     if isinstance(value, Branches | Text | Dates):
         raise SpecError(f"{function}: feature {feature!r} is not finished; call a method such as .then(…) or .hour()")
     if not isinstance(value, Column):
-        raise SpecError(f"{function}: feature {feature!r} is {value!r:.60}, which is the same for every row; give a column")
+        raise SpecError(
+            f"{function}: feature {feature!r} is {value!r:.60}, which is the same for every row; give a column"
+        )
     node = value._node
     size, depth = extent_of(node)
     if size > LARGEST or depth > DEEPEST:
@@ -61,5 +65,7 @@ def _checked(function: str, feature: str, value: object) -> Node:
             f"{DEEPEST}); split it into features"
         )
     if not inputs_of(node):
-        raise SpecError(f"{function}: feature {feature!r} reads no column, so it is the same for every row; leave it out")
+        raise SpecError(
+            f"{function}: feature {feature!r} reads no column, so it is the same for every row; leave it out"
+        )
     return node
