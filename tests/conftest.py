@@ -5,7 +5,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from everloop.testing.small import DAY, START, SmallLoop, made_rows
+from small_loop import DAY, START, SmallLoop, made_rows
 
 
 @pytest.fixture

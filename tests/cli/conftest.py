@@ -10,7 +10,7 @@ from everloop.cli.app import run_app
 from everloop.loop.server import ServingProcess
 from everloop.loop.traffic import Traffic
 from everloop.store.home import Home
-from everloop.testing.small import Ended, SmallLoop, made_rows
+from small_loop import Ended, SmallLoop, made_rows
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ import typer.main
 from everloop.cli.app import app
 from everloop.store.home import Home
 from everloop.store.segments import files
-from everloop.testing.small import Ended, SmallLoop, made_rows
+from small_loop import Ended, SmallLoop, made_rows
 
 Everloop = Callable[..., Ended]
 ID = made_rows(60, seed=7)["parcel"][0]

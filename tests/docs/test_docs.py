@@ -33,7 +33,7 @@ from everloop.spec.load import load
 from everloop.spec.resolve import resolve
 from everloop.spec.trace import trace
 from everloop.store.home import Home
-from everloop.testing.small import SmallLoop
+from small_loop import SmallLoop
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

@@ -16,7 +16,7 @@ from everloop.loop.controller import Controller
 from everloop.loop.events import Asked, StartTurn
 from everloop.loop.turn import _patience
 from everloop.store.ledger import decisions, snapshots, versions
-from everloop.testing.small import START, SmallLoop, made_rows
+from small_loop import START, SmallLoop, made_rows
 
 WEEKLY = 'el.Every(td(days=7), catch_up="all")'
 LATER = START + timedelta(days=32)

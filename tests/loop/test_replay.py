@@ -15,7 +15,7 @@ from everloop.spec.load import load
 from everloop.store.home import Home
 from everloop.store.lake import Lake
 from everloop.store.ledger import Ledger, snapshots
-from everloop.testing.small import DAY, START, SmallLoop, made_rows
+from small_loop import DAY, START, SmallLoop, made_rows
 
 DAYS, SERVED_FROM, DELAY = 26, START + 11 * DAY, DAY
 ALTERED = START + 19 * DAY

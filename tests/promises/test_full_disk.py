@@ -13,7 +13,7 @@ from everloop.records import Batch
 from everloop.store.home import Home
 from everloop.store.lake import Lake
 from everloop.store.ledger import Ledger, batches, decisions, releases, versions
-from everloop.testing.small import DAY, START, Ended, SmallLoop, made_rows
+from small_loop import DAY, START, Ended, SmallLoop, made_rows
 
 KIB = 1 << 10
 LARGEST_FILE = 600 * KIB

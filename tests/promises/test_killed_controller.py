@@ -25,7 +25,7 @@ from everloop.loop.traffic import Traffic
 from everloop.store.home import Home
 from everloop.store.lake import Lake
 from everloop.testing import crash
-from everloop.testing.small import SmallLoop, made_rows
+from small_loop import SmallLoop, made_rows
 
 SHARE = 0.3
 CANARY = f"el.Canary(shares=({SHARE},), shadow=False, guards=(el.guard.Errors(),), minimum_requests=10**9, longest=td(days=365))"

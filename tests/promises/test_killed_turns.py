@@ -13,7 +13,7 @@ from everloop.store.home import Home
 from everloop.store.lake import Lake
 from everloop.store.ledger import Ledger, batches, decisions, releases, versions
 from everloop.testing import crash
-from everloop.testing.small import SmallLoop
+from small_loop import SmallLoop
 
 TURN = crash.of_steps("turn", crash.STEPS["turn"])
 INGEST = tuple(point for point in crash.OTHERS if point.startswith("ingest."))

@@ -6,7 +6,7 @@ import pytest
 
 from everloop.loop.account import Account
 from everloop.loop.inject import Span
-from everloop.testing.small import DAY, START, SmallLoop, made_rows
+from small_loop import DAY, START, SmallLoop, made_rows
 
 POISON = Span(START + 7 * DAY, 9 * DAY)
 """All that the turn of 22 January learns from; what it is tested on came later and is sound."""

@@ -169,7 +169,7 @@ class SmallLoop:
         """
         # Forked from a process that has imported everything: a command costs its own work, not seconds of imports.
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["everloop.testing.small", "everloop.cli.declared", "everloop.cli.kept"])
+        context.set_forkserver_preload(["small_loop", "everloop.cli.declared", "everloop.cli.kept"])
         with tempfile.TemporaryDirectory(prefix="everloop-command-") as said:  # not where a disk may be full
             out, err = Path(said) / "out", Path(said) / "err"
             process = context.Process(target=_command, args=(arguments, self.folder, out, err, crash_at, largest_file))
