@@ -55,12 +55,9 @@ class Upkeep:
         An error that nobody thought of passes, and leaves the server to go on: the next controller finds it.
         """
         try:
-            self._controller.take_in()
-            publish(self._installation)
-            if self._controller.state().release.champion is None:
-                self._said("no version yet: the first turn starts now")
-                self._begin_first_turn()
+            begun = False
             while not stop.is_set():
+                begun = begun or self._try(self._begin)
                 for part in (self._work, self._controller.look, self._serve):
                     self._try(part)
                 stop.wait(self._every)
@@ -71,18 +68,26 @@ class Upkeep:
             self._held.close()
             self._executor.close()
 
-    def _begin_first_turn(self) -> None:
-        if self._controller.state().turn is None:
-            self._controller.ask(Asked(action="run", by="the first start"))
+    def _begin(self) -> None:
+        self._controller.take_in()
+        publish(self._installation)
+        state = self._controller.state()
+        if state.release.champion is None:
+            self._said("no version yet: the first turn starts now")
+            if state.turn is None:
+                self._controller.ask(Asked(action="run", by="the first start"))
 
-    def _try(self, part: Callable[[], object]) -> None:
+    def _try(self, part: Callable[[], object]) -> bool:
+        """Whether it went well. What fails (on a full disk, say) must not end the loop: it is said at every look."""
         try:
             part()
         except ReleaseConflict as conflict:
             self._said(f"another controller was first: {conflict}")
         except EverloopError as error:
-            # One look that fails (a full disk, say) must not end the loop: it serves on and says so at every look.
             self._said(f"{type(error).__name__}: {error}")
+        else:
+            return True
+        return False
 
     def _work(self) -> None:
         """Turns run beside the looks, so that a release goes on being judged while a fit takes its hours."""
