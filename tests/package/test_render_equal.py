@@ -38,11 +38,60 @@ INPUTS = tuple(
     for index, (name, kind) in enumerate((n, k) for n, k in COLUMNS.items() if k in kinds)
 )
 
-NUMBERS = [0.0, -0.0, 0.5, 1.5, 2.5, -2.5, 1e-300, -1e300, 1.7e308, 2.0**53, 2.0**63, 0.285, 100.125, -7.0, 3.0, math.inf, math.nan]
+NUMBERS = [
+    0.0,
+    -0.0,
+    0.5,
+    1.5,
+    2.5,
+    -2.5,
+    1e-300,
+    -1e300,
+    1.7e308,
+    2.0**53,
+    2.0**63,
+    0.285,
+    100.125,
+    -7.0,
+    3.0,
+    math.inf,
+    math.nan,
+]
 INTEGERS = [0, 1, -1, 2, 3, -7, 7, 10, 2**53 + 1, -(2**53) - 1, 2**63 - 1, -(2**63) + 1, 86_400]
-TEXTS = ["", "a", "A", "AA", "Straße", "ΣΟΦΟΣ", "Łódź", "İI", "ᾳ", "unseen", "12", "-1.5e3", "007", "1e99", "a\nb", "a.b", "日本", "+", "\U0001f600x"]
+TEXTS = [
+    "",
+    "a",
+    "A",
+    "AA",
+    "Straße",
+    "ΣΟΦΟΣ",
+    "Łódź",
+    "İI",
+    "ᾳ",
+    "unseen",
+    "12",
+    "-1.5e3",
+    "007",
+    "1e99",
+    "a\nb",
+    "a.b",
+    "日本",
+    "+",
+    "\U0001f600x",
+]
 LITERALS = ["a", ".", "ß", "\n", "1", "AA", "日"]
-PATTERNS = [r"\d+", r"[A-Za-z]{1,2}", r"a.b", r".*\s.*", r"\w+", r"[^a-z]*", r"(a|A)+?", r"-?\d+(\.\d+)?(e\d+)?", r"\S*", r"x|[\d\-+]+"]
+PATTERNS = [
+    r"\d+",
+    r"[A-Za-z]{1,2}",
+    r"a.b",
+    r".*\s.*",
+    r"\w+",
+    r"[^a-z]*",
+    r"(a|A)+?",
+    r"-?\d+(\.\d+)?(e\d+)?",
+    r"\S*",
+    r"x|[\d\-+]+",
+]
 INSTANTS = [
     datetime(2023, 11, 5, 6, 30, tzinfo=UTC),  # 01:30 in Chicago, for the first time
     datetime(2023, 11, 5, 7, 30, tzinfo=UTC),  # and for the second
@@ -74,7 +123,10 @@ class Trees:
         return self.random.choice(options)
 
     def constant(self, kind: str) -> Any:
-        fresh: dict[str, Callable[[], Any]] = {"number": lambda: self.random.uniform(-100, 100), "integer": lambda: self.random.randint(-100, 100)}
+        fresh: dict[str, Callable[[], Any]] = {
+            "number": lambda: self.random.uniform(-100, 100),
+            "integer": lambda: self.random.randint(-100, 100),
+        }
         return fresh[kind]() if kind in fresh and self.pick([0, 1]) else self.pick(CONSTANTS[kind])
 
     def leaf(self, kind: str) -> el.Column:
@@ -122,12 +174,22 @@ class Trees:
         return self.pick([lambda: -value, lambda: abs(value), value.floor, value.ceil, value.sqrt])()  # type: ignore[no-any-return]
 
     def number_3(self, kind: str, depth: int) -> el.Column:
-        return self.of(self.pick(["number", "number", "integer"]), depth).round(self.pick([-1, 0, 0, 1, 2, 7, -2])).to_number()
+        return (
+            self.of(self.pick(["number", "number", "integer"]), depth)
+            .round(self.pick([-1, 0, 0, 1, 2, 7, -2]))
+            .to_number()
+        )
 
     def number_4(self, kind: str, depth: int) -> el.Column:
         value, low = self.of("number", depth), self.random.randint(-5, 5)
         other = self.pick(["number", "integer"])
-        return self.pick([lambda: value.clip(low, low + 3.5), lambda: value.clip(self.of(other, depth)), lambda: value.clip(high=low)])()  # type: ignore[no-any-return]
+        return self.pick(
+            [
+                lambda: value.clip(low, low + 3.5),
+                lambda: value.clip(self.of(other, depth)),
+                lambda: value.clip(high=low),
+            ]
+        )()  # type: ignore[no-any-return]
 
     def number_5(self, kind: str, depth: int) -> el.Column:
         return self.of(self.pick(["integer", "boolean", "text"]), depth).to_number()
@@ -149,7 +211,9 @@ class Trees:
 
     def integer_1(self, kind: str, depth: int) -> el.Column:
         value = self.of("integer", depth)
-        return self.pick([lambda: -value, lambda: abs(value), value.round, value.floor, lambda: value.clip(-3, 2**53 + 1)])()  # type: ignore[no-any-return]
+        return self.pick(
+            [lambda: -value, lambda: abs(value), value.round, value.floor, lambda: value.clip(-3, 2**53 + 1)]
+        )()  # type: ignore[no-any-return]
 
     def integer_2(self, kind: str, depth: int) -> el.Column:
         return self.of(self.pick(["number", "boolean", "text"]), depth).to_integer()
@@ -170,7 +234,10 @@ class Trees:
 
     def boolean_0(self, kind: str, depth: int) -> el.Column:
         of = self.pick(["number", "integer", "instant"])
-        left, right = self.of(of, depth), self.constant_or(of if of == "instant" else self.pick(["number", "integer"]), depth)
+        left, right = (
+            self.of(of, depth),
+            self.constant_or(of if of == "instant" else self.pick(["number", "integer"]), depth),
+        )
         tests = [left == right, left != right, left < right, left <= right, left > right, left >= right]
         made: el.Column = self.pick(tests)
         return made
@@ -189,7 +256,9 @@ class Trees:
     boolean_3 = boolean_2
 
     def boolean_4(self, kind: str, depth: int) -> el.Column:
-        return self.pick([lambda: ~self.of("boolean", depth), lambda: self.of(self.pick(["number", "integer"]), depth).to_boolean()])()  # type: ignore[no-any-return]
+        return self.pick(
+            [lambda: ~self.of("boolean", depth), lambda: self.of(self.pick(["number", "integer"]), depth).to_boolean()]
+        )()  # type: ignore[no-any-return]
 
     def boolean_5(self, kind: str, depth: int) -> el.Column:
         return self.of(self.pick(list(TYPES)), depth).is_missing()
@@ -224,7 +293,15 @@ class Trees:
         """A function that two libraries round differently, then only what keeps a relative error."""
         value = self.of(self.pick(["number", "integer"]), depth)
         made = self.pick(
-            [value.log, value.log1p, value.exp, value.expm1, lambda: value**2, lambda: value ** self.of("number", 0), lambda: 2**value]
+            [
+                value.log,
+                value.log1p,
+                value.exp,
+                value.expm1,
+                lambda: value**2,
+                lambda: value ** self.of("number", 0),
+                lambda: 2**value,
+            ]
         )()
         after: el.Column = self.pick([lambda: made, lambda: made * self.leaf("number"), lambda: -made])()
         return after
@@ -245,13 +322,25 @@ def frame_of(seed: int) -> pl.DataFrame:
         "number": pl.Float64, "integer": pl.Int64, "boolean": pl.Boolean, "text": pl.String, "instant": pl.Datetime("us", "UTC"),
     }  # fmt: skip
     fresh: dict[str, Callable[[], Any]] = {
-        "number": lambda: source.choice([source.uniform(-100, 100), source.gauss(0, 1) * 10.0 ** source.randint(-20, 20)]),
+        "number": lambda: source.choice(
+            [source.uniform(-100, 100), source.gauss(0, 1) * 10.0 ** source.randint(-20, 20)]
+        ),
         "integer": lambda: source.choice([source.randint(-20, 20), source.randint(-(2**63) + 1, 2**63 - 1)]),
         "boolean": lambda: source.random() < 0.5,
-        "text": lambda: "".join(chr(source.choice([source.randint(33, 126), source.randint(0xA0, 0x24FF)])) for _ in range(4)),
-        "instant": lambda: datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=source.randint(-3 * 10**15, 4 * 10**15)),
+        "text": lambda: "".join(
+            chr(source.choice([source.randint(33, 126), source.randint(0xA0, 0x24FF)])) for _ in range(4)
+        ),
+        "instant": lambda: (
+            datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=source.randint(-3 * 10**15, 4 * 10**15))
+        ),
     }
-    pools: dict[str, list[Any]] = {"number": NUMBERS, "integer": INTEGERS, "boolean": [True, False], "text": TEXTS, "instant": INSTANTS}
+    pools: dict[str, list[Any]] = {
+        "number": NUMBERS,
+        "integer": INTEGERS,
+        "boolean": [True, False],
+        "text": TEXTS,
+        "instant": INSTANTS,
+    }
 
     def value(kind: str) -> Any:
         chance = source.random()
@@ -301,7 +390,8 @@ def run_onnx(tree: FeatureTree, frame: pl.DataFrame) -> dict[str, list[Any]]:
 def run_polars(tree: FeatureTree, frame: pl.DataFrame) -> dict[str, list[Any]]:
     rendered = render_polars(tree, frame, COLUMNS, ZONES)
     return {
-        each.name: (each.cast(pl.Int64) if each.dtype.is_temporal() else each).to_list() for each in rendered.iter_columns()
+        each.name: (each.cast(pl.Int64) if each.dtype.is_temporal() else each).to_list()
+        for each in rendered.iter_columns()
     }
 
 
@@ -323,4 +413,6 @@ def test_any_feature_is_the_same_in_training_and_in_the_served_graph(seed: int) 
         assert len(trained[name]) == frame.height, describe(node)
         for row, (left, right) in enumerate(zip(trained[name], served[name], strict=True)):
             same = agree(left, right, exact=not name.startswith("inexact"))
-            assert same, f"{name}: {describe(node)} gives {left!r} in polars, {right!r} served, for {frame.row(row, named=True)}"
+            assert same, (
+                f"{name}: {describe(node)} gives {left!r} in polars, {right!r} served, for {frame.row(row, named=True)}"
+            )
