@@ -215,7 +215,8 @@ def decide(run_id: str, way: str, home: Path, *, as_json: bool) -> None:
 
 def outcomes(file: Path, home: Path, *, loop: str | None, as_json: bool) -> None:
     with opened(home, loop) as each:
-        found = read_outcomes(file, label=each.loop.label.column, now=each.clock.now())
+        text = any(isinstance(value, str) for value in each.resolved.classes)
+        found = read_outcomes(file, label=each.loop.label.column, now=each.clock.now(), text=text)
         report(each, found)
         emit(
             {"outcomes": len(found)},

@@ -107,7 +107,8 @@ class Controller:
         if not new:
             return ()
         with each.ledger.read() as connection:
-            known = batches.known(connection, each.name)
+            # What was refused is tried again once by each controller: the declaration may allow it by now.
+            known = batches.known(connection, each.name, refused=False)
         taken: list[Batch] = []
         for path in new:
             try:
@@ -121,6 +122,8 @@ class Controller:
                 with each.ledger.write() as connection:
                     batches.add(connection, batch)
                 taken.append(batch)
+                if batch.refused is not None:
+                    self._note(Note(action="batch refused", because=batch.refused))
             self._arrivals.done(path)
         return tuple(taken)
 
@@ -128,9 +131,7 @@ class Controller:
         """One look: take in files and answers, read the signals, decide, perform."""
         taken = self.take_in()
         state = self.state()
-        found = self._watcher.look(
-            state.release, busy=state.turn is not None or state.release.challenger is not None
-        )
+        found = self._watcher.look(state.release, busy=state.turn is not None or state.release.challenger is not None)
         now = self.installation.clock.now()
         judgement = None
         if state.release.challenger is not None and found.seen.evidence is not None:

@@ -23,6 +23,8 @@ from everloop.store.home import Home
 from everloop.store.ledger import Ledger, loops
 from everloop.watch.recent import Recent
 
+FACT_FILES, FACT_ROWS = 50, 20_000
+"""So much of a source is looked at to know its label."""
 FOUND = "found.json"
 """Beside the code: the columns and labels that the source had."""
 
@@ -189,17 +191,25 @@ def reopen(home: Path, *, name: str | None = None, clock: Clock | None = None) -
 
 
 def label_facts(loop: Loop, folder: Path, schema: Mapping[str, ColumnType]) -> LabelFacts | None:
-    """What the label looks like in the source's newest file; None when labels come from elsewhere."""
+    """What the label looks like in the source's oldest and newest files; None when labels come from elsewhere."""
     if loop.label.column not in schema:
         return None
     files = sources.files(loop.source, folder)
+    # A rare class may be in none of the first rows: both ends are read, and from the oldest on until there are enough.
+    chosen = list(dict.fromkeys([files[0], files[-1], *files[1 : FACT_FILES - 1]])) if files else []
     facts: LabelFacts | None = None
-    # The oldest files are enough to know the classes; more are read only while the label is still constant.
-    for path in files[:50]:
-        found = sources.read(loop.source, path, schema)[loop.label.column]
-        distinct = found.drop_nulls().unique(maintain_order=True).head(1_000).to_list()
-        merged = list(dict.fromkeys([*(facts.distinct if facts else ()), *distinct]))
-        facts = LabelFacts(distinct=tuple(merged), rows=len(found), missing=int(found.null_count()))
-        if len(merged) > 1:
+    for number, path in enumerate(chosen):
+        if facts is not None and number > 1 and facts.rows >= FACT_ROWS and len(facts.distinct) > 1:
             break
+        rows = sources.read(loop.source, path, schema)
+        if loop.label.column not in rows.columns:
+            continue
+        found = rows[loop.label.column]
+        distinct = found.drop_nulls().unique(maintain_order=True).head(1_000).to_list()
+        before = facts or LabelFacts(distinct=(), rows=0, missing=0)
+        facts = LabelFacts(
+            distinct=tuple(dict.fromkeys([*before.distinct, *distinct])),
+            rows=before.rows + len(found),
+            missing=before.missing + int(found.null_count()),
+        )
     return facts

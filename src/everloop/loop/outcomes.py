@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import os
+from contextlib import suppress
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +19,11 @@ from everloop.records import Outcome
 from everloop.store import segments
 
 
-def read_outcomes(path: Path, *, label: str, now: datetime) -> list[Outcome]:
+def read_outcomes(path: Path, *, label: str, now: datetime, text: bool = False) -> list[Outcome]:
     """Columns ``id`` and ``value``; ``name`` (the label unless given) and ``at`` (now unless given) may be there.
 
-    Raises DataError for a file that cannot be read or lacks a column, naming the row where one is missing.
+    ``text``: the label's values are texts, also those that look like numbers in a CSV file, such as 007. An id is a
+    text in every file. Raises DataError for a file that cannot be read or lacks a column, naming the row where one is missing.
     """
     frame = _frame(path)
     missing = [name for name in ("id", "value") if name not in frame.columns]
@@ -29,12 +33,34 @@ def read_outcomes(path: Path, *, label: str, now: datetime) -> list[Outcome]:
     for number, row in enumerate(frame.iter_rows(named=True), start=1):
         if row["id"] is None:
             raise DataError(f"{path}, row {number}: id is missing; every outcome names its prediction.")
+        name = str(row.get("name") or label)
+        value = _value(row["value"], path, number, written=path.suffix == ".csv" and not (text and name == label))
         outcomes.append(
-            Outcome(
-                id=str(row["id"]), name=row.get("name") or label, value=row["value"], at=_instant(row.get("at"), now, path, number)
-            )
+            Outcome(id=str(row["id"]), name=name, value=value, at=_instant(row.get("at"), now, path, number))
         )
     return outcomes
+
+
+def _value(value: Any, path: Path, number: int, *, written: bool) -> str | int | float | bool | None:
+    """A value that a segment can hold. ``written``: a text that may stand for a boolean or a number."""
+    if isinstance(value, str) and written:
+        value = _read(value)
+    if isinstance(value, float) and math.isnan(value):
+        return None
+    if isinstance(value, datetime):
+        return _instant(value, value, path, number).isoformat()
+    if value is None or isinstance(value, str | bool | float) or (isinstance(value, int) and abs(value) < 2**63):
+        return value
+    raise DataError(f"{path}, row {number}: value is {value!r}; an outcome is a text, a number, true or false.")
+
+
+def _read(text: str) -> str | int | float | bool:
+    if text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    for kind in (int, float):
+        with suppress(ValueError):
+            return kind(text)
+    return text
 
 
 def _instant(value: Any, now: datetime, path: Path, number: int) -> datetime:
@@ -51,7 +77,13 @@ def _instant(value: Any, now: datetime, path: Path, number: int) -> datetime:
 
 
 def _frame(path: Path) -> pl.DataFrame:
-    readers: dict[str, Any] = {".parquet": pl.read_parquet, ".csv": pl.read_csv, ".jsonl": pl.read_ndjson, ".ndjson": pl.read_ndjson}
+    readers: dict[str, Any] = {
+        ".parquet": pl.read_parquet,
+        # All as it is written: read as a number, an id such as 007 would name another row.
+        ".csv": partial(pl.read_csv, infer_schema=False),
+        ".jsonl": pl.read_ndjson,
+        ".ndjson": pl.read_ndjson,
+    }
     reader = readers.get(path.suffix)
     if reader is None:
         raise DataError(f"{path} ends with {path.suffix!r}; outcomes come as {', '.join(readers)}.")
@@ -66,7 +98,9 @@ def _frame(path: Path) -> pl.DataFrame:
 
 def report(installation: Installation, outcomes: list[Outcome]) -> None:
     """Force them to disk. Raises StoreFull, and then none of them was taken."""
-    writer = segments.Writer(installation.home.segments(installation.name), f"outcomes-{os.getpid()}-{os.urandom(4).hex()}")
+    writer = segments.Writer(
+        installation.home.segments(installation.name), f"outcomes-{os.getpid()}-{os.urandom(4).hex()}"
+    )
     frame = segments.OutcomeFrame(
         loop=installation.name, outcomes=[(each.id, each.name, each.value, microseconds(each.at)) for each in outcomes]
     )

@@ -113,7 +113,9 @@ class Findings:
         return {"files": self.files, "rows": self.rows, "from": self.since, "to": self.until}
 
     def sentences(self) -> list[str]:
-        return [f"The source holds {self.files:,} files; {self.rows:,} rows were looked at, {self.since} to {self.until}."]
+        return [
+            f"The source holds {self.files:,} files; {self.rows:,} rows were looked at, {self.since} to {self.until}."
+        ]
 
 
 def examine(resolved: Resolved, folder: Path, *, most_files: int = 50) -> Findings:
@@ -129,7 +131,11 @@ def examine(resolved: Resolved, folder: Path, *, most_files: int = 50) -> Findin
     frame = pl.concat(read, how="diagonal")
     if frame.is_empty():
         raise DataError(f"The {len(read)} newest files of {loop.source.path!r} hold no rows.")
-    twice = frame.filter(frame["_key"].is_duplicated()).unique(keep="any", subset=frame.columns)
+    # A copy is dropped, and a late column that changes is an outcome: only other differences make two rows of one key.
+    late = (loop.label.column, *loop.source.after)
+    telling = [name for name in frame.columns if name != "_batch" and name not in late]
+    named = frame.filter(pl.col("_key").is_not_null())
+    twice = named.filter(named["_key"].is_duplicated()).unique(keep="any", subset=telling)
     worst = twice["_key"].value_counts(sort=True).filter(pl.col("count") > 1)
     if len(worst):
         raise DataError(
@@ -137,7 +143,12 @@ def examine(resolved: Resolved, folder: Path, *, most_files: int = 50) -> Findin
             f"for example {worst['_key'][0]!r}; add columns to source.key until it names one row."
         )
     window = loop.window
-    if isinstance(window, Last) and isinstance(window.length, int) and len(files) <= most_files and len(frame) < window.length:
+    if (
+        isinstance(window, Last)
+        and isinstance(window.length, int)
+        and len(files) <= most_files
+        and len(frame) < window.length
+    ):
         raise DataError(
             f"The window is the last {window.length:,} rows, and the source holds {len(frame):,}; shorten Last.length."
         )
@@ -162,7 +173,9 @@ def turn(loop: Loop, *, folder: Path, source: bytes, rows: int = 2_000) -> Tried
     with tempfile.TemporaryDirectory(prefix="everloop-trial-") as temporary:
         place = Path(temporary)
         (place / "source").mkdir()
-        frame.select(c for c in frame.columns if not c.startswith("_")).write_parquet(place / "source" / "sample.parquet")
+        frame.select(c for c in frame.columns if not c.startswith("_")).write_parquet(
+            place / "source" / "sample.parquet"
+        )
         delivered = Parquet(
             "source/*.parquet",
             key=loop.source.key,

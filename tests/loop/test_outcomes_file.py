@@ -1,0 +1,59 @@
+"""Outcomes from a file mean what is written there, and what a log cannot hold is refused before it is in it."""
+
+from datetime import UTC, date, datetime
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+
+from everloop.errors import DataError
+from everloop.loop.outcomes import read_outcomes
+from everloop.store import segments
+
+NOW = datetime(2026, 3, 1, tzinfo=UTC)
+
+
+def read(path: Path, *, text: bool = False) -> list[Any]:
+    found = read_outcomes(path, label="late", now=NOW, text=text)
+    frame = segments.OutcomeFrame(loop="l", outcomes=[(each.id, each.name, each.value, 0) for each in found])
+    assert segments.decode(segments.encode(frame)) == frame, "what is written can be read again"
+    return [(each.id, each.name, each.value) for each in found]
+
+
+def test_an_id_in_a_csv_file_stays_as_it_is_written(tmp_path: Path) -> None:
+    path = tmp_path / "o.csv"
+    path.write_text("id,value,name\n007,1,\n1e5,true,late\nü|x,2.5,7\n3,,\n")
+
+    assert read(path) == [("007", "late", 1), ("1e5", "late", True), ("ü|x", "7", 2.5), ("3", "late", None)]
+
+
+def test_a_label_of_texts_is_never_read_as_a_number(tmp_path: Path) -> None:
+    path = tmp_path / "o.csv"
+    path.write_text("id,value,name\na,007,\nb,12,weight\n")
+
+    assert read(path, text=True) == [("a", "late", "007"), ("b", "weight", 12)]
+
+
+def test_a_number_as_name_and_an_id_that_is_none_are_texts_in_the_log(tmp_path: Path) -> None:
+    path = tmp_path / "o.parquet"
+    pl.DataFrame({"id": [7, 8], "value": [1.5, float("nan")], "name": [3, 3]}).write_parquet(path)
+
+    assert read(path) == [("7", "3", 1.5), ("8", "3", None)]
+
+
+@pytest.mark.parametrize("value", [[1, 2], date(2026, 1, 1), {"a": 1}])
+def test_what_is_no_value_is_refused_with_its_row(tmp_path: Path, value: Any) -> None:
+    path = tmp_path / "o.parquet"
+    pl.DataFrame({"id": ["a"], "value": [value]}).write_parquet(path)
+
+    with pytest.raises(DataError, match="row 1: value is"):
+        read(path)
+
+
+def test_a_number_beyond_64_bits_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "o.csv"
+    path.write_text(f"id,value\na,{2**70}\n")
+
+    with pytest.raises(DataError, match="row 1: value is"):
+        read(path)
