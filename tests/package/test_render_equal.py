@@ -171,7 +171,7 @@ class Trees:
 
     def number_2(self, kind: str, depth: int) -> el.Column:
         value = self.of("number", depth)
-        return self.pick([lambda: -value, lambda: abs(value), value.floor, value.ceil, value.sqrt])()  # type: ignore[no-any-return]
+        picked: Column = self.pick([lambda: -value, lambda: abs(value), value.floor, value.ceil, value.sqrt])()  # type: ignore[no-any-return]
 
     def number_3(self, kind: str, depth: int) -> el.Column:
         return (
@@ -189,7 +189,8 @@ class Trees:
                 lambda: value.clip(self.of(other, depth)),
                 lambda: value.clip(high=low),
             ]
-        )()  # type: ignore[no-any-return]
+        )()
+        return picked
 
     def number_5(self, kind: str, depth: int) -> el.Column:
         return self.of(self.pick(["integer", "boolean", "text"]), depth).to_number()
@@ -197,7 +198,7 @@ class Trees:
     def number_6(self, kind: str, depth: int) -> el.Column:
         other = self.constant_or("instant", depth)
         value = self.of("instant", depth)
-        return self.pick([lambda: value - other, lambda: value.dt.seconds_since(other)])()  # type: ignore[no-any-return]
+        picked: Column = self.pick([lambda: value - other, lambda: value.dt.seconds_since(other)])()  # type: ignore[no-any-return]
 
     def number_7(self, kind: str, depth: int) -> el.Column:
         return self.mapped(depth, "number")
@@ -213,7 +214,8 @@ class Trees:
         value = self.of("integer", depth)
         return self.pick(
             [lambda: -value, lambda: abs(value), value.round, value.floor, lambda: value.clip(-3, 2**53 + 1)]
-        )()  # type: ignore[no-any-return]
+        )()
+        return picked
 
     def integer_2(self, kind: str, depth: int) -> el.Column:
         return self.of(self.pick(["number", "boolean", "text"]), depth).to_integer()
@@ -256,9 +258,10 @@ class Trees:
     boolean_3 = boolean_2
 
     def boolean_4(self, kind: str, depth: int) -> el.Column:
-        return self.pick(
+        picked: Column = self.pick(
             [lambda: ~self.of("boolean", depth), lambda: self.of(self.pick(["number", "integer"]), depth).to_boolean()]
-        )()  # type: ignore[no-any-return]
+        )()
+        return picked
 
     def boolean_5(self, kind: str, depth: int) -> el.Column:
         return self.of(self.pick(list(TYPES)), depth).is_missing()

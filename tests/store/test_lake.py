@@ -6,6 +6,7 @@ import sys
 import threading
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
@@ -122,7 +123,11 @@ def test_writers_at_the_same_time_lose_nothing(tmp_path: Path) -> None:
 def wide(start: int, count: int) -> pl.DataFrame:
     """Every type that a table of ours has, with missing values."""
     at = [datetime(2024, 1, 1, microsecond=i, tzinfo=UTC) for i in range(count)]
-    columns = {"at": at, "yes": [True, None] * (count // 2), "share": [0.5, None] * (count // 2)}
+    columns: dict[str, list[Any]] = {
+        "at": [*at],
+        "yes": [True, None] * (count // 2),
+        "share": [0.5, None] * (count // 2),
+    }
     return rows(start, count).with_columns(pl.Series(name, values) for name, values in columns.items())
 
 
