@@ -1,7 +1,7 @@
 """What the whole loop scores on real histories, what its safety costs, and how fast a replay goes.
 
-Run: python -m bench.replay [--data elec2|hflights|made] [--quick] [--json]. Real server, real fits, simulated clock.
-Without --data all sets whose rows are there, one after another; that takes most of an hour. A whole run adds its set
+Run: python -m bench.replay [--data elec2|hflights|made] [--part speed|scores] [--quick] [--json]. Real server, real
+fits, simulated clock. Without --data all sets whose rows are there, one after another; that takes most of an hour. A whole run adds its set
 to results/replay.json; --quick replays the first weeks only, beside no published figure, and keeps nothing.
 
 Each set is replayed twice from the same first model: *plain* (every week a new model, champion at once, the protocol
@@ -29,7 +29,6 @@ from everloop.loop.account import Account
 from everloop.loop.demo import EXAMPLES
 from everloop.loop.replay import History, Plan, Replay, read_history
 from everloop.loop.simulate import simulate
-from everloop.spec.gate import NotWorse
 from everloop.spec.load import load
 from everloop.spec.loop import Loop
 from everloop.spec.retrain import Every, Manual
@@ -126,7 +125,7 @@ def histories(chosen: Set, folder: Path) -> tuple[History, History]:
 
 def plainly(loop: Loop) -> Loop:
     """The same model every week on the same window, test rows included, released at once."""
-    window = dataclasses.replace(loop.window, test=1, refit=True)
+    window = dataclasses.replace(loop.window, refit=True)
     return dataclasses.replace(
         loop, name=f"{loop.name}-plain", window=window, gate=None, rollout=Direct(), retrain=Every(WEEK)
     )
@@ -210,28 +209,27 @@ def still(history: History) -> History:
     return dataclasses.replace(history, loop=dataclasses.replace(history.loop, retrain=Manual()))
 
 
-def measured(chosen: Set, *, quick: bool = False) -> tuple[list[Row], dict[str, Outcome]]:
-    length = QUICK if quick else None
+def scores(chosen: Set, *, quick: bool = False) -> tuple[list[Row], dict[str, Outcome]]:
+    """The plain policy and the full one."""
     with tempfile.TemporaryDirectory(prefix="everloop-bench-made-") as folder:
         plain, full = histories(chosen, Path(folder))
+        length = QUICK if quick else None
         outcomes = {
-            "speed": replayed(still(plain), look=WEEK, length=10 * length if length else None),
             "plain": replayed(plain, look=WEEK, length=length),
             "full": replayed(full, look=chosen.look, length=length),
         }
-    rows = [
-        *figures(chosen, outcomes["plain"], outcomes["full"], whole=not quick),
-        *speed(chosen.name, outcomes["speed"]),
-    ]
-    if isinstance(full.loop.gate, NotWorse):
-        rows.append(
-            Row(
-                what=f"{chosen.name}: the gate's margin",
-                ours=full.loop.gate.margin,
-                unit=full.loop.score.name if full.loop.score else "",
-            )
-        )
-    return rows, outcomes
+    return [*figures(chosen, outcomes["plain"], outcomes["full"], whole=not quick)], outcomes
+
+
+def speeds(chosen: Set, *, quick: bool = False) -> tuple[list[Row], dict[str, Outcome]]:
+    """The first model to the end."""
+    with tempfile.TemporaryDirectory(prefix="everloop-bench-made-") as folder:
+        plain, _ = histories(chosen, Path(folder))
+        outcome = replayed(still(plain), look=WEEK, length=10 * QUICK if quick else None)
+    return [*speed(chosen.name, outcome)], {"still": outcome}
+
+
+PARTS = {"speed": speeds, "scores": scores}
 
 
 def machine() -> dict[str, Any]:
@@ -244,10 +242,10 @@ def machine() -> dict[str, Any]:
     }
 
 
-def keep(chosen: Set, rows: list[Row], outcomes: dict[str, Outcome]) -> None:
-    """Put this set's figures in the place of its last ones."""
+def keep(chosen: Set, part: str, rows: list[Row], outcomes: dict[str, Outcome]) -> None:
+    """Put these figures in the place of the last ones of this set and part."""
     kept = json.loads(RESULTS.read_text("utf-8")) if RESULTS.exists() else {"sets": {}}
-    kept["sets"][chosen.name] = {
+    kept["sets"].setdefault(chosen.name, {})[part] = {
         "machine": machine(),
         "rows": [row.to_json() for row in rows],
         "replays": {name: outcome.to_json() for name, outcome in outcomes.items()},
@@ -260,23 +258,27 @@ def there(chosen: Set) -> bool:
     return chosen.name == "made" or (EXAMPLES.parents[1] / "shared" / "data" / f"{chosen.name}.parquet").exists()
 
 
-def rows(*, quick: bool = False, data: str | None = None) -> list[Row]:
+def rows(*, quick: bool = False, data: str | None = None, part: str | None = None) -> list[Row]:
     found: list[Row] = []
     for name, chosen in SETS.items():
         if (data or name) != name or not there(chosen):
             continue
-        of_set, outcomes = measured(chosen, quick=quick)
-        if not quick:
-            keep(chosen, of_set, outcomes)
-        found += of_set
+        for named, measure in PARTS.items():
+            if (part or named) != named:
+                continue
+            made, outcomes = measure(chosen, quick=quick)
+            if not quick:
+                keep(chosen, named, made, outcomes)
+            found += made
     return found
 
 
 def main() -> None:
     made: argparse.ArgumentParser = parser(__doc__ or "")
     made.add_argument("--data", choices=tuple(SETS), help="one set only")
+    made.add_argument("--part", choices=tuple(PARTS), help="speed alone (a minute a set), or scores alone (most of it)")
     options = made.parse_args()
-    show(rows(quick=options.quick, data=options.data), as_json=options.json)
+    show(rows(quick=options.quick, data=options.data, part=options.part), as_json=options.json)
 
 
 if __name__ == "__main__":

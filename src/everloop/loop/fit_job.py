@@ -7,6 +7,7 @@ graph.onnx, profile.json, test.parquet, details.json, candidate.json. Decides no
 from __future__ import annotations
 
 import dataclasses
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -19,6 +20,7 @@ import polars as pl
 
 from everloop.data.features import render
 from everloop.data.snapshot import LABEL, Samples, samples
+from everloop.errors import TrainError
 from everloop.loop.functions import binder
 from everloop.measure import encode as encoding
 from everloop.measure import profile as profiles
@@ -129,6 +131,9 @@ def make(work: Work, rows: Samples, snapshot: Snapshot, *, folder: Path, watch: 
     figure = float(
         measure_score(resolved.score, test_truth, prediction, rows=rows.test, positive=resolved.positive or 0)
     )
+    if not math.isfinite(figure):
+        held = f"{len(rows.test)} held-out rows with {len(set(test_truth.tolist()))} different labels"
+        raise TrainError(f"The score {resolved.score.name} is {figure} on {held}; hold out more in window.test.")
     shipped, seen = made, rows.train
     if resolved.loop.window.refit:
         # What was tested stays what the gate judges; what ships has seen the newest rows too.
