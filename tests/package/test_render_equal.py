@@ -171,7 +171,7 @@ class Trees:
 
     def number_2(self, kind: str, depth: int) -> el.Column:
         value = self.of("number", depth)
-        picked: Column = self.pick([lambda: -value, lambda: abs(value), value.floor, value.ceil, value.sqrt])()  # type: ignore[no-any-return]
+        return self.pick([lambda: -value, lambda: abs(value), value.floor, value.ceil, value.sqrt])()  # type: ignore[no-any-return]
 
     def number_3(self, kind: str, depth: int) -> el.Column:
         return (
@@ -183,14 +183,13 @@ class Trees:
     def number_4(self, kind: str, depth: int) -> el.Column:
         value, low = self.of("number", depth), self.random.randint(-5, 5)
         other = self.pick(["number", "integer"])
-        return self.pick(
+        return self.pick(  # type: ignore[no-any-return]
             [
                 lambda: value.clip(low, low + 3.5),
                 lambda: value.clip(self.of(other, depth)),
                 lambda: value.clip(high=low),
             ]
         )()
-        return picked
 
     def number_5(self, kind: str, depth: int) -> el.Column:
         return self.of(self.pick(["integer", "boolean", "text"]), depth).to_number()
@@ -198,7 +197,7 @@ class Trees:
     def number_6(self, kind: str, depth: int) -> el.Column:
         other = self.constant_or("instant", depth)
         value = self.of("instant", depth)
-        picked: Column = self.pick([lambda: value - other, lambda: value.dt.seconds_since(other)])()  # type: ignore[no-any-return]
+        return self.pick([lambda: value - other, lambda: value.dt.seconds_since(other)])()  # type: ignore[no-any-return]
 
     def number_7(self, kind: str, depth: int) -> el.Column:
         return self.mapped(depth, "number")
@@ -212,10 +211,9 @@ class Trees:
 
     def integer_1(self, kind: str, depth: int) -> el.Column:
         value = self.of("integer", depth)
-        return self.pick(
+        return self.pick(  # type: ignore[no-any-return]
             [lambda: -value, lambda: abs(value), value.round, value.floor, lambda: value.clip(-3, 2**53 + 1)]
         )()
-        return picked
 
     def integer_2(self, kind: str, depth: int) -> el.Column:
         return self.of(self.pick(["number", "boolean", "text"]), depth).to_integer()
@@ -258,10 +256,9 @@ class Trees:
     boolean_3 = boolean_2
 
     def boolean_4(self, kind: str, depth: int) -> el.Column:
-        picked: Column = self.pick(
+        return self.pick(  # type: ignore[no-any-return]
             [lambda: ~self.of("boolean", depth), lambda: self.of(self.pick(["number", "integer"]), depth).to_boolean()]
         )()
-        return picked
 
     def boolean_5(self, kind: str, depth: int) -> el.Column:
         return self.of(self.pick(list(TYPES)), depth).is_missing()
