@@ -7,9 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from everloop.errors import ReleaseError
-from everloop.records import Evidence, Release, decode, encode
+from everloop.records import Evidence, PairedCounts, Release, ReleaseEvidence, decode, encode
 from everloop.release import plan
-from everloop.release.judge import Judgement
+from everloop.release.judge import Judgement, judge
 from everloop.spec.rollout import Canary, Direct
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -253,3 +253,17 @@ def test_whatever_is_judged_the_machine_stays_sound_and_ends_in_time(
         assert after.share > release.share
         assert not judgement.frozen
         release = after
+
+
+def test_an_estimate_beyond_its_margin_is_never_called_no_sign_of_harm() -> None:
+    pairs = PairedCounts(pairs=85, total=6.0, squares=20.0, bounded=True)
+    rollout = Canary(longest=timedelta(days=8))
+    release = begun(rollout)
+    later = START + timedelta(days=4)
+    found = judge(rollout, ReleaseEvidence(shadow=pairs, shadow_margin=0.02), release=release, now=later)
+    assert not found.rollback
+    assert found.beyond
+    change = plan.advance(release, rollout, found, now=later)
+    assert change is not None
+    assert "no sign of harm" not in change.because
+    assert "harm is not shown, nor its absence" in change.because

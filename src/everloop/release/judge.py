@@ -31,6 +31,8 @@ class Judgement:
     """About how many more requests (in shadow: labelled pairs) until promotion, if things stay so."""
     hold: bool = False
     """Leaning to harm, more than half way to a rollback: exposure must not grow."""
+    beyond: bool = False
+    """An estimate lies at its margin or beyond it, though harm is not shown: nobody may call that no sign of harm."""
     frozen: bool = False
     """The arms' sizes do not match their share: the counts cannot be trusted, nothing may be promoted on them."""
     requests: int = 0
@@ -107,6 +109,7 @@ def judge(rollout: Canary | Direct, evidence: ReleaseEvidence, *, release: Relea
         evidence=told,
         about_more=more,
         hold=hold,
+        beyond=any(each.hopeless for each in waiting),
         requests=requests,
     )
 

@@ -182,7 +182,7 @@ def _ended(rollout: Canary, judgement: Judgement, what: str) -> str:
     """What is recorded when time decides: the state of the evidence, never a proof."""
     if judgement.frozen:
         found = judgement.because
-    elif judgement.hold:
+    elif judgement.hold or judgement.beyond:
         found = f"harm is not shown, nor its absence ({judgement.because})"
     else:
         found = f"no sign of harm in {judgement.requests:,} answers, not proved ({judgement.because})"
