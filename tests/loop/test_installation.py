@@ -1,5 +1,6 @@
 """What is known of a source before a turn: classes that only its newest file has, keys that are told twice."""
 
+from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
 
@@ -7,7 +8,9 @@ import polars as pl
 import pytest
 
 from everloop.errors import DataError
-from everloop.loop.trial import examine
+from everloop.loop.events import Asked
+from everloop.loop.installation import reopen
+from everloop.loop.trial import examine, turn
 from small_loop import START, SmallLoop, made_rows
 
 
@@ -51,3 +54,38 @@ def test_a_key_of_two_different_rows_is_not_unique(small: SmallLoop) -> None:
     with pytest.raises(DataError, match="10 keys have rows that differ"):
         examine(installation.resolved, small.folder)
     installation.close()
+
+
+def test_a_trial_of_rows_that_never_happened_says_so(small: SmallLoop) -> None:
+    rows = made_rows(50).with_columns(sent=pl.lit(None, pl.Datetime("us")))
+    small.deliver("000", rows)
+    installation = small.install()
+
+    with pytest.raises(DataError, match="has an event time"):
+        turn(installation.loop, folder=small.folder, source=installation.source)
+    installation.close()
+
+
+def test_a_home_of_two_loops_finds_the_one_that_has_a_run(small: SmallLoop) -> None:
+    runs = []
+    for name in ("parcels", "letters"):
+        small.declare(name=f'"{name}"')
+        with small.controller() as controller:
+            controller.ask(Asked(action="run"))
+            runs.append(controller.state().turn)
+
+    for name, run in zip(("parcels", "letters"), runs, strict=True):
+        with closing(reopen(small.home, of_run=run)) as found:
+            assert found.name == name
+
+
+def test_a_reason_in_brackets_is_shown_as_it_is(small: SmallLoop) -> None:
+    with small.controller() as controller:
+        controller.take_in()
+        controller.ask(Asked(action="run", by="[/me]"))
+        controller.work()
+
+    for command in (("why", "v1"), ("status",), ("versions",)):
+        ended = small.command(*command)
+        assert ended.code == 0, ended.err
+        assert "[/me]" in ended.out

@@ -234,6 +234,7 @@ MISTAKES: dict[str, tuple[dict[str, Any], Schema, LabelFacts | None, tuple[str, 
         BOTH,
         ("'stops'", "write columns of miles"),
     ),
+    "a slice of the label": ({"gate": el.NotWorse(slices="late")}, {}, BOTH, ("'late'", "known only later")),
     "a slice of instants": ({"gate": el.NotWorse(slices="arrived")}, {}, BOTH, ("'arrived'", "groups")),
     "a unit of numbers": (
         {"rollout": el.Canary(unit="miles")},

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import polars as pl
 from rich.console import Console
+from rich.markup import escape
 
 from everloop.cli.show import Usage, emit, parse_instant, table, when
 from everloop.data import show as shown_data
@@ -37,10 +38,10 @@ MOST_COLUMNS = 8
 
 
 @contextmanager
-def opened(home: Path, loop: str | None) -> Iterator[Installation]:
+def opened(home: Path, loop: str | None, *, of_run: str | None = None) -> Iterator[Installation]:
     inside = home / DEFAULT_FOLDER  # a replay or a project was named instead of the home in it
     here = home if (home / LEDGER).exists() or not (inside / LEDGER).exists() else inside
-    installation = reopen(here, name=loop)
+    installation = reopen(here, name=loop, of_run=of_run)
     try:
         yield installation
     finally:
@@ -65,7 +66,8 @@ def status(home: Path, *, loop: str | None, as_json: bool) -> None:
         def people(console: Console) -> None:
             console.print(f"[bold]{each.name}[/bold]: {serving(release)}")
             for run in under_way:
-                console.print(f"run {run.id}: {run.status}{f' ({run.because})' if run.because else ''}")
+                because = f" ({run.because})" if run.because else ""
+                console.print(f"run {run.id}: {run.status}{because}", markup=False)
                 if run.status == "needs-decision":
                     console.print(f"  go on with: everloop decide {run.id} continue | restart | cancel")
             for d in newest:
@@ -133,16 +135,16 @@ def why(subject: str, home: Path, *, loop: str | None, as_json: bool) -> None:
         def people(console: Console) -> None:
             for row in value.get("prediction", ()):
                 console.print(
-                    f"[bold]prediction {row['id']}[/bold] at {row['at']}: arm {row['arm']}, version {row['version']}"
+                    f"[bold]prediction {escape(row['id'])}[/bold] at {row['at']}: arm {row['arm']}, version {row['version']}"
                 )
             for row in value.get("outcomes", ()):
                 known = row["value_text"] if row["value_text"] is not None else row["value_number"]
-                console.print(f"  came true at {row['at']}: {row['name']} = {known}")
+                console.print(f"  came true at {row['at']}: {row['name']} = {known}", markup=False)
             version, lineage = value["version"], value["package"]["lineage"]
             console.print(
                 f"[bold]version {version['number']}[/bold] {version['package'][:16]}…, made {version['created_at']}"
             )
-            console.print(f"  trigger: {version['trigger']}")
+            console.print(f"  trigger: {version['trigger']}", markup=False)
             found = ", ".join(f"{name}={chosen}" for name, chosen in lineage["parameters"].items())
             console.print(f"  fit: {lineage['estimator']}, {found or 'its parameters as declared'}", markup=False)
             rows = value["rows"]
@@ -151,11 +153,11 @@ def why(subject: str, home: Path, *, loop: str | None, as_json: bool) -> None:
                 f"{rows['test_from']} to {rows['to']}; raw version {rows['raw_version']}, snapshot {rows['digest'][:16]}…"
             )
             console.print(f"  {value['package']['metric']}: {value['package']['score']:.4f} on its test rows")
-            console.print(f"  gate: {value['gate']['because']}")
+            console.print(f"  gate: {value['gate']['because']}", markup=False)
             for fact in value["gate"]["evidence"]:
-                console.print(f"    {fact['name']}: {fact['value']}{_limit(fact)}")
+                console.print(f"    {fact['name']}: {fact['value']}{_limit(fact)}", markup=False)
             for decision in value["decisions"]:
-                console.print(f"  {decision['at']} {decision['action']}: {decision['because']}")
+                console.print(f"  {decision['at']} {decision['action']}: {decision['because']}", markup=False)
 
         emit(value, as_json, people)
 
@@ -181,7 +183,7 @@ def live_at(time: str, home: Path, *, loop: str | None, as_json: bool) -> None:
             for name, digest in value["packages"].items():
                 console.print(f"  {name}: {digest}")
             for decision in value["because"]:
-                console.print(f"  because {decision['because']}")
+                console.print(f"  because {decision['because']}", markup=False)
 
         emit(value, as_json, people)
 
@@ -208,7 +210,7 @@ def decide(run_id: str, way: str, home: Path, *, as_json: bool) -> None:
     chosen = next((known for known in WAYS if known == way), None)
     if chosen is None:
         raise Usage(f"{way!r} is not a way on; write {', '.join(WAYS)}.")
-    with opened(home, None) as each:
+    with opened(home, None, of_run=run_id) as each:
         Engine(each.ledger, each.clock).decide(run_id, chosen)
         emit({"run": run_id, "way": way}, as_json, lambda console: console.print(f"run {run_id}: {way}"))
 
@@ -287,7 +289,7 @@ def data_diff(first: int, second: int, home: Path, *, loop: str | None, as_json:
             for batch in difference.batches:
                 console.print(f"  {Path(batch.path).name}: {batch.added:,} new, {batch.copies:,} copies", markup=False)
             if difference.new_columns:
-                console.print(f"  new columns: {', '.join(difference.new_columns)}")
+                console.print(f"  new columns: {', '.join(difference.new_columns)}", markup=False)
             shown = difference.rows.head(3)
             print_frame(console, shown)
             if len(shown) < len(difference.rows):

@@ -10,6 +10,7 @@ import msgspec
 
 from everloop.clock import Clock, SystemClock
 from everloop.data import sources
+from everloop.durable import runs
 from everloop.errors import DataError, NotFound, SpecError
 from everloop.loop.environment import Environment
 from everloop.records import ColumnType, encode
@@ -156,9 +157,12 @@ def open_installation(
     )
 
 
-def reopen(home: Path, *, name: str | None = None, clock: Clock | None = None) -> Installation:
-    """Open a loop from its home alone, as it was last declared. Raises NotFound when there is none.
+def reopen(
+    home: Path, *, name: str | None = None, of_run: str | None = None, clock: Clock | None = None
+) -> Installation:
+    """Open a loop from its home alone, as it was last declared: by its name, or as the one that has a run.
 
+    Raises NotFound when there is none.
     Never imports the user's module.
     """
     place = Home(home)
@@ -168,6 +172,8 @@ def reopen(home: Path, *, name: str | None = None, clock: Clock | None = None) -
     ledger = Ledger.open(settings.ledger or place.ledger)
     with ledger.read() as connection:
         names = loops.names(connection)
+        if of_run is not None:
+            name = runs.get(connection, of_run).loop
         if name is None and len(names) != 1:
             raise NotFound(f"This home holds {len(names)} loops; choose one with --loop: {', '.join(names) or 'none'}.")
         known = loops.get(connection, names[0] if name is None else name)

@@ -169,7 +169,10 @@ def turn(loop: Loop, *, folder: Path, source: bytes, rows: int = 2_000) -> Tried
     while files and sum(map(len, newest)) < rows:
         newest.append(sources.read(loop.source, files.pop(), schema))
     frame = pl.concat(newest, how="diagonal").sort("_event_time").tail(rows)
-    latest: datetime = frame["_event_time"].to_list()[-1]
+    times = frame["_event_time"].drop_nulls().to_list()
+    if not times:
+        raise DataError(f"None of the {len(frame):,} newest rows of {loop.source.path!r} has an event time.")
+    latest: datetime = times[-1]
     with tempfile.TemporaryDirectory(prefix="everloop-trial-") as temporary:
         place = Path(temporary)
         (place / "source").mkdir()

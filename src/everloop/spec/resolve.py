@@ -241,6 +241,11 @@ def _watchable(loop: Loop, schema: Mapping[str, ColumnType], used: set[str]) -> 
     for name in loop.gate.slices if loop.gate is not None else ():
         if schema[name] == "instant":
             raise SpecError(f"gate.slices names {name!r}, a column of instants; name a column whose values are groups.")
+        if name in (loop.label.column, *loop.source.after):
+            raise SpecError(
+                f"gate.slices names {name!r}, which is known only later, so that no fit sees it and no gate can; "
+                "name a column that requests bring."
+            )
     unit = loop.rollout.unit if isinstance(loop.rollout, Canary) else None
     if unit is not None and schema[unit] not in ("text", "integer"):
         raise SpecError(f"Canary.unit is {unit!r}, a column of {schema[unit]}; name a column of text or integers.")
