@@ -73,14 +73,14 @@ class Client(threading.Thread):
 
     def run(self) -> None:
         rows = made_rows(1_000, seed=5).drop("late").with_columns(pl.col("sent").dt.to_string("iso:strict"))
-        payloads = [json.dumps(row).encode() for row in rows.to_dicts()]
+        asked = rows.to_dicts()
         sent = 0
         while not self._over.is_set():
             connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE)
             try:
                 for _ in range(20):
-                    headers = {"x-prediction-id": f"asked-{sent}"}
-                    connection.request("POST", "/predict/parcels", payloads[sent % len(payloads)], headers)
+                    row = {**asked[sent % len(asked)], "parcel": f"asked-{sent}"}
+                    connection.request("POST", "/predict/parcels", json.dumps(row))
                     sent += 1
                     response = connection.getresponse()
                     answer = json.loads(response.read())
