@@ -215,3 +215,13 @@ def test_made_rows_are_as_the_seed_says() -> None:
     assert made_rows(20, seed=1).equals(made_rows(20, seed=1))
     assert not made_rows(20, seed=1).equals(made_rows(20, seed=2))
     assert (made_rows(20, seed=1)["late"] != made_rows(20, seed=1, flipped=True)["late"]).all()
+
+
+def test_a_first_turn_that_failed_is_begun_again_when_rows_have_come(tmp_path: Path) -> None:
+    loop = SmallLoop(tmp_path, rows=made_rows(8))
+    with kept(loop) as up:
+        up.until(lambda: "turn failed" in up.told)
+        loop.deliver("001", made_rows(300, seed=1))
+        up.serves()
+    assert up.failed is None
+    assert up.told == ["turn started", "turn failed", "turn started", "released"]

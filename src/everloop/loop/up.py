@@ -10,7 +10,7 @@ import fcntl
 import threading
 from collections.abc import Callable
 from contextlib import ExitStack
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from everloop.durable.engine import Engine
 from everloop.errors import EverloopError, ReleaseConflict
@@ -22,6 +22,10 @@ from everloop.loop.preload import modules
 from everloop.loop.publish import publish
 from everloop.loop.server import ServingProcess
 from everloop.records import Decision
+from everloop.store.lake import OUTCOMES, RAW
+
+AGAIN = timedelta(hours=1)
+"""After a first turn that failed, where no new row and no longer delay says when."""
 
 
 class Upkeep:
@@ -46,6 +50,8 @@ class Upkeep:
         self._controller = Controller(installation, self._engine, self._executor, told=told)
         self._worker: threading.Thread | None = None
         self._server: ServingProcess | None = None
+        self._tried: tuple[tuple[int, int], datetime] | None = None
+        """What the lake held when a first turn was begun, and when that was."""
         self._held = ExitStack()
         self._keeps = False
 
@@ -58,7 +64,7 @@ class Upkeep:
             begun = False
             while not stop.is_set():
                 begun = begun or self._try(self._begin)
-                for part in (self._work, self._controller.look, self._serve):
+                for part in (self._first, self._work, self._controller.look, self._serve):
                     self._try(part)
                 stop.wait(self._every)
             self._said("stopping: the server drains, a turn under way goes on at the next start")
@@ -71,11 +77,22 @@ class Upkeep:
     def _begin(self) -> None:
         self._controller.take_in()
         publish(self._installation)
+
+    def _first(self) -> None:
+        """Begin a turn while there is no version: at once, and after one that failed when more is known."""
         state = self._controller.state()
-        if state.release.champion is None:
-            self._said("no version yet: the first turn starts now")
-            if state.turn is None:
-                self._controller.ask(Asked(action="run", by="the first start"))
+        if state.release.champion is not None or state.turn is not None or state.release.paused:
+            return
+        lake, now = self._installation.lake, self._installation.clock.now()
+        known = lake.version(RAW), lake.version(OUTCOMES)
+        if self._tried is not None:
+            before, at = self._tried
+            # Labels come to be known by waiting too.
+            if known == before and now < at + max(self._installation.loop.label.delay, AGAIN):
+                return
+        self._tried = known, now
+        self._said("no version yet: the first turn starts now")
+        self._controller.ask(Asked(action="run", by="the first start"))
 
     def _try(self, part: Callable[[], object]) -> bool:
         """Whether it went well. What fails (on a full disk, say) must not end the loop: it is said at every look."""
