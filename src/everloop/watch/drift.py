@@ -129,10 +129,9 @@ def observe(
     columns = {name: array_of(series) for name, series in fold.inputs(rows, signature.inputs).items()}
     built = profiles.build(columns, types=types, like=reference)
     days = _days(rows)
-    values = {name: _clumping(days, _bins(columns[name], built.columns[name])) for name in built.columns}
-    missing = {
-        name: _clumping(days, (_bins(columns[name], built.columns[name]) < 0).astype(np.int64)) for name in values
-    }
+    bins = {name: _bins(columns[name], column) for name, column in built.columns.items()}
+    values = {name: _clumping(days, each) for name, each in bins.items()}
+    missing = {name: _clumping(days, (each < 0).astype(np.int64)) for name, each in bins.items()}
     answer = "value" if signature.task == "regression" else f"p_{signature.positive or 0}"
     if champion is not None and PREDICTION in reference.columns and answer in rows.columns:
         own = rows.filter((pl.col("version") == champion) & ~pl.col("error"))
