@@ -23,7 +23,7 @@ MARKS = {
     "kept champion": ("–", "yellow"),
     "kept": ("…", "dim"),
 }
-BAR = 20
+BAR = 12
 INDENT = " " * 20
 """Where a reason goes on: under its beginning."""
 
