@@ -94,6 +94,12 @@ class Direct:
     def __post_init__(self) -> None:
         conform(self)
         _guarded_once(self.guards, "Direct")
+        if self.guards:
+            # There is no second arm to hold the new version against; to say it is guarded would be untrue.
+            raise SpecError(
+                f"Direct.guards is {self.guards}; guarding a release at once is not built yet: leave guards out, "
+                "or use Canary(shares=(0.5,), shadow=False, guards=…)."
+            )
 
 
 Rollout = Canary | Direct
