@@ -264,8 +264,7 @@ def _gate(loop: Loop) -> str:
 def _rollout(loop: Loop) -> str:
     rollout = loop.rollout
     if isinstance(rollout, Direct):
-        guarded = f", watching {_guards(rollout.guards)}" if rollout.guards else ""
-        return f"Give a version that passed all traffic at once{guarded}."
+        return "Give a version that passed all traffic at once."
     shares = ", then ".join(f"{share * 100:.3g} %" for share in rollout.shares)
     shadow = "first answer beside the champion, unseen (shadow), then give it " if rollout.shadow else "have "
     ends = (
