@@ -31,7 +31,7 @@ from everloop.records import Decision
 from everloop.spec.describe import describe
 from everloop.spec.load import load
 from everloop.spec.resolve import resolve
-from everloop.store.ledger import releases, versions
+from everloop.store.ledger import versions
 
 
 def check(path: Path, *, loop: str | None, turn: int, environment: str | None, as_json: bool) -> None:
@@ -170,8 +170,3 @@ def up(
         upkeep.run(stop)
     finally:
         installation.close()
-
-
-def served_by(installation: Installation) -> str:
-    with installation.ledger.read() as connection:
-        return serving(releases.get(connection, installation.name))
