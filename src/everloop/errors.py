@@ -85,11 +85,17 @@ class ServeError(EverloopError):
 
 
 class RequestError(ServeError):
-    """A client's mistake. ``status`` is the HTTP status to answer with."""
+    """A client's mistake, or a request that cannot be served now.
 
-    def __init__(self, message: str, *, status: int = 400) -> None:
+    ``status`` is the HTTP status to answer with, ``reason`` what it is counted under ("" for the usual reason of its
+    status), ``retry_after`` seconds after which to try again, None where that would not help.
+    """
+
+    def __init__(self, message: str, *, status: int = 400, reason: str = "", retry_after: float | None = None) -> None:
         super().__init__(message)
         self.status = status
+        self.reason = reason
+        self.retry_after = retry_after
 
 
 class ReleaseError(EverloopError):

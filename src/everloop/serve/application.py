@@ -4,6 +4,7 @@ import os
 import time
 from collections.abc import Callable, Iterable
 from importlib import metadata
+from typing import Protocol
 from urllib.parse import unquote_to_bytes
 
 import msgspec
@@ -17,22 +18,36 @@ from everloop.serve.service import Service
 
 Handler = Callable[[Exchange, Headers, bytes], None]
 Methods = dict[bytes, Handler]
+Routes = dict[bytes, Methods]
+
+
+class Gate(Protocol):
+    """Stands before every request: who may come in, and how often."""
+
+    def admit(self, exchange: Exchange, headers: Headers, body: bytes) -> None:
+        """Let it pass, with what is known of the caller written to the exchange. Raises RequestError (401, 403, 429)."""
+        ...
 
 
 class Application:
     """``draining``: ends each connection with its next answer. ``tick``: seconds since the start, roughly."""
 
-    def __init__(self, services: Iterable[Service]) -> None:
+    def __init__(self, services: Iterable[Service], gate: Gate | None = None) -> None:
         self.services = {service.name: service for service in services}
+        self.gate = gate
         self.draining = False
         self.tick = 0
-        self.refused: dict[int, int] = {}
+        self.refused: dict[tuple[int, str], int] = {}
         self.connections: set[Connection] = set()
         self.started = time.time()
-        self._routes: dict[bytes, Methods] = self._made_routes()
+        self._routes: Routes = self._made_routes()
 
-    def _made_routes(self) -> dict[bytes, Methods]:
-        routes: dict[bytes, Methods] = {
+    def add(self, routes: Routes) -> None:
+        """More paths, each with what answers its methods."""
+        self._routes.update(routes)
+
+    def _made_routes(self) -> Routes:
+        routes: Routes = {
             b"/v2": _get(self._server),
             b"/v2/health/live": _get(self._alive),
             b"/v2/health/ready": _get(self._ready),
@@ -54,6 +69,8 @@ class Application:
 
     def handle(self, exchange: Exchange, method: bytes, url: bytes, headers: Headers, body: bytes) -> None:
         try:
+            if self.gate is not None:
+                self.gate.admit(exchange, headers, body)
             methods = self._routes.get(url)
             if methods is None:
                 methods = self._found(url)
@@ -67,7 +84,7 @@ class Application:
                 raise RequestError("Send the body as it is, without a content-encoding.", status=415)
             handler(exchange, headers, body)
         except RequestError as error:
-            exchange.refuse(error.status, str(error))
+            exchange.refuse(error.status, str(error), reason=error.reason, retry_after=error.retry_after)
         except Exception as error:
             say("request failed", error=repr(error), path=url.decode(errors="replace")[:200])
             exchange.refuse(500, "The server failed on this request; its log says more.")

@@ -6,15 +6,15 @@ from everloop.serve.metrics import Exposition, Labels
 from everloop.serve.service import Service
 
 
-def exposition(services: Iterable[Service], refused: dict[int, int], connections: int) -> bytes:
+def exposition(services: Iterable[Service], refused: dict[tuple[int, str], int], connections: int) -> bytes:
     """The text of ``/metrics``: seconds and rows as base units, ``_total`` for what only rises."""
     page = Exposition()
     page.add("everloop_connections", "gauge", "Open connections.", [({}, connections)])
     page.add(
         "everloop_refused_total",
         "counter",
-        "Requests that were not answered with success, by status.",
-        [({"code": status}, count) for status, count in sorted(refused.items())],
+        "Requests that were not answered with success, by status and reason.",
+        [({"code": status, "reason": reason}, count) for (status, reason), count in sorted(refused.items())],
     )
     for service in services:
         _add(page, service)

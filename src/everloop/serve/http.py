@@ -6,6 +6,7 @@ with a 4xx and, when the rest of the stream cannot be trusted, the connection is
 
 import asyncio
 from collections import deque
+from math import ceil
 from time import perf_counter
 from typing import Any, Protocol
 
@@ -22,21 +23,32 @@ LINGER_TICKS = 3
 """Ticks of one second: how long a request may take to arrive, a connection may rest, a refused client may read."""
 
 REASONS = {
-    200: b"OK", 400: b"Bad Request", 403: b"Forbidden", 404: b"Not Found", 405: b"Method Not Allowed",
+    200: b"OK", 204: b"No Content", 304: b"Not Modified", 400: b"Bad Request", 401: b"Unauthorized", 403: b"Forbidden", 404: b"Not Found", 405: b"Method Not Allowed",
     408: b"Request Timeout", 413: b"Content Too Large", 415: b"Unsupported Media Type",
-    431: b"Request Header Fields Too Large", 500: b"Internal Server Error", 503: b"Service Unavailable",
+    429: b"Too Many Requests", 431: b"Request Header Fields Too Large", 500: b"Internal Server Error", 503: b"Service Unavailable",
     507: b"Insufficient Storage",
 }  # fmt: skip
-OK_HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%b"
+REFUSALS = {
+    401: "unauthorized", 403: "forbidden", 404: "not_found", 405: "method", 408: "timeout", 413: "too_large",
+    429: "rate_limit", 431: "too_large", 500: "failed", 503: "unavailable", 507: "disk_full",
+}  # fmt: skip
+"""What a refusal is counted under when nothing more exact is said."""
+OK_HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n%b\r\n%b"
 JSON = b"application/json"
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 WANTED = frozenset(
     {
-        b"connection", b"content-encoding", b"content-length", b"expect", b"inference-header-content-length",
-        b"transfer-encoding",        b"upgrade", b"x-everloop-event-time", b"x-everloop-replay", b"x-prediction-id",
+        b"accept", b"access-control-request-headers", b"access-control-request-method", b"authorization",
+        b"connection", b"content-encoding", b"content-length", b"content-type", b"expect",
+        b"inference-header-content-length", b"origin", b"traceparent", b"tracestate", b"transfer-encoding", b"upgrade",
+        b"x-api-key", b"x-everloop-deadline-ms", b"x-everloop-event-time", b"x-everloop-priority",
+        b"x-everloop-replay", b"x-everloop-version", b"x-prediction-id", b"x-request-id",
     }
 )  # fmt: skip
 Headers = dict[bytes, bytes]
+NEVER = float("inf")
+HIGH, NORMAL, LOW = 0, 1, 2
+"""Priorities: a lower number goes first."""
 
 
 class Application(Protocol):
@@ -44,7 +56,7 @@ class Application(Protocol):
 
     draining: bool
     tick: int
-    refused: dict[int, int]
+    refused: dict[tuple[int, str], int]
     connections: set["Connection"]
 
     def handle(self, exchange: "Exchange", method: bytes, url: bytes, headers: Headers, body: bytes) -> None: ...
@@ -53,11 +65,23 @@ class Application(Protocol):
 class Exchange:
     """A request that waits for its answer. ``arrived`` is on the clock of time.perf_counter."""
 
-    __slots__ = ("arrived", "bare", "close", "connection", "kept", "response")
+    __slots__ = (
+        "arrived", "bare", "caller", "close", "connection", "deadline", "kept", "lines", "method", "priority",
+        "response", "url",
+    )  # fmt: skip
 
-    def __init__(self, connection: "Connection") -> None:
+    def __init__(self, connection: "Connection", method: bytes = b"", url: bytes = b"") -> None:
         self.connection = connection
+        self.method = method
+        self.url = url
         self.arrived = perf_counter()
+        self.deadline = NEVER
+        """An answer after this, on the same clock, is of no use."""
+        self.priority = NORMAL
+        self.caller: Any = None
+        """Whoever asked, as the gate knows them; None: nobody was asked for a key."""
+        self.lines = b""
+        """Whole header lines that go out with whatever is answered."""
         self.response: bytes | None = None
         self.close = False
         self.bare = False
@@ -71,8 +95,9 @@ class Exchange:
             return
         if self.connection.application.draining:
             self.close = True
-        if status == 200 and kind is JSON and not (self.close or self.bare or self.kept or extra):
-            self.response = OK_HEAD % (len(body), body)
+        extra += self.lines
+        if status == 200 and kind is JSON and not (self.close or self.bare or self.kept):
+            self.response = OK_HEAD % (len(body), extra, body)
         else:
             if self.close:
                 extra += b"connection: close\r\n"
@@ -83,12 +108,15 @@ class Exchange:
             )  # fmt: skip
         self.connection.send()
 
-    def refuse(self, status: int, message: str, extra: bytes = b"") -> None:
-        """Answer with ``{"error": message}``."""
+    def refuse(
+        self, status: int, message: str, extra: bytes = b"", *, reason: str = "", retry_after: float | None = None
+    ) -> None:
+        """Answer with ``{"error": message}``; counted under ``reason``. ``retry_after`` is in seconds."""
         refused = self.connection.application.refused
-        refused[status] = refused.get(status, 0) + 1
-        if status == 503:
-            extra += b"retry-after: 1\r\n"
+        counted = (status, reason or REFUSALS.get(status, "invalid"))
+        refused[counted] = refused.get(counted, 0) + 1
+        if status in (429, 503):
+            extra += b"retry-after: %d\r\n" % max(1, ceil(retry_after or 1))
         self.finish(status, msgspec.json.encode({"error": message}), JSON, extra)
 
 
@@ -228,12 +256,12 @@ class Connection(asyncio.Protocol):
         if self._ended or (b"upgrade" in headers and parser.should_upgrade()):
             return
         self._unfinished = 0
-        exchange = Exchange(self)
+        method: bytes = parser.get_method()
+        exchange = Exchange(self, method, self._url)
         if not parser.should_keep_alive():
             exchange.close = self._ended = True
         elif b"connection" in headers:
             exchange.kept = parser.get_http_version() == "1.0"
-        method: bytes = parser.get_method()
         exchange.bare = method == b"HEAD"
         self._queue.append(exchange)
         url, body = self._url, self._body[0] if len(self._body) == 1 else b"".join(self._body)
