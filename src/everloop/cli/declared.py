@@ -158,6 +158,7 @@ def up(
 
     settings = installation.environment
     try:
+        settings.serve.check_open(host or settings.host)
         upkeep = Upkeep(
             installation,
             host=host or settings.host,

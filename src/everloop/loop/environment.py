@@ -1,13 +1,14 @@
 """Where a loop runs: everloop.toml, a table per environment. Knows nothing of what the loop is."""
 
 import tomllib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from everloop.errors import SpecError
+from everloop.serve.settings import ServerSettings
 
-KNOWN = {"home", "ledger", "host", "port", "processes"}
+KNOWN = {"home", "ledger", "host", "port", "processes", "serve"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,6 +22,8 @@ class Environment:
     host: str = "127.0.0.1"
     port: int = 8700
     processes: int = 1
+    serve: ServerSettings = field(default_factory=ServerSettings)
+    """How the server guards itself; files in it are whole paths."""
 
     @classmethod
     def read(cls, folder: Path, name: str | None) -> "Environment":
@@ -53,4 +56,5 @@ class Environment:
             if key in table and not isinstance(table[key], kind):
                 raise SpecError(f"{path.name}: {name}.{key} is {table[key]!r}; write a {kind.__name__}.")
         settings = {key: table[key] for key in ("ledger", "host", "port", "processes") if key in table}
-        return cls(name=name, home=folder / table.get("home", ".everloop"), **settings)
+        guarded = ServerSettings.of(table.get("serve", {}), f"{path.name}: {name}.serve").inside(folder.resolve())
+        return cls(name=name, home=folder / table.get("home", ".everloop"), serve=guarded, **settings)

@@ -16,6 +16,8 @@ from typing import Any
 import psutil
 
 from everloop.errors import ServeError
+from everloop.serve.settings import ServerSettings, encode
+from everloop.store.files import write_atomically
 from everloop.store.home import Home
 
 TOKEN_VARIABLE = "EVERLOOP_REPLAY_TOKEN"
@@ -42,9 +44,14 @@ class ServingProcess:
         processes: int = 1,
         token: str | None = None,
         seed: int | None = None,
+        settings: ServerSettings | None = None,
         patience: float = 30.0,
     ) -> ServingProcess:
-        """Start and return once it listens. Raises ServeError with the server's own last words if it does not."""
+        """Start and return once it listens. Raises ServeError with the server's own last words if it does not.
+
+        Raises SpecError, and starts nothing, when ``host`` can be reached by others without a key.
+        """
+        (settings or ServerSettings()).check_open(host)
         command = [
             sys.executable,
             "-m",
@@ -60,6 +67,9 @@ class ServingProcess:
             command += ["--loop", loop]
         if processes > 1:
             command += ["--processes", str(processes)]
+        if settings is not None:
+            hand_over(settings, home)
+            command += ["--settings", str(home.settings)]
         if seed is not None:
             command += ["--seed", str(seed)]
         environment = dict(os.environ)
@@ -160,6 +170,17 @@ class ServingProcess:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.stop()
+
+
+def hand_over(settings: ServerSettings, home: Home) -> None:
+    """Write the settings where servers of this home follow them; an unchanged file is left alone."""
+    data = encode(settings)
+    try:
+        if home.settings.read_bytes() == data:
+            return
+    except FileNotFoundError:
+        pass
+    write_atomically(home.settings, data, mode=0o600)
 
 
 def _told(home: Home) -> set[int]:

@@ -20,7 +20,7 @@ from everloop.loop.events import Asked
 from everloop.loop.installation import Installation
 from everloop.loop.preload import modules
 from everloop.loop.publish import publish
-from everloop.loop.server import ServingProcess
+from everloop.loop.server import ServingProcess, hand_over
 from everloop.records import Decision
 from everloop.store.lake import OUTCOMES, RAW
 
@@ -144,6 +144,7 @@ class Upkeep:
         """The server that a killed controller left behind, if it listens where this one is to."""
         found = ServingProcess.find(self._installation.home, [self._installation.name])
         if found is None or self._port in (0, found.port):
+            hand_over(self._installation.environment.serve, self._installation.home)
             return found
         self._said(f"the server left on port {found.port} drains; this one is to listen on {self._port}")
         found.stop()
@@ -156,4 +157,5 @@ class Upkeep:
             host=self._host,
             port=self._port,
             processes=self._processes,
+            settings=self._installation.environment.serve,
         )

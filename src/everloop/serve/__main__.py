@@ -5,6 +5,8 @@ import os
 import sys
 from pathlib import Path
 
+from everloop.errors import SpecError
+from everloop.serve import settings
 from everloop.serve.process import Settings, serve, token_from
 from everloop.store.home import Home
 
@@ -19,7 +21,18 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--replay-token-env", help="the environment variable with the token of the replay channel")
     parser.add_argument("--seed", type=int, help="makes the draw of arms repeatable")
     parser.add_argument("--share-port", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--settings", type=Path, help="keys, limits, TLS and the rest, as JSON; `up` writes it")
+    parser.add_argument(
+        "--open-to-the-world", action="store_true", help="serve a host that others reach without asking for a key"
+    )
     given = parser.parse_args(arguments)
+    try:
+        server = settings.read(given.settings) if given.settings is not None else settings.ServerSettings()
+        if not given.open_to_the_world:
+            server.check_open(given.host)
+    except SpecError as error:
+        print(error, file=sys.stderr)
+        return error.exit_code
     if given.processes > 1:
         # Loaded only here: one process needs none of it.
         from everloop.serve.supervisor import supervise
@@ -34,6 +47,8 @@ def main(arguments: list[str] | None = None) -> int:
             replay_token=token_from(given.replay_token_env, list(os.environ.items())),
             seed=given.seed,
             share_port=given.share_port,
+            server=server,
+            server_file=given.settings,
         )
     )
 

@@ -10,7 +10,8 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from random import Random
 
 import msgspec
@@ -21,6 +22,7 @@ from everloop.serve.http import Connection
 from everloop.serve.journal import say
 from everloop.serve.replay import Channel
 from everloop.serve.service import Service
+from everloop.serve.settings import ServerSettings
 from everloop.store.files import write_atomically
 from everloop.store.home import Home
 
@@ -41,6 +43,9 @@ class Settings:
     replay_token: bytes | None = None
     seed: int | None = None
     share_port: bool = False
+    server: ServerSettings = field(default_factory=ServerSettings)
+    server_file: Path | None = None
+    """Where those came from: read again when it changes."""
 
 
 def listen(host: str, port: int, *, share_port: bool) -> socket.socket:

@@ -40,6 +40,11 @@ class Home:
         return self._made(self.root / "servers")
 
     @property
+    def settings(self) -> Path:
+        """settings.json: how servers guard themselves. Derived from everloop.toml."""
+        return self._made(self.root) / "settings.json"
+
+    @property
     def jobs(self) -> Path:
         return self._made(self.root / "jobs")
 
