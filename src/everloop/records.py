@@ -158,12 +158,23 @@ class InputColumn:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TensorColumn:
+    """A column that is a whole array in each row: an image, token ids. A request must bring it; it is never missing."""
+
+    name: str
+    datatype: str
+    """As the Open Inference Protocol V2 names it: FP64, FP32, FP16, INT8 … INT64, UINT8 … UINT64, BOOL."""
+    shape: tuple[int, ...]
+    """Of one row, for example (3, 64, 64)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Signature:
     """What a graph takes and gives.
 
     Graph inputs (each only if it has columns): ``numbers`` float64 [rows, n], NaN missing; ``integers`` int64
     [rows, n] for integers, booleans and instants, `MISSING_INTEGER` missing; ``texts`` string [rows, n],
-    `MISSING_TEXT` missing.
+    `MISSING_TEXT` missing; and one input [rows, *shape] for each of ``tensors``, named as the column.
     Graph outputs: ``prediction`` float64 [rows, classes] probabilities, or [rows, 1] for regression; and for
     classification ``decision`` int64 [rows], the index into ``classes``.
     """
@@ -178,6 +189,7 @@ class Signature:
     carried: tuple[InputColumn, ...] = ()
     """Columns a request may bring besides ``inputs`` (of the key, the event time, the unit): read and typed, not given
     to the graph; their ``index`` is −1. One that is named above but not here is taken as any JSON scalar."""
+    tensors: tuple[TensorColumn, ...] = ()
 
     def of(self, *types: ColumnType) -> tuple[InputColumn, ...]:
         return tuple(c for c in self.inputs if c.type in types)

@@ -13,6 +13,7 @@ from queue import Empty, SimpleQueue
 from everloop.errors import StoreError
 from everloop.serve.live import Part
 from everloop.serve.releases import ReleaseFile
+from everloop.serve.tensors import digests
 from everloop.store import segments
 
 NO_BYTES = b""
@@ -53,6 +54,7 @@ class PredictionLog:
             numbers=packed["numbers"].tobytes() if "numbers" in packed else NO_BYTES,
             integers=packed["integers"].tobytes() if "integers" in packed else NO_BYTES,
             texts=packed["texts"].ravel().tolist() if "texts" in packed else [],
+            tensors={column.name: digests(packed[column.name]) for column in part.arm.model.signature.tensors},
             prediction=prediction.tobytes() if prediction is not None else NO_BYTES,
             decision=decision.tobytes() if decision is not None else NO_BYTES,
             width=part.arm.model.width,

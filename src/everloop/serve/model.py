@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from everloop.errors import PackageError
 from everloop.records import MISSING_INTEGER, MISSING_TEXT, Signature
+from everloop.serve import tensors
 from everloop.serve.cost import CostLine
 from everloop.serve.rows import KINDS, Packed
 from everloop.store.packages import Manifest, open_package
@@ -58,7 +59,9 @@ class Model:
         return found[0], found[1] if len(found) > 1 else None
 
     def _check(self) -> None:
+        tensors.check(self.signature, self._session.get_inputs())
         wanted = {kind for kind, types in KINDS.items() if self.signature.of(*types)}
+        wanted |= {column.name for column in self.signature.tensors}
         there = {each.name for each in self._session.get_inputs()}
         if wanted != there:
             raise PackageError(
@@ -114,6 +117,8 @@ def _made_rows(signature: Signature, rows: int) -> Packed:
         else:
             packed[kind] = np.full((rows, width), "a", dtype=object)
             packed[kind][0] = MISSING_TEXT
+    for column in signature.tensors:
+        packed[column.name] = tensors.made(column, rows, random)
     return packed
 
 

@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from everloop.errors import RequestError, ServeError
-from everloop.records import MISSING_INTEGER, MISSING_TEXT, ColumnType, InputColumn, Signature
-from everloop.serve import instants
+from everloop.records import MISSING_INTEGER, MISSING_TEXT, ColumnType, InputColumn, Signature, TensorColumn
+from everloop.serve import instants, tensors
 
 Row = tuple[Any, ...]
 Packed = dict[str, NDArray[Any]]
@@ -44,9 +44,24 @@ MOST_PROBLEMS = 8
 
 
 class Column(msgspec.Struct, frozen=True):
+    """``type`` is None where any scalar is taken, and for a ``tensor``."""
+
     name: str
     type: ColumnType | None
     time_zone: str | None = None
+    tensor: TensorColumn | None = None
+
+    @property
+    def annotation(self) -> Any:
+        return TYPES[self.type][0] if self.tensor is None else tensors.annotation(self.tensor)
+
+    @property
+    def absent(self) -> Any:
+        return TYPES[self.type][1] if self.tensor is None else b""
+
+    @property
+    def words(self) -> str:
+        return TYPES[self.type][2] if self.tensor is None else tensors.words(self.tensor)
 
 
 def layout(signatures: Sequence[Signature], unit: str | None) -> tuple[Column, ...]:
@@ -66,13 +81,30 @@ def layout(signatures: Sequence[Signature], unit: str | None) -> tuple[Column, .
     for types in KINDS.values():
         for signature in signatures:
             ordered += sorted((c for c in signature.inputs if c.type in types), key=lambda column: column.index)
-    ordered += chain.from_iterable(s.carried for s in signatures)
+    shapes = _shapes(signatures, known)
     columns = {c.name: Column(c.name, c.type, c.time_zone) for c in ordered}
+    columns |= {name: Column(name, None, None, tensor) for name, tensor in shapes.items()}
+    for column in chain.from_iterable(s.carried for s in signatures):
+        columns.setdefault(column.name, Column(column.name, column.type, column.time_zone))
     for signature in signatures:
         for name in (*signature.key, signature.event_time, unit):
             if name is not None:
                 columns.setdefault(name, Column(name, None))
     return tuple(columns.values())
+
+
+def _shapes(signatures: Sequence[Signature], known: dict[str, InputColumn]) -> dict[str, TensorColumn]:
+    shapes: dict[str, TensorColumn] = {}
+    for signature in signatures:
+        for tensor in signature.tensors:
+            other: Any = known.get(tensor.name) or shapes.setdefault(tensor.name, tensor)
+            if other != tensor or tensor.name in KINDS or tensor.name in (*signature.key, signature.event_time):
+                raise ServeError(
+                    f"Column {tensor.name!r} is a tensor ({tensor.datatype} {list(tensor.shape)}) and something else as "
+                    "well: of another type or shape in the other live version, part of the key, or a packed input of "
+                    "the graph. Give it a name of its own, or release the newer version directly."
+                )
+    return shapes
 
 
 class Reader:
@@ -82,7 +114,7 @@ class Reader:
         self.columns = layout(signatures, unit)
         self.names = tuple(column.name for column in self.columns)
         places = {name: place for place, name in enumerate(self.names)}
-        fields = [(f"c{n}", TYPES[c.type][0], TYPES[c.type][1]) for n, c in enumerate(self.columns)]
+        fields = [(f"c{n}", c.annotation, c.absent) for n, c in enumerate(self.columns)]
         rename = {f"c{n}": name for n, name in enumerate(self.names)}
         row: Any = msgspec.defstruct("Row", fields, rename=rename, forbid_unknown_fields=True, gc=False)
         timed: Any = msgspec.defstruct(
@@ -92,6 +124,7 @@ class Reader:
         self._decode: Callable[[bytes], Any] = msgspec.json.Decoder(row | list[row]).decode
         self._decode_timed: Callable[[bytes], Any] = msgspec.json.Decoder(timed).decode
         self._instants = [(n, instants.reader(c.time_zone)) for n, c in enumerate(self.columns) if c.type == "instant"]
+        self._tensors = [(n, c.tensor) for n, c in enumerate(self.columns) if c.tensor is not None]
         key = signatures[0].key if signatures else ()
         self._key = [(places[name], self.columns[places[name]].type) for name in key]
         self._unit = places[unit] if unit is not None else None
@@ -130,7 +163,9 @@ class Reader:
         return self._finished(list(map(_values, found)), NUL)
 
     def _finished(self, rows: list[Row], body: bytes) -> list[Row]:
-        """Instants as microseconds; the text that stands for a missing one is refused."""
+        """Instants as microseconds, tensors as bytes; the text that stands for a missing one is refused."""
+        if self._tensors:
+            self._finish_tensors(rows)
         if NUL in body:
             for number, row in enumerate(rows):
                 if MISSING_TEXT in row:
@@ -153,6 +188,19 @@ class Reader:
                 if values is not None:
                     rows[number] = tuple(values)
         return rows
+
+    def _finish_tensors(self, rows: list[Row]) -> None:
+        for number, row in enumerate(rows):
+            values = list(row)
+            for place, column in self._tensors:
+                try:
+                    values[place] = tensors.value(row[place], column)
+                except ValueError as error:
+                    where = f" in row {number}" if len(rows) > 1 else ""
+                    raise RequestError(
+                        f"Column {column.name!r} is {error}{where}; expected {tensors.words(column)}."
+                    ) from None
+            rows[number] = tuple(values)
 
     def identity(self, row: Row) -> str | None:
         """The key columns joined by '|'; None when the row does not bring all of them (or there is no key)."""
@@ -207,11 +255,10 @@ class Reader:
             )
         for column in self.columns:
             if column.name in row:
-                annotation, _, words = TYPES[column.type]
                 try:
-                    msgspec.convert(row[column.name], annotation)
+                    msgspec.convert(row[column.name], column.annotation)
                 except (ValueError, RecursionError):
-                    yield _wrong(column.name, row[column.name], words, number, rows)
+                    yield _wrong(column.name, row[column.name], column.words, number, rows)
 
 
 def _shown(value: Any) -> str:
@@ -261,9 +308,13 @@ class Packer:
             if inputs:
                 wanted = [places[column.name] for column in inputs]
                 self._parts.append((kind, len(wanted), _picker(wanted, len(columns))))
+        self._tensors = [(places[column.name], column) for column in signature.tensors]
 
     def pack(self, rows: Sequence[Row]) -> Packed:
-        """``numbers`` float64, ``integers`` int64, ``texts`` str objects, each [rows, n] and only if it has columns."""
+        """``numbers`` float64, ``integers`` int64, ``texts`` str objects, each [rows, n] and only if it has columns.
+
+        Tensors under their own names, [rows, *shape].
+        """
         packed: Packed = {}
         for kind, width, pick in self._parts:
             values = chain.from_iterable(rows if pick is None else map(pick, rows))
@@ -274,6 +325,8 @@ class Packer:
             else:
                 array = _array(kind, values, rows, pick, len(rows) * width)
             packed[kind] = array.reshape(len(rows), width)
+        for place, column in self._tensors:
+            packed[column.name] = tensors.joined([row[place] for row in rows], column)
         return packed
 
 

@@ -50,6 +50,8 @@ class PredictionFrame(msgspec.Struct, frozen=True, kw_only=True, gc=False, tag="
     """float64 [rows, n], as packed for the graph (records.Signature)."""
     integers: bytes = b""
     texts: list[str] = []
+    tensors: dict[str, bytes] = {}
+    """Of each tensor column 16 bytes [rows]: blake2b of the row's bytes. The tensors themselves are not kept."""
     prediction: bytes = b""
     """float64 [rows, width]; NaN where failed."""
     decision: bytes = b""

@@ -22,7 +22,7 @@ import httptools
 import numpy as np
 from onnx import TensorProto, helper, numpy_helper
 
-from everloop.records import MISSING_INTEGER, InputColumn, Signature, encode
+from everloop.records import MISSING_INTEGER, InputColumn, Signature, TensorColumn, encode
 from everloop.store import packages, segments
 from everloop.store.files import write_atomically
 from everloop.store.home import Home
@@ -31,23 +31,37 @@ FAILS_ABOVE = 1e6
 """A graph made with ``fails=True`` cannot answer a row whose first number is larger."""
 KINDS = {"numbers": ("number",), "integers": ("integer", "boolean", "instant"), "texts": ("text",)}
 PATIENCE = 30.0
+ELEMENTS = {"FP64": "DOUBLE", "FP32": "FLOAT", "FP16": "FLOAT16"}
+"""V2's name of a datatype → ONNX's, where they differ."""
 
 
 def signature_of(columns: Mapping[str, str], **changes: Any) -> Signature:
-    """A binary signature of ``columns`` (name → type, "instant:America/Chicago" for one with a zone)."""
+    """A binary signature of ``columns`` (name → type).
+
+    "instant:America/Chicago" is one with a zone, "FP32[3,64,64]" a tensor.
+    """
     inputs = []
+    tensors = []
     places = dict.fromkeys(KINDS, 0)
     for name, written in columns.items():
+        if written.endswith("]"):
+            datatype, _, sizes = written[:-1].partition("[")
+            shape = tuple(int(size) for size in sizes.split(","))
+            tensors.append(TensorColumn(name=name, datatype=datatype, shape=shape))
+            continue
         kind, _, zone = written.partition(":")
         packed = next(each for each, types in KINDS.items() if kind in types)
         inputs.append(InputColumn(name=name, type=kind, index=places[packed], time_zone=zone or None))  # type: ignore[arg-type]
         places[packed] += 1
     given: dict[str, Any] = {"task": "binary", "classes": (False, True), "positive": 1, **changes}
-    return Signature(inputs=tuple(inputs), **given)
+    return Signature(inputs=tuple(inputs), tensors=tuple(tensors), **given)
 
 
 def graph_of(signature: Signature, *, bias: float = 0.0, fails: bool = False) -> bytes:
-    """A graph for ``signature``: missing counts 0, a whole number its value, a text 1 when it is "yes"."""
+    """A graph for ``signature``: missing counts 0, a whole number its value, a text 1 when it is "yes".
+
+    A tensor counts the sum of its values; an image (three sizes) is summed by a convolution as large as itself.
+    """
     nodes: list[Any] = []
     inputs: list[Any] = []
     constants = {"zero": 0.0, "bias": bias, "one": 1.0, "half": 0.5, "limit": FAILS_ABOVE}
@@ -81,6 +95,18 @@ def graph_of(signature: Signature, *, bias: float = 0.0, fails: bool = False) ->
             lacking = node("Less", [values, "zero"], "text_lacking")
         known = node("Where", [lacking, "zero", values], f"{packed}_known")
         sums.append(node("ReduceSum", [known, "axes"], f"{packed}_sum", keepdims=1))
+    for column in signature.tensors:
+        element = getattr(TensorProto, ELEMENTS.get(column.datatype, column.datatype))
+        inputs.append(helper.make_tensor_value_info(column.name, element, [None, *column.shape]))
+        values = column.name
+        if len(column.shape) == 3:
+            kernel = f"{column.name}_kernel"
+            tensors.append(numpy_helper.from_array(np.ones((1, *column.shape), np.float32), kernel))
+            as_float = node("Cast", [values], f"{column.name}_float", to=TensorProto.FLOAT)
+            values = node("Conv", [as_float, kernel], f"{column.name}_convolved")
+        flat = node("Flatten", [values], f"{column.name}_flat", axis=1)
+        exact = node("Cast", [flat], f"{column.name}_exact", to=TensorProto.DOUBLE)
+        sums.append(node("ReduceSum", [exact, "axes"], f"{column.name}_sum", keepdims=1))
     total = node("Sum", [*sums, "bias"], "total") if len(sums) else "bias"
     if fails:  # an index out of range for a row above the limit
         over = node("Greater", [sums[0], "limit"], "over")

@@ -54,8 +54,8 @@ FIXED = pl.Schema(
     }
 )
 """Columns of every prediction. After them p_0 … (probabilities, in the version's order of classes) or value, then the
-raw columns as the graph took them, each as input_<name>. ``event_time`` is the row's own if it brought one, else
-``at``: when the request came."""
+raw columns as the graph took them, each as input_<name> (of a tensor its digest, hexadecimal). ``event_time`` is the
+row's own if it brought one, else ``at``: when the request came."""
 
 Positions = dict[str, int]
 """Segment file name → offset after the last folded frame."""
@@ -254,6 +254,10 @@ def _group_rows(frames: Sequence[PredictionFrame], width: int, signature: Signat
             meaning[name] = _present(pl.col(name), column.type)
             if column.name == signature.event_time and column.type == "instant":
                 own = meaning[name]
+        for tensor in signature.tensors:
+            name = f"{INPUT}{tensor.name}"
+            columns[name] = _digests(frames, rows, tensor.name)
+            meaning[name] = pl.col(name)
     meaning["event_time"] = at_of if own is None else pl.coalesce(own, at_of)
     types = {name: pl.String() for name, values in columns.items() if isinstance(values, list)}
     # All in one query: each step on a column of its own costs more than the rows of a look.
@@ -282,6 +286,13 @@ def _inputs(frames: Sequence[PredictionFrame], rows: int, signature: Signature) 
         flat = [text for frame in frames for text in frame.texts]
         for column in texts:
             yield column, flat[column.index :: len(texts)]
+
+
+def _digests(frames: Sequence[PredictionFrame], rows: int, name: str) -> list[str]:
+    """Of a tensor column what the log keeps: a digest of each row, as hexadecimal text."""
+    whole = b"".join([frame.tensors.get(name, b"") for frame in frames])
+    size = len(whole) // rows
+    return [whole[at : at + size].hex() for at in range(0, rows * size, size)]
 
 
 def _present(packed: pl.Expr, kind: ColumnType) -> pl.Expr:
