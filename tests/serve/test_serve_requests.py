@@ -166,7 +166,7 @@ def test_chunked_bodies_and_split_messages_are_read(client: Client) -> None:
     for byte in message("POST", "/predict/made", {"x": 2}):
         client.send(bytes([byte]))
     assert client.answers(1)[0][0] == 200
-    client.send(b"POST /predict/made HTTP/1.1\r\nexpect: 100-continue\r\ncontent-length: 7\r\n\r\n")
+    client.send(b"POST /predict/made HTTP/1.1\r\nhost: a\r\nexpect: 100-continue\r\ncontent-length: 7\r\n\r\n")
     client.socket.settimeout(5)
     assert client.socket.recv(100).startswith(b"HTTP/1.1 100 ")
     client.send(b'{"x":1}')
@@ -175,10 +175,10 @@ def test_chunked_bodies_and_split_messages_are_read(client: Client) -> None:
 
 def test_an_offer_to_upgrade_is_ignored(client: Client) -> None:
     offer = b"connection: upgrade, http2-settings\r\nupgrade: h2c\r\nhttp2-settings: AAMAAABkAAQAAP__\r\n"
-    chunked = b"POST /predict/made HTTP/1.1\r\ntransfer-encoding: chunked\r\n" + offer + b"\r\n7\r\n"
+    chunked = b"POST /predict/made HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n" + offer + b"\r\n7\r\n"
     client.send(
-        b"GET /status HTTP/1.1\r\n" + offer + b"\r\n"
-        + b"POST /predict/made HTTP/1.1\r\n" + offer + b'content-length: 7\r\n\r\n{"x":2}'
+        b"GET /status HTTP/1.1\r\nhost: a\r\n" + offer + b"\r\n"
+        + b"POST /predict/made HTTP/1.1\r\nhost: a\r\n" + offer + b'content-length: 7\r\n\r\n{"x":2}'
         + chunked + b'{"x":3}\r\n0\r\n\r\n'
     )  # fmt: skip
     client.send(message("POST", "/predict/made", {"x": 4}))
@@ -186,7 +186,7 @@ def test_an_offer_to_upgrade_is_ignored(client: Client) -> None:
     assert [status for status, _ in answers] == [200] * 4
     found = [json.loads(body)["probability"]["true"] for _, body in answers[1:]]
     assert found == pytest.approx([expected(2), expected(3), expected(4)])
-    client.send(b"CONNECT a:1 HTTP/1.1\r\n\r\n")
+    client.send(b"CONNECT a:1 HTTP/1.1\r\nhost: a\r\n\r\n")
     assert client.answers(1)[0][0] in (400, 404)
 
 
@@ -221,20 +221,20 @@ def test_paths_and_methods_that_are_not_there_are_404_and_405(client: Client) ->
 
 def test_too_large_a_body_or_header_is_refused_before_it_is_read(server: ServerProcess) -> None:
     with Client(server.port) as client:
-        client.send(b"POST /predict/made HTTP/1.1\r\ncontent-length: 99999999999999999999\r\n\r\n")
+        client.send(b"POST /predict/made HTTP/1.1\r\nhost: a\r\ncontent-length: 99999999999999999999\r\n\r\n")
         assert [status for status, _ in client.answers(1)] in ([413], [400])
     with Client(server.port) as client:
-        client.send(b"POST /predict/made HTTP/1.1\r\ncontent-length: 900000000\r\n\r\n")
+        client.send(b"POST /predict/made HTTP/1.1\r\nhost: a\r\ncontent-length: 900000000\r\n\r\n")
         assert client.answers(1)[0][0] == 413
     with Client(server.port) as client:
-        client.send(b"POST /predict/made HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n")
+        client.send(b"POST /predict/made HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n")
         chunk = b"%x\r\n" % 2**20 + b" " * 2**20 + b"\r\n"
         for _ in range(17):
             client.send(chunk)
         assert client.answers(1)[0][0] == 413
     for header in (b"x: " + b"a" * 100_000, b"x: a\r\n" * 20_000, b"a" * 100_000):
         with Client(server.port) as client:
-            client.send(b"GET /status HTTP/1.1\r\n" + header)
+            client.send(b"GET /status HTTP/1.1\r\nhost: a\r\n" + header)
             assert client.answers(1)[0][0] in (400, 431)
     rows = json.dumps([{}] * 20_001).encode()
     with Client(server.port) as client:
@@ -302,7 +302,7 @@ def test_metrics_and_status_say_what_happened(client: Client) -> None:
 
 def test_head_is_answered_without_a_body(server: ServerProcess) -> None:
     with Client(server.port) as client:
-        client.send(b"HEAD /status HTTP/1.1\r\nconnection: close\r\n\r\n")
+        client.send(b"HEAD /status HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n")
         data = b""
         while part := client.socket.recv(1000):
             data += part

@@ -17,6 +17,10 @@ BODY_BYTES = 16 * 2**20
 HEADER_BYTES = 32 * 2**10
 PIPELINED = 128
 """Requests of one connection that may wait before it is no longer read."""
+PIECE = 16 * 2**10
+"""Bytes that are parsed at once: between two pieces it shows whether the client has asked for too much already."""
+PARTS = 64
+"""Parts of a body that are kept as they came; a body in smaller parts goes into one buffer: each part has its price."""
 UNFINISHED_TICKS = 30
 IDLE_TICKS = 75
 LINGER_TICKS = 3
@@ -39,12 +43,19 @@ CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 WANTED = frozenset(
     {
         b"accept", b"access-control-request-headers", b"access-control-request-method", b"authorization",
-        b"connection", b"content-encoding", b"content-length", b"content-type", b"expect",
+        b"connection", b"content-encoding", b"content-length", b"content-type", b"expect", b"host",
         b"inference-header-content-length", b"origin", b"traceparent", b"tracestate", b"transfer-encoding", b"upgrade",
         b"x-api-key", b"x-everloop-deadline-ms", b"x-everloop-event-time", b"x-everloop-priority",
         b"x-everloop-replay", b"x-everloop-version", b"x-prediction-id", b"x-request-id",
     }
 )  # fmt: skip
+LISTS = frozenset(
+    {
+        b"accept", b"access-control-request-headers", b"connection", b"content-encoding", b"expect",
+        b"transfer-encoding", b"tracestate", b"upgrade",
+    }
+)  # fmt: skip
+"""Wanted headers that may come in several lines. Of any other, two would let a proxy read one and us the other."""
 Headers = dict[bytes, bytes]
 NEVER = float("inf")
 HIGH, NORMAL, LOW = 0, 1, 2
@@ -124,8 +135,8 @@ class Connection(asyncio.Protocol):
     """One client. The parser calls the ``on_`` methods."""
 
     __slots__ = (
-        "_began", "_body", "_body_bytes", "_ended", "_headers", "_lingers", "_parser", "_paused", "_queue", "_stuck",
-        "_unfinished", "_url", "application", "seen", "transport",
+        "_began", "_body", "_body_bytes", "_chunked", "_ended", "_headers", "_lingers", "_parser", "_paused", "_queue",
+        "_rest", "_stuck", "_unfinished", "_url", "application", "seen", "transport",
     )  # fmt: skip
 
     def __init__(self, application: Application) -> None:
@@ -147,13 +158,17 @@ class Connection(asyncio.Protocol):
         """The tick of its first byte."""
         self._lingers = False
         """The last answer is out and what still comes is thrown away, so that the client gets to read it."""
+        self._rest: memoryview | None = None
+        """What was received and is not parsed while the connection is paused."""
         self._reset()
 
     def _reset(self) -> None:
         self._url = b""
         self._headers: Headers = {}
-        self._body: list[bytes] = []
+        self._body: list[Any] = []
         self._body_bytes = 0
+        self._chunked = False
+        """A chunk has begun: whatever header comes now is a trailer."""
 
     # What the transport calls
 
@@ -166,8 +181,11 @@ class Connection(asyncio.Protocol):
         self._ended = True
         self.application.connections.discard(self)
 
-    def data_received(self, data: bytes) -> None:
+    def data_received(self, data: bytes | memoryview) -> None:
         if self._ended:
+            return
+        if len(data) > PIECE:
+            self._in_pieces(memoryview(data))
             return
         self.seen = self.application.tick
         if not self._unfinished:
@@ -182,7 +200,15 @@ class Connection(asyncio.Protocol):
         if len(self._queue) > PIPELINED:
             self._pause()
 
-    def _feed(self, data: bytes) -> None:
+    def _in_pieces(self, data: memoryview) -> None:
+        while data and not self._ended:
+            if self._paused:
+                self._rest = data
+                return
+            self.data_received(data[:PIECE])
+            data = data[PIECE:]
+
+    def _feed(self, data: bytes | memoryview) -> None:
         while True:
             try:
                 self._parser.feed_data(data)
@@ -197,9 +223,11 @@ class Connection(asyncio.Protocol):
                 self._parser = httptools.HttpRequestParser(self)
 
     def _without_upgrade(self) -> bytes:
-        version = self._parser.get_http_version().encode()
-        lines = [b"%b %b HTTP/%b" % (self._parser.get_method(), self._url, version)]
-        lines += [b"%b: %b" % each for each in self._headers.items() if each[0] not in (b"upgrade", b"connection")]
+        parser = self._parser
+        lines = [b"%b %b HTTP/%b" % (parser.get_method(), self._url, parser.get_http_version().encode())]
+        left_out = (b"upgrade", b"connection", b"expect")  # the go-ahead was given when the header was first read
+        lines += [b"%b: %b" % each for each in self._headers.items() if each[0] not in left_out]
+        lines.append(b"connection: keep-alive" if parser.should_keep_alive() else b"connection: close")
         self._reset()
         return b"\r\n".join([*lines, b"", b""])
 
@@ -226,7 +254,11 @@ class Connection(asyncio.Protocol):
     def _resume(self) -> None:
         if self._paused:
             self._paused = False
-            self.transport.resume_reading()
+            rest, self._rest = self._rest, None
+            if rest:
+                self._in_pieces(rest)
+            if not (self._paused or self._ended):
+                self.transport.resume_reading()
 
     # What the parser calls
 
@@ -237,34 +269,82 @@ class Connection(asyncio.Protocol):
         # Too long a header is found in data_received: this runs several times a request.
         name = name.lower()
         if name in WANTED:
-            self._headers[name] = value
-            if name == b"content-length" and value.isdigit() and int(value[:20]) > BODY_BYTES:
-                self._reject(413, f"The body has {value.decode()} bytes; at most {BODY_BYTES} are taken at once.")
-            elif name == b"expect" and not self._queue and not self._ended:
-                self.transport.write(CONTINUE)
+            headers = self._headers
+            if name in headers or self._chunked:
+                if self._chunked:  # a trailer says nothing here: no key, no version, no length
+                    return
+                if name not in LISTS:
+                    self._reject(400, f"The header {name.decode()} is there twice; send it once.")
+                    return
+                value = headers[name] + b", " + value
+            headers[name] = value
+            if name == b"content-length":
+                if value.isdigit() and int(value[:20]) > BODY_BYTES:
+                    self._reject(413, f"The body has {value.decode()} bytes; at most {BODY_BYTES} are taken at once.")
+            elif name == b"transfer-encoding":
+                self._check_encoding(value)
+            elif name == b"expect":
+                self._go_ahead(value)
+
+    def _go_ahead(self, expected: bytes) -> None:
+        asked = expected.lower() == b"100-continue" and self._parser.get_http_version() == "1.1"
+        if asked and not (self._queue or self._ended):
+            self.transport.write(CONTINUE)
+
+    def _check_encoding(self, value: bytes) -> None:
+        # RFC 9112 §6.1 and §6.3: what we do not undo, and chunks in HTTP/1.0, make the end of the body a guess.
+        if value.strip(b" \t").lower() != b"chunked":
+            shown = value[:80].decode(errors="replace")
+            self._reject(400, f"The transfer-encoding is {shown!r}; a body comes with a content-length or chunked.")
+        elif self._parser.get_http_version() != "1.1":
+            self._reject(400, "HTTP/1.0 knows no transfer-encoding; send a content-length.")
+
+    def on_chunk_header(self) -> None:
+        self._chunked = True
 
     def on_body(self, body: bytes) -> None:
         self._body_bytes += len(body)
+        parts = self._body
         if self._body_bytes > BODY_BYTES:
             self._reject(413, f"The body is longer than the {BODY_BYTES} bytes that are taken at once.")
-            self._body.clear()
+            parts.clear()
+        elif len(parts) < PARTS:
+            parts.append(body)
+        elif len(parts) == PARTS:
+            parts.append(bytearray(body))
         else:
-            self._body.append(body)
+            parts[PARTS] += body
+
+    def _sound(self, headers: Headers) -> bool:
+        """Whether it is HTTP/1.0, or HTTP/1.1 with a host; refused when not."""
+        version = self._parser.get_http_version()
+        if version == "1.0" or (version == "1.1" and b"host" in headers):
+            return True
+        if version == "1.1":
+            self._reject(400, "The request has no host header; send one.")
+        else:
+            self._reject(400, f"HTTP/{version} is not spoken here; send version 1.1.")
+        return False
 
     def on_message_complete(self) -> None:
         parser, headers = self._parser, self._headers
-        if self._ended or (b"upgrade" in headers and parser.should_upgrade()):
+        method: bytes = parser.get_method()
+        if self._ended or method == b"CONNECT" or (b"upgrade" in headers and parser.should_upgrade()):
+            return
+        alive = parser.should_keep_alive()
+        # Anything but HTTP/1.1 is kept alive only by a connection header.
+        if (not alive or b"host" not in headers or b"connection" in headers) and not self._sound(headers):
             return
         self._unfinished = 0
-        method: bytes = parser.get_method()
         exchange = Exchange(self, method, self._url)
-        if not parser.should_keep_alive():
+        if not alive:
             exchange.close = self._ended = True
         elif b"connection" in headers:
             exchange.kept = parser.get_http_version() == "1.0"
         exchange.bare = method == b"HEAD"
         self._queue.append(exchange)
-        url, body = self._url, self._body[0] if len(self._body) == 1 else b"".join(self._body)
+        parts = self._body
+        url, body = self._url, parts[0] if len(parts) == 1 else b"".join(parts)
         self._reset()
         self.application.handle(exchange, method, url, headers, body)
 
