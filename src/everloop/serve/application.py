@@ -11,7 +11,7 @@ import msgspec
 
 from everloop.errors import RequestError
 from everloop.serve.exposition import exposition
-from everloop.serve.http import Connection, Exchange, Headers
+from everloop.serve.http import Bounds, Connection, Exchange, Headers, Observer
 from everloop.serve.journal import say
 from everloop.serve.metrics import CONTENT_TYPE
 from everloop.serve.service import Service
@@ -24,17 +24,23 @@ Routes = dict[bytes, Methods]
 class Gate(Protocol):
     """Stands before every request: who may come in, and how often."""
 
-    def admit(self, exchange: Exchange, headers: Headers, body: bytes) -> None:
-        """Let it pass, with what is known of the caller written to the exchange. Raises RequestError (401, 403, 429)."""
+    def admit(self, exchange: Exchange, headers: Headers, body: bytes) -> bool:
+        """Whether it goes on, with what is known of the caller written to the exchange; False: it is answered here.
+
+        ``headers`` may be shared with other requests: they are read only. Raises RequestError (401, 403, 429).
+        """
         ...
 
 
 class Application:
-    """``draining``: ends each connection with its next answer. ``tick``: seconds since the start, roughly."""
+    """``draining``: ends each connection with its next answer. ``tick``: `Bounds.tick_seconds` since the start."""
 
-    def __init__(self, services: Iterable[Service], gate: Gate | None = None) -> None:
+    def __init__(self, services: Iterable[Service], gate: Gate | None = None, bounds: Bounds | None = None) -> None:
         self.services = {service.name: service for service in services}
         self.gate = gate
+        self.bounds = bounds or Bounds()
+        self.observer: Observer | None = None
+        """Is told of requests that were refused before the gate saw them."""
         self.draining = False
         self.tick = 0
         self.refused: dict[tuple[int, str], int] = {}
@@ -69,8 +75,8 @@ class Application:
 
     def handle(self, exchange: Exchange, method: bytes, url: bytes, headers: Headers, body: bytes) -> None:
         try:
-            if self.gate is not None:
-                self.gate.admit(exchange, headers, body)
+            if self.gate is not None and not self.gate.admit(exchange, headers, body):
+                return
             methods = self._routes.get(url)
             if methods is None:
                 methods = self._found(url)

@@ -6,6 +6,8 @@ with a 4xx and, when the rest of the stream cannot be trusted, the connection is
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from math import ceil
 from time import perf_counter
 from typing import Any, Protocol
@@ -13,18 +15,12 @@ from typing import Any, Protocol
 import httptools
 import msgspec
 
-BODY_BYTES = 16 * 2**20
-HEADER_BYTES = 32 * 2**10
 PIPELINED = 128
 """Requests of one connection that may wait before it is no longer read."""
 PIECE = 16 * 2**10
 """Bytes that are parsed at once: between two pieces it shows whether the client has asked for too much already."""
 PARTS = 64
 """Parts of a body that are kept as they came; a body in smaller parts goes into one buffer: each part has its price."""
-UNFINISHED_TICKS = 30
-IDLE_TICKS = 75
-LINGER_TICKS = 3
-"""Ticks of one second: how long a request may take to arrive, a connection may rest, a refused client may read."""
 
 REASONS = {
     200: b"OK", 204: b"No Content", 304: b"Not Modified", 400: b"Bad Request", 401: b"Unauthorized", 403: b"Forbidden", 404: b"Not Found", 405: b"Method Not Allowed",
@@ -62,10 +58,35 @@ HIGH, NORMAL, LOW = 0, 1, 2
 """Priorities: a lower number goes first."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bounds:
+    """What one client may take. Times are in seconds; a tick, in which they are looked at, in seconds as well."""
+
+    body_bytes: int = 16 * 2**20
+    header_bytes: int = 32 * 2**10
+    connections: int = 10_000
+    request_seconds: float = 30.0
+    idle_seconds: float = 75.0
+    linger_seconds: float = 3.0
+    tick_seconds: float = field(init=False)
+    """A second, or less where a bound is so short that a second would be too coarse."""
+    request_ticks: int = field(init=False)
+    idle_ticks: int = field(init=False)
+    linger_ticks: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        tick = max(0.02, min(1.0, self.request_seconds / 5, self.idle_seconds / 5, self.linger_seconds / 3))
+        object.__setattr__(self, "tick_seconds", tick)
+        for name in ("request", "idle", "linger"):
+            object.__setattr__(self, f"{name}_ticks", ceil(getattr(self, f"{name}_seconds") / tick))
+
+
 class Application(Protocol):
     """What answers. ``handle`` must not raise and must finish or refuse every exchange, now or later."""
 
+    bounds: Bounds
     draining: bool
+    observer: "Observer | None"
     tick: int
     refused: dict[tuple[int, str], int]
     connections: set["Connection"]
@@ -73,12 +94,16 @@ class Application(Protocol):
     def handle(self, exchange: "Exchange", method: bytes, url: bytes, headers: Headers, body: bytes) -> None: ...
 
 
+Observer = Callable[["Exchange", int, int], None]
+"""Is told of an exchange, its status and the bytes of its body when it is answered."""
+
+
 class Exchange:
     """A request that waits for its answer. ``arrived`` is on the clock of time.perf_counter."""
 
     __slots__ = (
-        "arrived", "bare", "caller", "close", "connection", "deadline", "kept", "lines", "method", "priority",
-        "response", "url",
+        "arrived", "bare", "caller", "close", "connection", "deadline", "kept", "lines", "method", "observer",
+        "priority", "ran", "request_id", "response", "traced", "url",
     )  # fmt: skip
 
     def __init__(self, connection: "Connection", method: bytes = b"", url: bytes = b"") -> None:
@@ -93,6 +118,13 @@ class Exchange:
         """Whoever asked, as the gate knows them; None: nobody was asked for a key."""
         self.lines = b""
         """Whole header lines that go out with whatever is answered."""
+        self.observer: Observer | None = None
+        self.request_id = b""
+        """What the access log, the answer and the client call this request; empty when nobody asked for one."""
+        self.traced: Any = None
+        """Its place in a trace; None: it is not traced."""
+        self.ran: tuple[float, float] | None = None
+        """When the model began and ended, for a request that is traced."""
         self.response: bytes | None = None
         self.close = False
         self.bare = False
@@ -117,6 +149,8 @@ class Exchange:
             self.response = b"HTTP/1.1 %d %b\r\ncontent-type: %b\r\ncontent-length: %d\r\n%b\r\n%b" % (
                 status, REASONS[status], kind, len(body), extra, b"" if self.bare else body,
             )  # fmt: skip
+        if self.observer is not None:
+            self.observer(self, status, len(body))
         self.connection.send()
 
     def refuse(
@@ -135,12 +169,13 @@ class Connection(asyncio.Protocol):
     """One client. The parser calls the ``on_`` methods."""
 
     __slots__ = (
-        "_began", "_body", "_body_bytes", "_chunked", "_ended", "_headers", "_lingers", "_parser", "_paused", "_queue",
-        "_rest", "_stuck", "_unfinished", "_url", "application", "seen", "transport",
+        "_began", "_body", "_body_bytes", "_bounds", "_chunked", "_ended", "_headers", "_lingers", "_parser", "_paused",
+        "_queue", "_rest", "_stuck", "_unfinished", "_url", "application", "seen", "transport",
     )  # fmt: skip
 
     def __init__(self, application: Application) -> None:
         self.application = application
+        self._bounds = application.bounds
         self.transport: Any = None
         self.seen = 0
         """The tick of the last byte."""
@@ -176,6 +211,15 @@ class Connection(asyncio.Protocol):
         self.transport = transport
         self.seen = self.application.tick
         self.application.connections.add(self)
+        excess = len(self.application.connections) - self._bounds.connections
+        if excess > self._bounds.connections:
+            transport.abort()  # also those who are told why take room
+        elif excess > 0:
+            self._reject(
+                503,
+                f"More than {self._bounds.connections} connections are open here; try again in a moment.",
+                reason="connections",
+            )
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._ended = True
@@ -195,8 +239,8 @@ class Connection(asyncio.Protocol):
             self._feed(data)
         except httptools.HttpParserError as error:
             self._reject(400, f"This is not HTTP as it should be: {error}.")
-        if self._unfinished - self._body_bytes > HEADER_BYTES + 16 * self._body_bytes:
-            self._reject(431, f"The header is longer than {HEADER_BYTES} bytes.")
+        if self._unfinished - self._body_bytes > self._bounds.header_bytes + 16 * self._body_bytes:
+            self._reject(431, f"The header is longer than {self._bounds.header_bytes} bytes.")
         if len(self._queue) > PIPELINED:
             self._pause()
 
@@ -232,7 +276,7 @@ class Connection(asyncio.Protocol):
         return b"\r\n".join([*lines, b"", b""])
 
     def eof_received(self) -> bool:
-        if self._queue:  # half closed: it still wants its answers
+        if self._queue and self.transport.can_write_eof():  # half closed, which TLS has not: it wants its answers
             self._ended = True
             return True
         return False
@@ -279,8 +323,9 @@ class Connection(asyncio.Protocol):
                 value = headers[name] + b", " + value
             headers[name] = value
             if name == b"content-length":
-                if value.isdigit() and int(value[:20]) > BODY_BYTES:
-                    self._reject(413, f"The body has {value.decode()} bytes; at most {BODY_BYTES} are taken at once.")
+                if value.isdigit() and int(value[:20]) > self._bounds.body_bytes:
+                    most = self._bounds.body_bytes
+                    self._reject(413, f"The body has {value.decode()} bytes; at most {most} are taken at once.")
             elif name == b"transfer-encoding":
                 self._check_encoding(value)
             elif name == b"expect":
@@ -305,8 +350,9 @@ class Connection(asyncio.Protocol):
     def on_body(self, body: bytes) -> None:
         self._body_bytes += len(body)
         parts = self._body
-        if self._body_bytes > BODY_BYTES:
-            self._reject(413, f"The body is longer than the {BODY_BYTES} bytes that are taken at once.")
+        if self._body_bytes > self._bounds.body_bytes:
+            most = self._bounds.body_bytes
+            self._reject(413, f"The body is longer than the {most} bytes that are taken at once.")
             parts.clear()
         elif len(parts) < PARTS:
             parts.append(body)
@@ -369,7 +415,8 @@ class Connection(asyncio.Protocol):
                 queue.clear()
                 if self._lingers:
                     self.seen = self.application.tick
-                    transport.write_eof()
+                    if transport.can_write_eof():
+                        transport.write_eof()
                 else:
                     transport.close()
                 return
@@ -379,34 +426,36 @@ class Connection(asyncio.Protocol):
             elif self._paused and not self._stuck:
                 self._resume()
 
-    def _reject(self, status: int, message: str) -> None:
+    def _reject(self, status: int, message: str, *, reason: str = "") -> None:
         """Answer to a stream that cannot be read on: after what already waits, then close."""
         if self._ended:
             return
         self._ended = self._lingers = True
         exchange = Exchange(self)
         exchange.close = True
+        exchange.observer = self.application.observer
         self._queue.append(exchange)
-        exchange.refuse(status, message)
+        exchange.refuse(status, message, reason=reason)
 
     # What the application calls
 
     def look_at_time(self) -> None:
         """Close what has rested for too long, or what never becomes a whole request."""
+        bounds = self._bounds
         silent = self.application.tick - self.seen
         if self._lingers and not self._queue:
-            if silent > LINGER_TICKS:
+            if silent > bounds.linger_ticks:
                 self.transport.abort()
             return
         if self._stuck:
-            if silent > IDLE_TICKS:
+            if silent > bounds.idle_ticks:
                 self.transport.abort()
         elif self._queue:
             pass  # it waits for us
         elif self._unfinished:
-            if self.application.tick - self._began > UNFINISHED_TICKS:
-                self._reject(408, f"The request was not whole after {UNFINISHED_TICKS} seconds.")
-        elif silent > IDLE_TICKS:
+            if self.application.tick - self._began > bounds.request_ticks:
+                self._reject(408, f"The request was not whole after {bounds.request_seconds:g} seconds.")
+        elif silent > bounds.idle_ticks:
             self.transport.close()
 
     def end(self) -> None:

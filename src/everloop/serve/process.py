@@ -18,7 +18,7 @@ import msgspec
 
 from everloop.serve.application import Application
 from everloop.serve.follow import POLL_SECONDS
-from everloop.serve.http import Connection
+from everloop.serve.http import Bounds, Connection
 from everloop.serve.journal import say
 from everloop.serve.replay import Channel
 from everloop.serve.service import Service
@@ -81,7 +81,16 @@ class Process:
         channel = Channel(settings.replay_token)
         random = Random(settings.seed)
         self.services = [Service(settings.home, name, self.loop, channel, random, tag) for name in settings.loops]
-        self.application = Application(self.services)
+        server = settings.server
+        bounds = Bounds(
+            body_bytes=server.body_bytes,
+            header_bytes=server.header_bytes,
+            connections=server.connections,
+            request_seconds=server.request_seconds,
+            idle_seconds=server.idle_seconds,
+            linger_seconds=server.linger_seconds,
+        )
+        self.application = Application(self.services, bounds=bounds)
         self._executor = ThreadPoolExecutor(1, "loader")
         self._server: asyncio.Server | None = None
         self._port = 0
@@ -133,7 +142,7 @@ class Process:
         application.tick += 1
         for connection in list(application.connections):
             connection.look_at_time()
-        self.loop.call_later(1.0, self._tick)
+        self.loop.call_later(application.bounds.tick_seconds, self._tick)
 
     def _tell(self) -> None:
         """Write ``home/servers/<pid>.json``: what others may know of this process."""
