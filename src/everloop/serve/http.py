@@ -33,7 +33,9 @@ REFUSALS = {
     429: "rate_limit", 431: "too_large", 500: "failed", 503: "unavailable", 507: "disk_full",
 }  # fmt: skip
 """What a refusal is counted under when nothing more exact is said."""
-OK_HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n%b\r\n%b"
+OK_LINES = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n"
+OK_HEADS = [OK_LINES % length + b"\r\n" for length in range(2048)]
+"""The head of a good answer by the length of its body: put together once, not at each answer."""
 JSON = b"application/json"
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 WANTED = frozenset(
@@ -98,49 +100,72 @@ Observer = Callable[["Exchange", int, int], None]
 """Is told of an exchange, its status and the bytes of its body when it is answered."""
 
 
+class Head:
+    """All that comes before a body, as the parser took it apart. ``length``: of the body."""
+
+    __slots__ = ("headers", "length", "method", "url")
+
+    def __init__(self, method: bytes, url: bytes, headers: Headers, length: int) -> None:
+        self.method = method
+        self.url = url
+        self.headers = headers
+        self.length = length
+
+
+known: dict[bytes, Head] = {}
+"""Heads that were parsed before, by their exact bytes: a client sends the same few again and again. What the parser
+makes of a head depends on nothing but its bytes, so the second time it need not be asked (measured: 3 µs a request)."""
+KNOWN_HEADS = 512
+KNOWN_BYTES = 4096
+ALONE = frozenset({b"connection", b"expect", b"transfer-encoding", b"upgrade"})
+"""A head with one of these says more than where its body ends; it is parsed each time."""
+
+
 class Exchange:
     """A request that waits for its answer. ``arrived`` is on the clock of time.perf_counter."""
 
-    __slots__ = (
-        "arrived", "bare", "caller", "close", "connection", "deadline", "kept", "lines", "method", "observer",
-        "priority", "ran", "request_id", "response", "traced", "url",
-    )  # fmt: skip
+    # What most requests leave as it is stands on the class: an instance is made for every request.
+    deadline = NEVER
+    """An answer after this, on the same clock, is of no use."""
+    priority = NORMAL
+    caller: Any = None
+    """Whoever asked, as the gate knows them; None: nobody was asked for a key."""
+    lines = b""
+    """Whole header lines that go out with whatever is answered."""
+    observer: "Observer | None" = None
+    request_id = b""
+    """What the access log, the answer and the client call this request; empty when nobody asked for one."""
+    traced: Any = None
+    """Its place in a trace; None: it is not traced."""
+    ran: tuple[float, float] | None = None
+    """When the model began and ended, for a request that is traced."""
+    response: bytes | None = None
+    close = False
+    bare = False
+    """Answer without a body: to HEAD."""
+    kept = False
+    """Say that the connection stays open: HTTP/1.0 asks for it."""
 
     def __init__(self, connection: "Connection", method: bytes = b"", url: bytes = b"") -> None:
         self.connection = connection
         self.method = method
         self.url = url
         self.arrived = perf_counter()
-        self.deadline = NEVER
-        """An answer after this, on the same clock, is of no use."""
-        self.priority = NORMAL
-        self.caller: Any = None
-        """Whoever asked, as the gate knows them; None: nobody was asked for a key."""
-        self.lines = b""
-        """Whole header lines that go out with whatever is answered."""
-        self.observer: Observer | None = None
-        self.request_id = b""
-        """What the access log, the answer and the client call this request; empty when nobody asked for one."""
-        self.traced: Any = None
-        """Its place in a trace; None: it is not traced."""
-        self.ran: tuple[float, float] | None = None
-        """When the model began and ended, for a request that is traced."""
-        self.response: bytes | None = None
-        self.close = False
-        self.bare = False
-        """Answer without a body: to HEAD."""
-        self.kept = False
-        """Say that the connection stays open: HTTP/1.0 asks for it."""
 
     def finish(self, status: int, body: bytes, kind: bytes = JSON, extra: bytes = b"") -> None:
         """Answer. ``extra`` are whole header lines."""
         if self.response is not None:
             return
-        if self.connection.application.draining:
+        connection = self.connection
+        if connection.application.draining:
             self.close = True
         extra += self.lines
         if status == 200 and kind is JSON and not (self.close or self.bare or self.kept):
-            self.response = OK_HEAD % (len(body), extra, body)
+            length = len(body)
+            if extra or length >= 2048:
+                self.response = b"%b%b\r\n%b" % (OK_LINES % length, extra, body)
+            else:
+                self.response = OK_HEADS[length] + body
         else:
             if self.close:
                 extra += b"connection: close\r\n"
@@ -151,7 +176,7 @@ class Exchange:
             )  # fmt: skip
         if self.observer is not None:
             self.observer(self, status, len(body))
-        self.connection.send()
+        connection.send()
 
     def refuse(
         self, status: int, message: str, extra: bytes = b"", *, reason: str = "", retry_after: float | None = None
@@ -169,8 +194,8 @@ class Connection(asyncio.Protocol):
     """One client. The parser calls the ``on_`` methods."""
 
     __slots__ = (
-        "_began", "_body", "_body_bytes", "_bounds", "_chunked", "_ended", "_headers", "_lingers", "_parser", "_paused",
-        "_queue", "_rest", "_stuck", "_unfinished", "_url", "application", "seen", "transport",
+        "_began", "_body", "_body_bytes", "_bounds", "_chunked", "_completed", "_ended", "_headers", "_inside", "_lingers",
+        "_parser", "_paused", "_queue", "_rest", "_stuck", "_unfinished", "_url", "application", "seen", "transport",
     )  # fmt: skip
 
     def __init__(self, application: Application) -> None:
@@ -187,6 +212,10 @@ class Connection(asyncio.Protocol):
         """The client does not read what we write."""
         self._ended = False
         """Nothing more is read: the connection closes when what waits is answered."""
+        self._inside = False
+        """The parser is in the middle of a request."""
+        self._completed: Head | None = None
+        """The last request that the parser found whole, if its head may be known from then on."""
         self._unfinished = 0
         """Bytes of a request that is not whole yet."""
         self._began = 0
@@ -232,13 +261,24 @@ class Connection(asyncio.Protocol):
             self._in_pieces(memoryview(data))
             return
         self.seen = self.application.tick
-        if not self._unfinished:
+        fresh = not self._inside
+        if fresh:
+            if type(data) is bytes:
+                data = self._take_known(data)
+                if not data:
+                    if len(self._queue) > PIPELINED:
+                        self._pause()
+                    return
             self._began = self.seen
+            self._unfinished = 0
         self._unfinished += len(data)
+        self._completed = None
         try:
             self._feed(data)
         except httptools.HttpParserError as error:
             self._reject(400, f"This is not HTTP as it should be: {error}.")
+        if fresh and type(data) is bytes and self._completed is not None and not (self._inside or self._ended):
+            self._learn(data, self._completed)
         if self._unfinished - self._body_bytes > self._bounds.header_bytes + 16 * self._body_bytes:
             self._reject(431, f"The header is longer than {self._bounds.header_bytes} bytes.")
         if len(self._queue) > PIPELINED:
@@ -251,6 +291,34 @@ class Connection(asyncio.Protocol):
                 return
             self.data_received(data[:PIECE])
             data = data[PIECE:]
+
+    def _take_known(self, data: bytes) -> bytes:
+        """Take the requests at the beginning of ``data`` whose heads are known and whose bodies are there; the rest."""
+        while data:
+            end = data.find(b"\r\n\r\n") + 4
+            head = known.get(data[:end])
+            if head is None:
+                return data
+            whole = end + head.length
+            if whole > len(data):
+                return data
+            body = data[end:whole]
+            data = data[whole:]
+            exchange = Exchange(self, head.method, head.url)
+            self._queue.append(exchange)
+            self.application.handle(exchange, head.method, head.url, head.headers, body)
+            if self._ended:
+                return b""
+        return data
+
+    def _learn(self, data: bytes, head: Head) -> None:
+        """Keep a head if ``data`` was it, its body and nothing else, all as plain as most requests are."""
+        end = data.find(b"\r\n\r\n") + 4
+        if end > KNOWN_BYTES or end + head.length != len(data):
+            return
+        if len(known) >= KNOWN_HEADS:
+            known.clear()
+        known[data[:end]] = head
 
     def _feed(self, data: bytes | memoryview) -> None:
         while True:
@@ -305,6 +373,10 @@ class Connection(asyncio.Protocol):
                 self.transport.resume_reading()
 
     # What the parser calls
+
+    def on_message_begin(self) -> None:
+        self._inside = True
+        self._completed = None  # two in one piece: neither is learnt
 
     def on_url(self, url: bytes) -> None:
         self._url += url
@@ -381,6 +453,7 @@ class Connection(asyncio.Protocol):
         # Anything but HTTP/1.1 is kept alive only by a connection header.
         if (not alive or b"host" not in headers or b"connection" in headers) and not self._sound(headers):
             return
+        self._inside = False
         self._unfinished = 0
         exchange = Exchange(self, method, self._url)
         if not alive:
@@ -391,6 +464,9 @@ class Connection(asyncio.Protocol):
         self._queue.append(exchange)
         parts = self._body
         url, body = self._url, parts[0] if len(parts) == 1 else b"".join(parts)
+        plain = not (exchange.close or exchange.kept or exchange.bare) and ALONE.isdisjoint(headers)
+        if plain and headers.get(b"content-length", b"0") == b"%d" % len(body):
+            self._completed = Head(method, url, headers, len(body))
         self._reset()
         self.application.handle(exchange, method, url, headers, body)
 

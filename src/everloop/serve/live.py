@@ -1,7 +1,8 @@
 """What is live now: the arms, and how a request's rows are read for them. Knows nothing of HTTP, batching or logs."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -15,11 +16,18 @@ from everloop.serve.rows import Column, Packed, Packer, Reader, Row
 Key = str | int | float | bool
 
 
+class Probabilities(msgspec.Struct, gc=False):
+    """A probability a class, in the order of the classes. Each arm has a type of its own with their names."""
+
+    def values(self) -> tuple[float, ...]:
+        return msgspec.structs.astuple(self)
+
+
 class Classified(msgspec.Struct, gc=False):
     id: str
     version: int
     decision: Key
-    probability: dict[str, float]
+    probability: Probabilities
 
 
 class Estimated(msgspec.Struct, gc=False):
@@ -51,7 +59,7 @@ class Meter:
 class Arm:
     """One live version: its model, how rows are packed for it, how its outputs become answers."""
 
-    __slots__ = ("_classes", "_names", "model", "package", "packer", "version")
+    __slots__ = ("_classes", "_probabilities", "model", "package", "packer", "version")
 
     def __init__(self, served: Served, model: Model, columns: Sequence[Column]) -> None:
         self.version = served.version
@@ -59,7 +67,10 @@ class Arm:
         self.model = model
         self.packer = Packer(columns, model.signature)
         self._classes = model.signature.classes
-        self._names = [class_name(value) for value in self._classes]
+        fields = [(f"p{n}", float) for n in range(len(self._classes))]
+        rename = {f"p{n}": class_name(value) for n, value in enumerate(self._classes)}
+        made: Any = msgspec.defstruct("Probabilities", fields, bases=(Probabilities,), rename=rename, gc=False)
+        self._probabilities: Callable[..., Probabilities] = made
 
     def answers(
         self, ids: Sequence[str], prediction: NDArray[np.float64], decision: NDArray[np.int64] | None
@@ -67,9 +78,9 @@ class Arm:
         version = self.version
         if decision is None:
             return [Estimated(id, version, value) for id, value in zip(ids, prediction[:, 0].tolist(), strict=True)]
-        names, classes = self._names, self._classes
+        probabilities, classes = self._probabilities, self._classes
         return [
-            Classified(id, version, classes[chosen], dict(zip(names, row)))  # noqa: B905  (widths checked at load)
+            Classified(id, version, classes[chosen], probabilities(*row))
             for id, row, chosen in zip(ids, prediction.tolist(), decision.tolist(), strict=True)
         ]
 

@@ -1,14 +1,19 @@
 """The prediction log and the outcomes of one loop in one process. Knows nothing of HTTP or models.
 
-Predictions are handed to a thread that writes at least every 50 ms: a kill loses no more than that. Outcomes are on
-disk before they are acknowledged; all that arrive during one write go together in the next.
+A prediction is noted in a list; a thread makes frames of the list and writes them at least every 50 ms: a kill loses no
+more than that, and the requests pay for neither the encoding nor the disk. Outcomes are on disk before they are
+acknowledged; all that arrive during one write go together in the next.
 """
 
 import threading
-from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from itertools import chain
 from pathlib import Path
 from queue import Empty, SimpleQueue
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from everloop.errors import StoreError
 from everloop.serve.live import Part
@@ -16,13 +21,56 @@ from everloop.serve.releases import ReleaseFile
 from everloop.serve.tensors import digests
 from everloop.store import segments
 
-NO_BYTES = b""
+FRAME_ROWS = 4096
+"""A frame holds no more than this, or one batch."""
+NOTED_BYTES = 32 * 2**20
+"""Rows that wait for their frame while the disk takes nothing; beyond it the oldest are lost, and counted."""
+ROW_BYTES = 200
+"""What a row takes besides its columns, roughly."""
+LONGEST = 2**31 - 1
+"""The longest latency that can be written, in microseconds."""
+
+
+class Note:
+    """One arm's rows of one batch. ``at`` in microseconds, ``latency`` in seconds."""
+
+    __slots__ = ("at", "ids", "latency", "part", "release", "size", "units")
+
+    def __init__(
+        self,
+        release: ReleaseFile,
+        part: Part,
+        ids: list[str],
+        at: Sequence[int],
+        latency: Sequence[float],
+        units: list[str],
+    ) -> None:
+        self.release = release
+        self.part = part
+        self.ids = ids
+        self.at = at
+        self.latency = latency
+        self.units = units
+        self.size = len(ids) * ROW_BYTES + sum(array.nbytes for array in part.packed.values())
+
+    def goes_with(self, other: "Note") -> bool:
+        """Whether both may stand in one frame."""
+        return (
+            self.release is other.release
+            and self.part.arm is other.part.arm
+            and self.part.role == other.part.role
+            and (self.part.prediction is None) == (other.part.prediction is None)
+        )
 
 
 class PredictionLog:
     def __init__(self, folder: Path, tag: str) -> None:
         self.writer = segments.Writer(folder, tag)
-        self._flusher = segments.Flusher(self.writer)
+        self._notes: list[Note] = []
+        self._bytes = 0
+        self._guard = threading.Lock()  # over the notes: held for moments only
+        self._making = threading.Lock()  # frames are made by one thread at a time, so that they stay in order
+        self._flusher = segments.Flusher(self.writer, before=self._make_frames)
 
     def add(
         self,
@@ -30,41 +78,101 @@ class PredictionLog:
         part: Part,
         ids: list[str],
         at: Sequence[int],
-        latency: Sequence[int],
+        latency: Sequence[float],
         units: list[str],
     ) -> None:
-        """One arm's rows of one batch, answered or failed. ``at`` and ``latency`` are microseconds."""
-        rows = len(ids)
-        status = bytearray(rows)
-        for place in part.failed:
-            status[place] = 1
-        packed, prediction, decision = part.packed, part.prediction, part.decision
-        frame = segments.PredictionFrame(
-            loop=release.loop,
-            version=part.arm.version,
-            package=part.arm.package,
-            arm=part.role,
-            revision=release.revision,
-            epoch=release.epoch,
-            share=release.share,
-            ids=ids,
-            at=array("q", at).tobytes(),
-            latency=array("i", latency).tobytes(),
-            status=bytes(status),
-            numbers=packed["numbers"].tobytes() if "numbers" in packed else NO_BYTES,
-            integers=packed["integers"].tobytes() if "integers" in packed else NO_BYTES,
-            texts=packed["texts"].ravel().tolist() if "texts" in packed else [],
-            tensors={column.name: digests(packed[column.name]) for column in part.arm.model.signature.tensors},
-            prediction=prediction.tobytes() if prediction is not None else NO_BYTES,
-            decision=decision.tobytes() if decision is not None else NO_BYTES,
-            width=part.arm.model.width,
-            units=units,
-        )
-        self.writer.append(segments.encode(frame), rows=rows)
+        """One arm's rows of one batch, answered or failed. ``at`` in microseconds, ``latency`` in seconds."""
+        note = Note(release, part, ids, at, latency, units)
+        with self._guard:
+            self._notes.append(note)
+            self._bytes += note.size
+            if self._bytes > NOTED_BYTES:
+                self._drop()
         self._flusher.wake()
+
+    def _drop(self) -> None:
+        dropped = 0
+        while self._bytes > NOTED_BYTES and dropped < len(self._notes) - 1:
+            note = self._notes[dropped]
+            self._bytes -= note.size
+            self.writer.lost_frames += 1
+            self.writer.lost_rows += len(note.ids)
+            dropped += 1
+        del self._notes[:dropped]
+
+    def _make_frames(self) -> None:
+        with self._making:
+            with self._guard:
+                notes, self._notes = self._notes, []
+                self._bytes = 0
+            for group in grouped(notes):
+                self.writer.append(segments.encode(frame(group)), rows=sum(len(note.ids) for note in group))
+
+    def flush(self) -> None:
+        """Write all that was noted. Raises StoreError; what was not written waits on."""
+        self._make_frames()
+        self.writer.flush()
 
     def close(self) -> None:
         self._flusher.close()
+
+
+def grouped(notes: Sequence[Note]) -> list[list[Note]]:
+    """What stands in one frame together, each group in the order noted."""
+    groups: list[list[Note]] = []
+    rows: list[int] = []
+    for note in notes:
+        for place in range(len(groups) - 1, -1, -1):
+            if groups[place][0].goes_with(note) and rows[place] < FRAME_ROWS:
+                groups[place].append(note)
+                rows[place] += len(note.ids)
+                break
+        else:
+            groups.append([note])
+            rows.append(len(note.ids))
+    return groups
+
+
+def frame(notes: Sequence[Note]) -> segments.PredictionFrame:
+    """The rows of several notes of one arm, in order."""
+    release, first = notes[0].release, notes[0].part
+    parts = [note.part for note in notes]
+    micros = np.fromiter(chain.from_iterable(note.latency for note in notes), np.float64) * 1e6
+    return segments.PredictionFrame(
+        loop=release.loop,
+        version=first.arm.version,
+        package=first.arm.package,
+        arm=first.role,
+        revision=release.revision,
+        epoch=release.epoch,
+        share=release.share,
+        ids=list(chain.from_iterable(note.ids for note in notes)),
+        at=np.fromiter(chain.from_iterable(note.at for note in notes), np.int64).tobytes(),
+        latency=np.minimum(micros, LONGEST).astype(np.int32).tobytes(),
+        status=b"".join(map(_status, parts, (len(note.ids) for note in notes))),
+        numbers=_joined(part.packed.get("numbers") for part in parts),
+        integers=_joined(part.packed.get("integers") for part in parts),
+        tensors={
+            column.name: b"".join(digests(part.packed[column.name]) for part in parts)
+            for column in first.arm.model.signature.tensors
+        },
+        texts=[text for part in parts if "texts" in part.packed for text in part.packed["texts"].ravel().tolist()],
+        prediction=_joined(part.prediction for part in parts),
+        decision=_joined(part.decision for part in parts),
+        width=first.arm.model.width,
+        units=list(chain.from_iterable(note.units for note in notes)),
+    )
+
+
+def _status(part: Part, rows: int) -> bytes:
+    status = bytearray(rows)
+    for place in part.failed:
+        status[place] = 1
+    return bytes(status)
+
+
+def _joined(arrays: Iterable[NDArray[Any] | None]) -> bytes:
+    return b"".join(array.tobytes() for array in arrays if array is not None)
 
 
 Acknowledge = Callable[[StoreError | None], None]

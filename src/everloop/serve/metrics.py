@@ -6,6 +6,8 @@ Counting is a few additions on plain integers; names and labels are put together
 from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
 
+import numpy as np
+
 SECONDS = (
     0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0,
 )  # fmt: skip
@@ -13,19 +15,50 @@ ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 4096)
 CONTENT_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
 
 
-class Histogram:
-    """``counts[i]`` fell at or below ``bounds[i]``, the last one above all."""
+SORTED_LATER = 4096
+"""So many values are sorted into their buckets at once: a fifth of the price of one at a time."""
 
-    __slots__ = ("bounds", "counts", "total")
+
+class Histogram:
+    """``counts[i]`` fell at or below ``bounds[i]``, the last one above all; ``total`` is the sum of the values."""
+
+    __slots__ = ("_counts", "_later", "_total", "bounds")
 
     def __init__(self, bounds: Sequence[float]) -> None:
         self.bounds = bounds
-        self.counts = [0] * (len(bounds) + 1)
-        self.total = 0.0
+        self._counts = [0] * (len(bounds) + 1)
+        self._total = 0.0
+        self._later: list[float] = []
 
     def observe(self, value: float) -> None:
-        self.counts[bisect_left(self.bounds, value)] += 1
-        self.total += value
+        self._counts[bisect_left(self.bounds, value)] += 1
+        self._total += value
+
+    def observe_all(self, values: Sequence[float]) -> None:
+        """The same for many values, which are looked at when there are enough of them, or when somebody reads."""
+        self._later += values
+        if len(self._later) >= SORTED_LATER:
+            self._sort()
+
+    @property
+    def counts(self) -> list[int]:
+        self._sort()
+        return self._counts
+
+    @property
+    def total(self) -> float:
+        self._sort()
+        return self._total
+
+    def _sort(self) -> None:
+        if not self._later:
+            return
+        values = np.array(self._later)
+        self._later.clear()
+        places = np.searchsorted(np.array(self.bounds), values, side="left")
+        for place, count in enumerate(np.bincount(places, minlength=len(self._counts)).tolist()):
+            self._counts[place] += count
+        self._total += float(values.sum())
 
 
 Labels = Mapping[str, object]

@@ -164,7 +164,7 @@ class Service:
             self._loop.call_later(SETTLING_SECONDS, self.settled, exchange, headers, body)
             return
         try:
-            self.log.writer.flush()
+            self.log.flush()
         except StoreError as error:
             exchange.refuse(507 if isinstance(error, StoreFull) else 500, str(error))
         else:

@@ -29,7 +29,7 @@ LARGEST_FRAME = 2**30
 
 
 class PredictionFrame(msgspec.Struct, frozen=True, kw_only=True, gc=False, tag="prediction", tag_field="kind"):
-    """One executed batch. Arrays are little-endian bytes, row-major."""
+    """What one version answered in one role within a moment. Arrays are little-endian bytes, row-major."""
 
     loop: str
     version: int
@@ -270,10 +270,14 @@ class Flusher:
     """A thread that writes what a `Writer` holds at most ``every`` seconds after it came, and syncs every ``sync``.
 
     It sleeps while there is nothing to write. A full disk is no reason to stop: it tries again at the next turn.
+    ``before`` is called in the thread before each writing: what is dear to put together can be appended there.
     """
 
-    def __init__(self, writer: Writer, *, every: float = 0.05, sync: float = 1.0) -> None:
+    def __init__(
+        self, writer: Writer, *, every: float = 0.05, sync: float = 1.0, before: Callable[[], None] | None = None
+    ) -> None:
         self._writer = writer
+        self._before = before or (lambda: None)
         self._every = every
         self._turns = max(1, round(sync / every))
         self._wake = threading.Event()
@@ -295,6 +299,7 @@ class Flusher:
             self._wake.clear()
             self._stop.wait(self._every)
             turn += 1
+            self._before()
             with suppress(StoreError):  # the writer keeps the trouble for /status and counts what is lost
                 self._writer.flush(sync=turn % self._turns == 0)
 
@@ -303,6 +308,7 @@ class Flusher:
         self._stop.set()
         self._wake.set()
         self._thread.join()
+        self._before()
         try:
             self._writer.close()
         except StoreError:
