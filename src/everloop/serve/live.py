@@ -2,12 +2,14 @@
 
 import time
 from collections.abc import Callable, Sequence
+from copy import copy
 from typing import Any
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from everloop.errors import RequestError
 from everloop.serve.metrics import SECONDS, Histogram
 from everloop.serve.model import Model
 from everloop.serve.releases import ReleaseFile, Served
@@ -88,7 +90,7 @@ class Arm:
 class Live:
     """A release as it is served. A new release makes a new one; requests keep the one they were read for."""
 
-    __slots__ = ("challenger", "champion", "draws", "reader", "release", "shadows")
+    __slots__ = ("_pinned", "challenger", "champion", "draws", "reader", "release", "role", "shadows")
 
     def __init__(self, release: ReleaseFile, champion: Model, challenger: Model | None) -> None:
         """Raises ServeError when the two cannot be live together."""
@@ -102,6 +104,38 @@ class Live:
         )
         self.draws = self.challenger is not None and release.stage == "canary" and release.share > 0
         self.shadows = self.challenger is not None and release.stage == "shadow"
+        self.role = "champion"
+        """What the arm that answers is called in log and metrics."""
+        self._pinned: dict[int, Live] = {}
+
+    @property
+    def versions(self) -> list[int]:
+        """The champion's, then the challenger's."""
+        return [arm.version for arm in (self.champion, self.challenger) if arm is not None]
+
+    def pinned(self, version: int) -> "Live":
+        """The same release with ``version`` answering whatever is asked of it: no draw, no shadow.
+
+        Its answers are logged under the role "asked": they count neither for nor against anybody. Raises RequestError
+        (404) when that version is not live.
+        """
+        found = self._pinned.get(version)
+        if found is None:
+            arm = next((arm for arm in (self.champion, self.challenger) if arm and arm.version == version), None)
+            if arm is None:
+                raise RequestError(
+                    f"Version {version} of {self.release.loop} is not live; "
+                    f"live are {', '.join(map(str, self.versions))}.",
+                    status=404,
+                )
+            if self.challenger is None:
+                return self  # nobody else would answer anyway
+            found = self._pinned[version] = copy(self)
+            found._pinned = {}
+            found.champion, found.challenger = arm, None
+            found.draws = found.shadows = False
+            found.role = "asked"
+        return found
 
 
 class Part:

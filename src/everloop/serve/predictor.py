@@ -178,7 +178,7 @@ class Predictor:
                     batch.parts.append(Part(live.champion, "champion", [rows[n] for n in rest], rest))
                 batch.parts.append(Part(live.challenger, "challenger", [rows[n] for n in ours], ours))
                 return
-        batch.parts.append(Part(live.champion, "champion", rows, None))
+        batch.parts.append(Part(live.champion, live.role, rows, None))
 
     def seconds(self, batch: Batch) -> float:
         if not batch.parts:
@@ -239,7 +239,7 @@ class Predictor:
                     if answer is not None:
                         answers[place] = answer
             failed = None in answers
-        champion = self.meter(batch.live.champion.version, "champion").requests
+        champion = self.meter(batch.live.champion.version, batch.live.role).requests
         if failed or batch.chosen is not None or len(batch.jobs) != len(answers):
             return self._answer_each(batch, answers, champion)
         # A row a request, all answered by the champion: by far the most frequent batch.
