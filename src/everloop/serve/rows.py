@@ -128,6 +128,8 @@ class Reader:
         key = signatures[0].key if signatures else ()
         self._key = [(places[name], self.columns[places[name]].type) for name in key]
         self._unit = places[unit] if unit is not None else None
+        self._plain = all(c.type in ("number", "integer", "boolean") for c in self.columns)
+        """A row is what was decoded: there is nothing to finish."""
 
     def read(self, body: bytes) -> tuple[list[Row], bool]:
         """The rows of a body and whether it was an array. Raises RequestError naming column, value and type."""
@@ -135,9 +137,9 @@ class Reader:
             found = self._decode(body)
         except (ValueError, RecursionError) as error:
             raise self._explained(_parsed(body), error) from None
-        if type(found) is list:
-            return self._finished(list(map(_values, found)), body), True
-        return self._finished([_values(found)], body), False
+        several = type(found) is list
+        rows = list(map(_values, found)) if several else [_values(found)]
+        return rows if self._plain else self._finished(rows, body), several
 
     def read_timed(self, body: bytes) -> tuple[list[Row], list[int]]:
         """The replay form ``{"rows": […], "at": [µs, …]}``: rows and the event time of each."""
