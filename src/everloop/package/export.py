@@ -78,7 +78,7 @@ def export(
     answer = _estimator(graph, columns, fitted)
     if signature.task == "regression":
         if fitted.scale == "log1p":
-            answer = graph.node("Sub", [graph.node("Exp", [answer]), graph.scalar(1.0)])
+            answer = graph.node("Sub", [graph.curved("Exp", answer, 1), graph.scalar(1.0)])
         outputs = [_named(graph, answer, "prediction", DOUBLE, signature)]
     else:
         answer = _all_classes(graph, answer, fitted)

@@ -65,3 +65,27 @@ class Graph:
     def binary(self, positive: str) -> str:
         """[rows, 1] probability of the second class → [rows, 2]."""
         return self.concat([self.node("Sub", [self.scalar(1.0), positive]), positive])
+
+    def curved(self, operation: str, matrix: str, width: int) -> str:
+        """Sigmoid, Exp or Tanh of [rows, width], the same for a row alone as for a row among others.
+
+        onnxruntime computes these two numbers at a time and an odd last one by another routine, which may differ in
+        the last digit (measured: .7 to 60 % of values by operation). An even number of columns leaves none over.
+        """
+        if width % 2 == 0:
+            return self.node(operation, [matrix])
+        twice = self.node(operation, [self.node("Concat", [matrix, matrix], axis=1)])
+        return self.columns(twice, range(width))
+
+    def logistic(self, scores: str) -> str:
+        """[rows, 1] scores of the second class → [rows, 2] probabilities; see `curved`."""
+        twice = self.node("Sigmoid", [self.node("Concat", [scores, scores], axis=1)])
+        signed = self.node("Mul", [twice, self.constant([[-1.0, 1.0]])])
+        return self.node("Add", [signed, self.constant([[1.0, 0.0]])])  # 1 − p and p, exactly
+
+    def softmax(self, scores: str, classes: int) -> str:
+        """[rows, classes] → probabilities; see `curved`. A class that cannot be makes an odd number even."""
+        if classes % 2 == 0:
+            return self.node("Softmax", [scores], axis=1)
+        padded = self.node("Pad", [scores, self.constant([0, 0, 0, 1], np.int64), self.scalar(-np.inf)])
+        return self.columns(self.node("Softmax", [padded], axis=1), range(classes))

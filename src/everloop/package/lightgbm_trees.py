@@ -35,21 +35,20 @@ def prediction(graph: Graph, matrix: str, booster: Any) -> str:
     trees = [_tree(block, scale, place % targets) for place, block in enumerate(blocks)]
     matrix = _zeros_missing(graph, matrix, blocks, int(header["max_feature_idx"]) + 1)
     raw = ensemble(graph, matrix, trees, targets=targets, base=0.0)
-    return _link(graph, raw, header.get("objective", "custom"))
+    return _link(graph, raw, header.get("objective", "custom"), targets)
 
 
-def _link(graph: Graph, raw: str, objective: str) -> str:
+def _link(graph: Graph, raw: str, objective: str, targets: int) -> str:
     name, *words = objective.split(" ")
     options = dict(word.split(":", 1) for word in words if ":" in word)
     if name in ("binary", "cross_entropy"):
-        positive = graph.node("Sigmoid", [_times(graph, raw, float(options.get("sigmoid", 1.0)))])
-        return graph.binary(positive)
+        return graph.logistic(_times(graph, raw, float(options.get("sigmoid", 1.0))))
     if name == "multiclass":
-        return graph.node("Softmax", [raw], axis=1)
+        return graph.softmax(raw, targets)
     if name == "multiclassova":
-        return graph.node("Sigmoid", [_times(graph, raw, float(options.get("sigmoid", 1.0)))])
+        return graph.curved("Sigmoid", _times(graph, raw, float(options.get("sigmoid", 1.0))), targets)
     if name in EXPONENTIAL:
-        return graph.node("Exp", [raw])
+        return graph.curved("Exp", raw, 1)
     if name in AS_IT_IS and "sqrt" in words:
         return graph.node("Mul", [graph.node("Abs", [raw]), raw])
     if name in AS_IT_IS:

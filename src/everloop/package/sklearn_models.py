@@ -88,11 +88,11 @@ def value(graph: Graph, matrix: str, estimator: Any) -> str:
         return sklearn_trees.gradient_boosting_raw(graph, matrix, estimator)
     if name == "HistGradientBoostingRegressor":
         raw = sklearn_trees.histogram_boosting_raw(graph, matrix, estimator)
-        return graph.node("Exp", [raw]) if estimator.loss in ("poisson", "gamma") else raw
+        return graph.curved("Exp", raw, 1) if estimator.loss in ("poisson", "gamma") else raw
     if name in LINEAR_REGRESSORS:
         raw = _linear(graph, matrix, estimator)
         logarithmic = "Log" in type(getattr(getattr(estimator, "_base_loss", None), "link", None)).__name__
-        return graph.node("Exp", [raw]) if logarithmic else raw
+        return graph.curved("Exp", raw, 1) if logarithmic else raw
     if name == "MLPRegressor":
         return _perceptron(graph, matrix, estimator)
     if name == "VotingRegressor":
@@ -187,7 +187,7 @@ def _calibrated(graph: Graph, matrix: str, each: Any) -> str:
         if each.method == "sigmoid":
             line = graph.node("Mul", [column, graph.scalar(-float(calibrator.a_))])
             line = graph.node("Sub", [line, graph.scalar(float(calibrator.b_))])
-            calibrated.append(graph.node("Sigmoid", [line]))
+            calibrated.append(graph.curved("Sigmoid", line, 1))
         else:
             calibrated.append(_isotonic(graph, column, calibrator))
     if len(each.classes) == 2:
@@ -245,7 +245,7 @@ def _perceptron(graph: Graph, matrix: str, estimator: Any) -> str:
         matrix = graph.node("MatMul", [matrix, graph.constant(weights)])
         matrix = graph.node("Add", [matrix, _row(graph, bias)])
         if place < len(estimator.coefs_) - 1 and estimator.activation != "identity":
-            matrix = graph.node(activations[estimator.activation], [matrix])
+            matrix = graph.curved(activations[estimator.activation], matrix, len(bias))
     return matrix
 
 
@@ -259,13 +259,13 @@ def _gaussian(graph: Graph, matrix: str, estimator: Any) -> str:
         away = graph.node("Mul", [away, away])
         away = graph.node("MatMul", [away, graph.constant((-0.5 / variance).reshape(-1, 1))])
         columns.append(graph.node("Add", [away, graph.scalar(float(base))]))
-    return graph.node("Softmax", [graph.concat(columns)], axis=1)
+    return graph.softmax(graph.concat(columns), len(columns))
 
 
 def _from_scores(graph: Graph, scores: str, classes: int) -> str:
     if classes == 2:
-        return graph.binary(graph.node("Sigmoid", [scores]))
-    return graph.node("Softmax", [scores], axis=1)
+        return graph.logistic(scores)
+    return graph.softmax(scores, classes)
 
 
 def _normalised(graph: Graph, shares: str, classes: int) -> str:

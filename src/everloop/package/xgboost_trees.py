@@ -46,13 +46,12 @@ def prediction(graph: Graph, matrix: str, booster: Any, *, rounds: int | None = 
     base = base.astype(np.float32).astype(np.float64)
     if objective in LOGISTIC:
         raw = ensemble(graph, matrix, trees, targets=1, base=np.log(base / (1.0 - base)))
-        positive = graph.node("Sigmoid", [raw])
-        return graph.binary(positive) if objective == "binary:logistic" else positive
+        return graph.logistic(raw) if objective == "binary:logistic" else graph.curved("Sigmoid", raw, 1)
     if objective in EXPONENTIAL:
-        return graph.node("Exp", [ensemble(graph, matrix, trees, targets=1, base=np.log(base))])
+        return graph.curved("Exp", ensemble(graph, matrix, trees, targets=1, base=np.log(base)), 1)
     raw = ensemble(graph, matrix, trees, targets=targets, base=base)
     if objective in ("multi:softprob", "multi:softmax"):
-        return graph.node("Softmax", [raw], axis=1)
+        return graph.softmax(raw, targets)
     if objective in AS_IT_IS:
         return raw
     raise ConversionRefused(
