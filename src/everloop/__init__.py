@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from everloop.spec.loop import Loop
     from everloop.spec.retrain import AllOf, AnyOf, Degraded, Drift, Every, Manual, Rows
     from everloop.spec.rollout import Canary, Direct
-    from everloop.spec.serve import Serve
+    from everloop.spec.serve import Cache, Serve
     from everloop.spec.source import Csv, Fixed, JsonLines, Parquet
     from everloop.spec.trace import past
     from everloop.spec.train import Choice, Integers, LogUniform, Search, Train, Uniform
@@ -31,6 +31,7 @@ __all__ = [
     "AllOf",
     "AnyOf",
     "Better",
+    "Cache",
     "Canary",
     "Choice",
     "Column",
@@ -77,7 +78,7 @@ _HOMES = {
     "everloop.spec.loop": ("Loop",),
     "everloop.spec.retrain": ("AllOf", "AnyOf", "Degraded", "Drift", "Every", "Manual", "Rows"),
     "everloop.spec.rollout": ("Canary", "Direct"),
-    "everloop.spec.serve": ("Serve",),
+    "everloop.spec.serve": ("Cache", "Serve"),
     "everloop.spec.source": ("Csv", "Fixed", "JsonLines", "Parquet"),
     "everloop.spec.trace": ("past",),
     "everloop.spec.train": ("Choice", "Integers", "LogUniform", "Search", "Train", "Uniform"),

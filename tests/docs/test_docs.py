@@ -225,7 +225,8 @@ def shown_default(field: dataclasses.Field[Any]) -> str:
     if value is dataclasses.MISSING:
         return "needed"
     if isinstance(value, timedelta):
-        return "0" if not value else f"{value.days} day{'s' if value.days != 1 else ''}"
+        whole = f"{value.days} day{'s' if value.days != 1 else ''}"
+        return "0" if not value else whole if value == timedelta(days=value.days) else f"{value.seconds // 60} minutes"
     if isinstance(value, el.AnyOf):
         return "`AnyOf(Every(7 days), Degraded(by=0.02))`"
     if dataclasses.is_dataclass(value):

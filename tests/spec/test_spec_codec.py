@@ -160,7 +160,9 @@ def loops(draw: Any) -> Loop:
         decision=draw(st.none() | shares.map(el.Threshold) | st.just(el.Threshold(minimise=el.metric.Brier()))),
         score=draw(st.sampled_from([None, el.metric.LogLoss(), el.metric.RocAuc(), el.metric.F1(), regret])),
         gate=draw(st.none() | st.builds(el.NotWorse, margin=shares, slices=columns) | st.builds(el.Better, shares)),
-        serve=draw(st.builds(el.Serve, p99=st.none() | spans)),
+        serve=draw(
+            st.builds(el.Serve, p99=st.none() | spans, cache=st.none() | st.builds(el.Cache, time_to_live=spans))
+        ),
         rollout=draw(rollouts()),
         retrain=draw(
             triggers | st.lists(triggers, min_size=2, max_size=3, unique=True).map(lambda each: el.AnyOf(*each))

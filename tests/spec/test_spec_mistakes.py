@@ -189,7 +189,9 @@ MISTAKES: dict[str, tuple[Callable[[], Any], tuple[str, ...]]] = {
     "a trigger twice": (lambda: el.AnyOf(el.Rows(5), el.Rows(5)), ("Rows(count=5) twice", "leave one out")),
     "all of what never fires": (lambda: el.AllOf(el.Manual(), el.Rows(5)), ("Manual()", "AnyOf")),
     "an answer in no time": (lambda: el.Serve(p99=td(0)), ("0:00:00", "timedelta(milliseconds=20)")),
-    "a cache": (lambda: el.Serve(cache=td(minutes=5)), ("0:05:00", "leave it out")),
+    "a cache of a duration": (lambda: el.Serve(cache=td(minutes=5)), ("0:05:00", "el.Cache(time_to_live=")),  # type: ignore[arg-type]
+    "a cache for no time": (lambda: el.Cache(time_to_live=td(0)), ("0:00:00", "timedelta(minutes=5)")),
+    "a cache without room": (lambda: el.Cache(bytes=10), ("is 10,", "64_000_000")),
     "history": (lambda: el.past(by="customer", within=td(30)), ("el.past", "compute the history in your source")),
     "a join": (lambda: el.Join, ("el.Join", "join them in your source")),
 }

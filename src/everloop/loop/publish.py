@@ -39,6 +39,9 @@ def publish(installation: Installation) -> Release:
         "label": installation.loop.label.column,
         "log": serve.log,
         "p99_ms": serve.p99.total_seconds() * 1_000 if serve.p99 else None,
+        "cache": None
+        if serve.cache is None
+        else {"bytes": serve.cache.bytes, "seconds": serve.cache.time_to_live.total_seconds()},
     }
     write_atomically(installation.home.release_file(installation.name), encode(content))
     return release

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 
+from everloop.serve.cache import Cache
 from everloop.serve.metrics import Exposition, Labels
 from everloop.serve.service import Service
 
@@ -37,7 +38,9 @@ def _add(page: Exposition, service: Service) -> None:
         "everloop_compute_seconds", "One run of the graph.", [(labels, meter.compute) for labels, meter in meters]
     )
     page.add_histogram("everloop_batch_rows", "Rows answered together.", [(name, predictor.batch_rows)])
-    page.add("everloop_predictions_total", "counter", "Rows run.", [(labels, meter.rows) for labels, meter in meters])
+    page.add(
+        "everloop_predictions_total", "counter", "Rows answered.", [(labels, meter.rows) for labels, meter in meters]
+    )
     page.add(
         "everloop_prediction_failures_total",
         "counter",
@@ -66,6 +69,8 @@ def _add(page: Exposition, service: Service) -> None:
     ]
     for metric, words, value in gauges:
         page.add(metric, "gauge", words, [(name, value)])
+    if follower.cache is not None:
+        _add_cache(page, name, follower.cache)
     page.add(
         "everloop_package_refused_total",
         "counter",
@@ -80,3 +85,16 @@ def _add(page: Exposition, service: Service) -> None:
             "The versions that are live.",
             [({**name, "variant": variant}, arm.version) for variant, arm in arms if arm is not None],
         )
+
+
+def _add_cache(page: Exposition, name: Labels, cache: Cache) -> None:
+    page.add("everloop_cache_hits_total", "counter", "Rows answered without running the model.", [(name, cache.hits)])
+    page.add("everloop_cache_misses_total", "counter", "Rows that the cache did not know.", [(name, cache.misses)])
+    page.add(
+        "everloop_cache_evictions_total",
+        "counter",
+        "Predictions that went: for room, by age, with their version.",
+        [({**name, "reason": reason}, count) for reason, count in cache.evicted.items()],
+    )
+    page.add("everloop_cache_bytes", "gauge", "Memory that kept predictions take.", [(name, cache.bytes)])
+    page.add("everloop_cache_entries", "gauge", "Predictions that are kept.", [(name, cache.entries)])

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from everloop.errors import EverloopError, NotFound, PackageTampered
 from everloop.serve import releases
+from everloop.serve.cache import Cache
 from everloop.serve.journal import say
 from everloop.serve.live import Live
 from everloop.serve.model import Model, load
@@ -38,8 +39,11 @@ class Found:
 class Follower:
     """``revision`` is what is served; ``problem`` is why the newest release is not served whole, None when it is."""
 
-    def __init__(self, home: Home, loop: str, switch: Callable[[Live | None], None]) -> None:
+    def __init__(self, home: Home, loop: str, switch: Callable[[Live | None], None], *, processes: int = 1) -> None:
+        """``processes`` that serve this loop share the bytes of its cache, each with a part of its own."""
         self.loop = loop
+        self.cache: Cache | None = None
+        """What was predicted before, if the release has a cache."""
         self.revision = -1
         self.problem: str | None = None
         self.refusals = {"tampered": 0, "unknown": 0, "other": 0}
@@ -48,6 +52,7 @@ class Follower:
         self._home = home
         self._path = home.release_file(loop)
         self._switch = switch
+        self._processes = processes
         self._mark: releases.Mark | None = None
         self._loading = False
         self._polls = 0
@@ -93,10 +98,10 @@ class Follower:
             except Exception as error:
                 problem, refused = str(error), _kind(error)
         try:
-            live = Live(release, champion, challenger)
+            live = Live(release, champion, challenger, self._cache(release))
         except EverloopError as error:
             problem, refused = str(error), _kind(error)
-            live = Live(release, champion, None)
+            live = Live(release, champion, None, self._cache(release))
         return Found(release=release, live=live, accepted=True, problem=problem, refused=refused)
 
     def _apply(self, found: Found) -> None:
@@ -112,6 +117,10 @@ class Follower:
         self.revision = found.release.revision
         self.release = found.release
         self.switches += 1
+        self.cache = found.live.cache if found.live is not None else None
+        if self.cache is not None:
+            served = (found.release.champion, found.release.challenger)
+            self.cache.retain({each.package for each in served if each is not None})
         self._switch(found.live)
         say(
             "release",
@@ -122,6 +131,16 @@ class Follower:
             challenger=_number(found.release.challenger),
             share=found.release.share,
         )
+
+    def _cache(self, release: ReleaseFile) -> Cache | None:
+        """The one that is there, unless its terms change."""
+        if release.cache is None:
+            return None
+        limit = release.cache.bytes // self._processes
+        present = self.cache
+        if present is not None and (present.limit, present.seconds) == (limit, release.cache.seconds):
+            return present
+        return Cache(limit, release.cache.seconds)
 
     def _model(self, served: Served) -> Model:
         model = self._models.pop(served.package, None)

@@ -10,11 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from everloop.errors import RequestError
+from everloop.serve.cache import Cache, Recall
 from everloop.serve.metrics import SECONDS, Histogram
 from everloop.serve.model import Model
 from everloop.serve.releases import ReleaseFile, Served
 from everloop.serve.rows import Column, Packed, Packer, Reader, Row
 
+Outputs = tuple[NDArray[np.float64], NDArray[np.int64] | None]
 Key = str | int | float | bool
 
 
@@ -61,9 +63,11 @@ class Meter:
 class Arm:
     """One live version: its model, how rows are packed for it, how its outputs become answers."""
 
-    __slots__ = ("_classes", "_probabilities", "model", "package", "packer", "version")
+    __slots__ = ("_classes", "_probabilities", "model", "package", "packer", "recall", "version")
 
-    def __init__(self, served: Served, model: Model, columns: Sequence[Column]) -> None:
+    def __init__(self, served: Served, model: Model, columns: Sequence[Column], cache: Cache | None = None) -> None:
+        self.recall = None if cache is None else Recall(cache, served.package, columns, model.signature)
+        """What it predicted before, if the loop declares a cache."""
         self.version = served.version
         self.package = served.package
         self.model = model
@@ -90,20 +94,29 @@ class Arm:
 class Live:
     """A release as it is served. A new release makes a new one; requests keep the one they were read for."""
 
-    __slots__ = ("_pinned", "challenger", "champion", "draws", "reader", "release", "role", "shadows")
+    __slots__ = (
+        "_pinned", "cache", "challenger", "champion", "draws", "reader", "recalls", "release", "role", "shadows",
+    )  # fmt: skip
 
-    def __init__(self, release: ReleaseFile, champion: Model, challenger: Model | None) -> None:
+    def __init__(
+        self, release: ReleaseFile, champion: Model, challenger: Model | None, cache: Cache | None = None
+    ) -> None:
         """Raises ServeError when the two cannot be live together."""
         assert release.champion is not None
         signatures = [champion.signature, *([challenger.signature] if challenger else [])]
         self.release = release
         self.reader = Reader(signatures, release.unit)
-        self.champion = Arm(release.champion, champion, self.reader.columns)
+        self.champion = Arm(release.champion, champion, self.reader.columns, cache)
         self.challenger = (
-            Arm(release.challenger, challenger, self.reader.columns) if challenger and release.challenger else None
+            Arm(release.challenger, challenger, self.reader.columns, cache)
+            if challenger and release.challenger
+            else None
         )
         self.draws = self.challenger is not None and release.stage == "canary" and release.share > 0
         self.shadows = self.challenger is not None and release.stage == "shadow"
+        self.cache = cache
+        self.recalls = cache is not None and not self.draws
+        """Whether a request that is known in the cache can be answered at once: who answers it is not drawn."""
         self.role = "champion"
         """What the arm that answers is called in log and metrics."""
         self._pinned: dict[int, Live] = {}
@@ -134,6 +147,7 @@ class Live:
             found._pinned = {}
             found.champion, found.challenger = arm, None
             found.draws = found.shadows = False
+            found.recalls = self.cache is not None
             found.role = "asked"
         return found
 
@@ -141,13 +155,26 @@ class Live:
 class Part:
     """The rows of a batch that one arm answers. After `run`, ``answers`` holds None where the arm failed."""
 
-    __slots__ = ("answers", "arm", "decision", "error", "failed", "packed", "places", "prediction", "role", "seconds")
+    __slots__ = (
+        "answers",
+        "arm",
+        "decision",
+        "error",
+        "failed",
+        "packed",
+        "places",
+        "prediction",
+        "role",
+        "rows",
+        "seconds",
+    )
 
     def __init__(self, arm: Arm, role: str, rows: Sequence[Row], places: Sequence[int] | None) -> None:
         self.arm = arm
         self.role = role
         self.places = places
         """Which rows of the batch; None: all, in order."""
+        self.rows = rows
         self.packed: Packed = arm.packer.pack(rows)
         self.prediction: NDArray[np.float64] | None = None
         self.decision: NDArray[np.int64] | None = None
@@ -156,6 +183,7 @@ class Part:
         """Positions in this part."""
         self.error = ""
         self.seconds = 0.0
+        """What the graph took; 0 when all was known."""
 
     def run(self, ids: Sequence[str]) -> None:
         """Run the graph; when it fails, each row alone, so that one row cannot spoil the others. Never raises."""
@@ -166,15 +194,22 @@ class Part:
             self._one_by_one(ids)
 
     def _run(self, ids: Sequence[str]) -> None:
-        # The thread's own CPU time: in the worker thread, wall time would count waiting for the interpreter.
-        started = time.thread_time()
-        prediction, decision = self.arm.model.run(self.packed)
-        self.seconds = time.thread_time() - started
-        self.arm.model.cost.observe(len(ids), self.seconds)
+        recall = self.arm.recall
+        prediction, decision = (
+            self._compute(self.packed) if recall is None else recall.through(self.rows, self.packed, self._compute)
+        )
         if not np.isfinite(prediction).all():
             raise ArithmeticError("the prediction is not a finite number")
         self.answers = list(self.arm.answers(ids, prediction, decision))
         self.prediction, self.decision = prediction, decision
+
+    def _compute(self, packed: Packed) -> Outputs:
+        # The thread's own CPU time: in the worker thread, wall time would count waiting for the interpreter.
+        started = time.thread_time()
+        outputs = self.arm.model.run(packed)
+        self.seconds = time.thread_time() - started
+        self.arm.model.cost.observe(len(outputs[0]), self.seconds)
+        return outputs
 
     def _one_by_one(self, ids: Sequence[str]) -> None:
         model = self.arm.model

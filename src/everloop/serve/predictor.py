@@ -9,6 +9,8 @@ from random import Random
 from typing import Any, Protocol
 
 import msgspec
+import numpy as np
+from numpy.typing import NDArray
 
 from everloop.errors import RequestError
 from everloop.serve.arms import draw
@@ -21,6 +23,8 @@ from everloop.serve.rows import Row
 REQUEST_ROWS = 20_000
 WAITING_ROWS = 50_000
 """Beyond this a request is refused at once: it would only wait."""
+RECALLED_ROWS = 256
+"""Larger requests are not looked up before they are batched: that would hold up everybody else."""
 
 
 class Exchange(Protocol):
@@ -83,6 +87,10 @@ class Batch:
         """What must not happen did: the batch could not be executed at all."""
 
 
+Recalled = tuple[PredictionJob, list[str], NDArray[np.float64], NDArray[np.int64] | None, float]
+"""A request that the cache answered: ids, prediction, decision, seconds."""
+
+
 class Predictor:
     """``live`` is None until a champion is loaded. Times are wall-clock microseconds unless a job brings its own."""
 
@@ -95,6 +103,8 @@ class Predictor:
         self.errors: dict[str, str] = {}
         """The last error of each role."""
         self.batcher: Batcher[PredictionJob, Batch] = Batcher(loop, self)
+        self._loop = loop
+        self._recalled: list[Recalled] = []
         self._random = random.random
         self._process = f"{os.getpid():x}{os.urandom(3).hex()}"
         self._count = count()
@@ -123,12 +133,67 @@ class Predictor:
         """Raises RequestError when it is too large or too much waits."""
         if job.size > REQUEST_ROWS:
             raise RequestError(f"{job.size} rows in one request; send at most {REQUEST_ROWS}.", status=413)
+        if job.group.recalls and 0 < job.size <= RECALLED_ROWS and self._recall(job):
+            return
         if self.batcher.waiting > WAITING_ROWS:
             raise RequestError("Too many rows wait here already; try again in a second.", status=503)
         if job.size:
             self.batcher.submit(job)
         else:
             job.exchange.finish(200, job.form([], job))
+
+    # What the cache knows
+
+    def _recall(self, job: PredictionJob) -> bool:
+        """Answer from the cache, at once and whatever waits; False when a row of it is not there."""
+        live = job.group
+        arm = live.champion
+        found = arm.recall.find(job.rows) if arm.recall is not None else None
+        if found is None:
+            return False
+        ids = job.ids or [self.new_id()]
+        job.exchange.finish(200, job.form(arm.answers(ids, *found), job))
+        seconds = time.perf_counter() - job.exchange.arrived
+        meter = self.meter(arm.version, live.role)
+        meter.requests.observe(seconds)
+        meter.rows += job.size
+        if not self._recalled:
+            self._loop.call_soon(self.note_recalled)
+        self._recalled.append((job, ids, found[0], found[1], seconds))
+        return True
+
+    def note_recalled(self) -> None:
+        """Log what the cache answered, all of one turn of the loop together."""
+        recalled, self._recalled = self._recalled, []
+        now = time.time_ns() // 1000
+        while recalled:
+            live = recalled[0][0].group
+            ours = [each for each in recalled if each[0].group is live]
+            recalled = [each for each in recalled if each[0].group is not live]
+            jobs = [job for job, *_ in ours]
+            batch = Batch(
+                live,
+                jobs,
+                [id for _, ids, *_ in ours for id in ids],
+                [row for job in jobs for row in job.rows],
+                [moment for job in jobs for moment in job.at or [now] * job.size],
+            )
+            if live.reader.has_unit:
+                batch.units = [live.reader.unit(row) or "" for row in batch.rows]
+            if live.release.log:
+                part = Part(live.champion, live.role, batch.rows, None)
+                part.prediction = np.concatenate([prediction for _, _, prediction, _, _ in ours])
+                decisions = [decision for _, _, _, decision, _ in ours if decision is not None]
+                part.decision = np.concatenate(decisions) if decisions else None
+                latency = [seconds for job, *_, seconds in ours for _ in job.rows]
+                self.log.add(live.release, part, batch.ids, batch.at, latency, batch.units)
+            if live.shadows:
+                self._defer_shadow(batch)
+
+    @property
+    def idle(self) -> bool:
+        """Nothing waits, runs or is still to be logged."""
+        return self.batcher.idle and not self._recalled
 
     # What the batcher asks of us
 
@@ -210,7 +275,8 @@ class Predictor:
         latency = [0.0] * len(batch.ids) if batch.shadow else self._answer(batch)
         for part in batch.parts:
             meter = self.meter(part.arm.version, part.role)
-            meter.compute.observe(part.seconds)
+            if part.seconds:
+                meter.compute.observe(part.seconds)
             meter.rows += len(part.answers)
             if part.failed:
                 meter.failed += len(part.failed)

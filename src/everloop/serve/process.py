@@ -173,7 +173,7 @@ class Process:
             connection.transport.abort()
 
     def _quiet(self) -> bool:
-        return not self.application.connections and all(s.predictor.batcher.idle for s in self.services)
+        return not self.application.connections and all(s.predictor.idle for s in self.services)
 
 
 def serve(settings: Settings) -> int:

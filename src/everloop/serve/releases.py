@@ -2,7 +2,7 @@
 
 import os
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import msgspec
 
@@ -12,6 +12,13 @@ from everloop.errors import ServeError
 class Served(msgspec.Struct, frozen=True, forbid_unknown_fields=False):
     version: int
     package: str
+
+
+class CacheTerms(msgspec.Struct, frozen=True, forbid_unknown_fields=False):
+    """How much memory predictions may be kept in, and for how long."""
+
+    bytes: Annotated[int, msgspec.Meta(ge=0)]
+    seconds: Annotated[float, msgspec.Meta(gt=0)]
 
 
 class ReleaseFile(msgspec.Struct, frozen=True, kw_only=True):
@@ -29,6 +36,7 @@ class ReleaseFile(msgspec.Struct, frozen=True, kw_only=True):
     salt: str = ""
     log: bool = True
     p99_ms: float | None = None
+    cache: CacheTerms | None = None
     label: str = "label"
     """The name of an outcome that is sent without one."""
 

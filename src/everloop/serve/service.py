@@ -160,7 +160,7 @@ class Service:
         if not self.channel.asked(headers):
             raise RequestError("Only a replay waits here; send x-everloop-replay with its token.", status=403)
         self.channel.event_time(headers)  # refuses a wrong token
-        if not self.predictor.batcher.idle:
+        if not self.predictor.idle:
             self._loop.call_later(SETTLING_SECONDS, self.settled, exchange, headers, body)
             return
         try:
@@ -202,6 +202,7 @@ class Service:
 
     def close(self) -> None:
         """Write the logs to their end. Call when nothing is in flight."""
+        self.predictor.note_recalled()
         self.predictor.batcher.close()
         self.log.close()
         self.outcome_log.close()

@@ -17,6 +17,7 @@ from everloop.spec.metric import Metric
 from everloop.spec.resolve import Resolved
 from everloop.spec.retrain import AllOf, AnyOf, Degraded, Drift, Every, Manual, Rows, Trigger
 from everloop.spec.rollout import Direct
+from everloop.spec.serve import Cache
 from everloop.spec.source import Fixed
 from everloop.spec.train import Choice, Space, Train
 from everloop.spec.tree import describe as written
@@ -339,7 +340,15 @@ def _serve(loop: Loop) -> str:
     limit = loop.serve.p99
     p99 = f"99 of 100 answers within {_span(limit)}" if limit else "no limit on the time of an answer (the default)"
     log = "every prediction is kept in the log (the default)" if loop.serve.log else "predictions are NOT kept"
-    return f"Serve over HTTP: {p99}; {log}; no cache (the default)."
+    return f"Serve over HTTP: {p99}; {log}; {_cache(loop.serve.cache)}."
+
+
+def _cache(cache: Cache | None) -> str:
+    if cache is None:
+        return "no cache (the default)"
+    return (
+        f"the same columns get the same answer for {_span(cache.time_to_live)}, from a cache of {cache.bytes:,} bytes"
+    )
 
 
 def _and(names: tuple[str, ...]) -> str:
