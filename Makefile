@@ -4,7 +4,9 @@ BIN := .venv/bin
 DATA ?=
 ARGS ?=
 
-.PHONY: demo test lint types house unit bench clean
+PEERS := fastapi mlserver litserve bentoml
+
+.PHONY: demo test lint types house unit bench bench-peers bench-serving clean
 
 demo: .venv/core
 	@$(BIN)/everloop demo $(if $(DATA),--data $(DATA)) $(ARGS)
@@ -27,6 +29,19 @@ unit: .venv/dev
 bench: .venv/dev
 	$(BIN)/python -m bench.all $(ARGS)
 
+# Other servers, each in an environment of its own: they do not install together.
+bench-peers: $(PEERS:%=.venv-bench/%/ready)
+
+.venv-bench/%/ready: bench/peers/requirements-%.txt
+	$(PYTHON) -m venv --clear .venv-bench/$*
+	.venv-bench/$*/bin/pip install --quiet --disable-pip-version-check -r $<
+	@touch $@
+
+# Serving beside others, about a quarter of an hour on an idle machine: `apt-get install wrk` first.
+bench-serving: .venv/dev
+	-@$(MAKE) --keep-going bench-peers
+	$(BIN)/python -m bench.serving --peers $(ARGS)
+
 .venv/bin/python:
 	$(PYTHON) -m venv .venv
 
@@ -39,4 +54,4 @@ bench: .venv/dev
 	@touch $@ .venv/core
 
 clean:
-	rm -rf .venv .everloop demo build src/*.egg-info
+	rm -rf .venv .venv-bench .everloop demo build src/*.egg-info
