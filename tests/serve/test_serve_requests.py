@@ -275,7 +275,7 @@ V2_WRONG = [
     ({"inputs": [{"name": "x", "shape": [1], "datatype": "FP64", "data": [1]}] * 2}, "twice"),
     ({"inputs": [], "outputs": [{"name": "no"}]}, "no output"),
     ({"input": []}, "V2"),
-    ({"inputs": [{"name": "x", "shape": [2], "datatype": "FP64", "data": [[1], 2]}]}, "mixes"),
+    ({"inputs": [{"name": "x", "shape": [2, 1], "datatype": "FP64", "data": [[1], 2]}]}, "mixes"),
 ]
 
 

@@ -3,13 +3,13 @@
 import os
 import time
 from collections.abc import Callable, Iterable
-from importlib import metadata
 from typing import Protocol
 from urllib.parse import unquote_to_bytes
 
 import msgspec
 
 from everloop.errors import RequestError
+from everloop.serve import v2_routes
 from everloop.serve.exposition import exposition
 from everloop.serve.http import Bounds, Connection, Exchange, Headers, Observer
 from everloop.serve.journal import say
@@ -65,9 +65,7 @@ class Application:
             routes[b"/predict/" + path] = {b"POST": service.predict}
             routes[b"/outcomes/" + path] = {b"POST": service.outcomes}
             routes[b"/settled/" + path] = {b"POST": service.settled}
-            routes[b"/v2/models/" + path] = _get(service.metadata)
-            routes[b"/v2/models/" + path + b"/ready"] = _get(service.is_ready)
-            routes[b"/v2/models/" + path + b"/infer"] = {b"POST": service.infer}
+            routes.update(v2_routes.of(service))
             if len(self.services) == 1:
                 routes[b"/predict"] = {b"POST": service.predict}
                 routes[b"/outcomes"] = {b"POST": service.outcomes}
@@ -101,7 +99,8 @@ class Application:
         if not path.startswith(b"/"):  # the absolute form, as to a proxy
             path = b"/" + path.partition(b"://")[2].partition(b"/")[2]
         path = unquote_to_bytes(path)
-        methods = self._routes.get(path) or self._routes.get(path.rstrip(b"/"))
+        path = path.rstrip(b"/") or path
+        methods = self._routes.get(path) or v2_routes.versioned(self.services, path)
         if methods is None:
             known = ", ".join(sorted(self.services)) or "none"
             shown = path.decode(errors="replace")[:200]
@@ -111,8 +110,7 @@ class Application:
     # What is not about one loop
 
     def _server(self, exchange: Exchange, headers: Headers, body: bytes) -> None:
-        answer = {"name": "everloop", "version": metadata.version("everloop"), "extensions": []}
-        exchange.finish(200, msgspec.json.encode(answer))
+        exchange.finish(200, msgspec.json.encode(v2_routes.server()))
 
     def _alive(self, exchange: Exchange, headers: Headers, body: bytes) -> None:
         exchange.finish(200, b'{"live":true}')

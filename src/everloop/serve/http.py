@@ -130,6 +130,8 @@ class Exchange:
     priority = NORMAL
     caller: Any = None
     """Whoever asked, as the gate knows them; None: nobody was asked for a key."""
+    kind = JSON
+    """The content type of a good answer."""
     lines = b""
     """Whole header lines that go out with whatever is answered."""
     observer: "Observer | None" = None
@@ -160,6 +162,8 @@ class Exchange:
         if connection.application.draining:
             self.close = True
         extra += self.lines
+        if kind is JSON:
+            kind = self.kind
         if status == 200 and kind is JSON and not (self.close or self.bare or self.kept):
             length = len(body)
             if extra or length >= 2048:

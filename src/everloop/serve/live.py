@@ -95,7 +95,8 @@ class Live:
     """A release as it is served. A new release makes a new one; requests keep the one they were read for."""
 
     __slots__ = (
-        "_pinned", "cache", "challenger", "champion", "draws", "reader", "recalls", "release", "role", "shadows",
+        "_pinned", "cache", "challenger", "champion", "described", "draws", "reader", "recalls", "release", "role",
+        "shadows",
     )  # fmt: skip
 
     def __init__(
@@ -119,6 +120,8 @@ class Live:
         """Whether a request that is known in the cache can be answered at once: who answers it is not drawn."""
         self.role = "champion"
         """What the arm that answers is called in log and metrics."""
+        self.described: Any = None
+        """What a protocol made of it, once."""
         self._pinned: dict[int, Live] = {}
 
     @property
@@ -148,7 +151,7 @@ class Live:
             found.champion, found.challenger = arm, None
             found.draws = found.shadows = False
             found.recalls = self.cache is not None
-            found.role = "asked"
+            found.role, found.described = "asked", None
         return found
 
 

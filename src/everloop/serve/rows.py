@@ -5,8 +5,8 @@ and the unit. One msgspec struct type, made from them, does parsing and validati
 the body looked at again, slowly, to say which column, which value and what was expected.
 """
 
-from collections.abc import Callable, Iterable, Sequence
-from itertools import chain
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import chain, repeat
 from operator import itemgetter
 from typing import Annotated, Any
 
@@ -120,7 +120,7 @@ class Reader:
         timed: Any = msgspec.defstruct(
             "Timed", [("rows", list[row]), ("at", list[Integer])], forbid_unknown_fields=True
         )
-        self._rows: Any = list[row]
+        self._absent = [column.absent for column in self.columns]
         self._decode: Callable[[bytes], Any] = msgspec.json.Decoder(row | list[row]).decode
         self._decode_timed: Callable[[bytes], Any] = msgspec.json.Decoder(timed).decode
         self._instants = [(n, instants.reader(c.time_zone)) for n, c in enumerate(self.columns) if c.type == "instant"]
@@ -154,15 +154,25 @@ class Reader:
             raise RequestError(f"There are {len(found.rows)} rows and {len(found.at)} event times; send one for each.")
         return self._finished(list(map(_values, found.rows)), body), found.at
 
-    def read_columns(self, columns: dict[str, list[Any]], count: int) -> list[Row]:
-        """Rows from named columns of ``count`` values each. Raises RequestError like `read`."""
-        rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
-        rows = rows or [{} for _ in range(count)]
-        try:
-            found = msgspec.convert(rows, self._rows)
-        except (ValueError, RecursionError) as error:
-            raise self._explained(rows, error) from None
-        return self._finished(list(map(_values, found)), NUL)
+    def from_columns(self, columns: Mapping[str, Sequence[Any]], count: int) -> list[Row]:
+        """Rows from named columns of ``count`` values each, of the right types already. Raises RequestError."""
+        for place, read in self._instants:
+            name = self.names[place]
+            values = columns.get(name, ())
+            if any(type(value) is str for value in values):
+                columns = {**columns, name: [_moment(name, value, read, n, count) for n, value in enumerate(values)]}
+        for column in self.columns:
+            if column.name not in columns:
+                if column.tensor is not None and count:
+                    raise RequestError(f"Column {column.name!r} is missing; expected {column.words}.")
+            elif column.type in ("text", None) and column.tensor is None and MISSING_TEXT in columns[column.name]:
+                raise RequestError(
+                    _wrong(column.name, MISSING_TEXT, column.words, columns[column.name].index(MISSING_TEXT), count)
+                )
+        if not self.columns:
+            return [()] * count
+        absent = (repeat(value, count) for value in self._absent)
+        return list(zip(*map(columns.get, self.names, absent), strict=True))
 
     def _finished(self, rows: list[Row], body: bytes) -> list[Row]:
         """Instants as microseconds, tensors as bytes; the text that stands for a missing one is refused."""
@@ -179,14 +189,8 @@ class Reader:
                 for place, read in self._instants:
                     value = row[place]
                     if type(value) is str:
-                        try:
-                            moment = read(value)
-                        except ValueError as error:
-                            raise RequestError(
-                                _wrong(self.names[place], value, str(error), number, len(rows))
-                            ) from None
                         values = values or list(row)
-                        values[place] = moment
+                        values[place] = _moment(self.names[place], value, read, number, len(rows))
                 if values is not None:
                     rows[number] = tuple(values)
         return rows
@@ -274,6 +278,16 @@ def _shown(value: Any) -> str:
 def _wrong(name: str, value: Any, expected: str, number: int, rows: int) -> str:
     where = f" in row {number}" if rows > 1 else ""
     return f"Column {name!r} is {_shown(value)}{where}; expected {expected}."
+
+
+def _moment(name: str, value: Any, read: Callable[[str], int], number: int, rows: int) -> Any:
+    """An instant as microseconds, if it came as text. Raises RequestError."""
+    if type(value) is not str:
+        return value
+    try:
+        return read(value)
+    except ValueError as error:
+        raise RequestError(_wrong(name, value, str(error), number, rows)) from None
 
 
 def _parsed(body: bytes) -> Any:

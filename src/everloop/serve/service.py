@@ -9,13 +9,13 @@ from typing import Any
 import msgspec
 
 from everloop.errors import RequestError, StoreError, StoreFull
-from everloop.serve import v2
+from everloop.serve import v2, v2_body
 from everloop.serve.follow import Follower
 from everloop.serve.http import Exchange, Headers
 from everloop.serve.instants import reader as instant_reader
-from everloop.serve.live import Live
+from everloop.serve.live import Answer, Live
 from everloop.serve.log import OutcomeLog, PredictionLog
-from everloop.serve.predictor import PredictionJob, Predictor, many, one
+from everloop.serve.predictor import Form, PredictionJob, Predictor, many, one
 from everloop.serve.replay import Channel
 from everloop.serve.rows import Integer
 from everloop.store.home import Home
@@ -23,6 +23,7 @@ from everloop.store.segments import OutcomeFrame
 
 REQUEST_OUTCOMES = 50_000
 ID_LENGTH = 512
+OCTETS = b"application/octet-stream"
 SETTLING_SECONDS = 0.0005
 _read_instant = instant_reader(None)
 
@@ -97,26 +98,41 @@ class Service:
         ids = predictor.ids_for(live, rows, given)
         predictor.submit(PredictionJob(exchange, live, rows, ids, at, many if several else one))
 
-    def infer(self, exchange: Exchange, headers: Headers, body: bytes) -> None:
-        if b"inference-header-content-length" in headers:
-            raise RequestError("Binary tensors are not read here yet; send the data as JSON.")
+    def infer(self, exchange: Exchange, headers: Headers, body: bytes, version: int | None = None) -> None:
+        """The Open Inference Protocol V2 over HTTP; ``version`` is asked for by the path."""
         live = self.live()
-        rows, request = v2.read(body, live)
+        request = v2_body.decode(body, headers.get(v2_body.HEADER))
+
+        def form(answers: list[Answer], job: PredictionJob) -> bytes:
+            written, head = v2_body.encode(self.name, live, request, answers)
+            if head is not None:
+                exchange.kind = OCTETS
+                exchange.lines += b"inference-header-content-length: %d\r\n" % head
+            return written
+
+        self.ask(exchange, headers, live, request, form, version)
+
+    def ask(
+        self,
+        exchange: Exchange,
+        headers: Headers,
+        live: Live,
+        request: v2.Request,
+        form: Form,
+        version: int | None = None,
+    ) -> None:
+        """Answer a request of the Open Inference Protocol V2, however it came. Raises RequestError."""
+        group = live if version is None else live.pinned(version)
+        priority, seconds = v2.urgency(request.parameters)
+        if priority is not None:
+            exchange.priority = priority
+        if seconds is not None:
+            exchange.deadline = min(exchange.deadline, exchange.arrived + seconds)
+        rows = v2.rows(request, live)
         moment = self.channel.event_time(headers) if self.channel.asked(headers) else None
         at = None if moment is None else [moment] * len(rows)
-        ids = self.predictor.ids_for(live, rows, _given_id(headers) or request.id)
-        self.predictor.submit(
-            PredictionJob(
-                exchange, live, rows, ids, at, lambda answers, job: v2.answer(self.name, live, request, answers)
-            )
-        )
-
-    def metadata(self, exchange: Exchange, headers: Headers, body: bytes) -> None:
-        exchange.finish(200, msgspec.json.encode(v2.metadata(self.name, self.live())))
-
-    def is_ready(self, exchange: Exchange, headers: Headers, body: bytes) -> None:
-        self.live()
-        exchange.finish(200, msgspec.json.encode({"name": self.name, "ready": True}))
+        ids = self.predictor.ids_for(live, rows, _given_id(headers) or request.id or None)
+        self.predictor.submit(PredictionJob(exchange, group, rows, ids, at, form))
 
     def outcomes(self, exchange: Exchange, headers: Headers, body: bytes) -> None:
         """Acknowledged when they are on disk."""

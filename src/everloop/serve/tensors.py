@@ -64,22 +64,29 @@ def _packer(count: int, datatype: str) -> struct.Struct:
 def value(found: Any, column: TensorColumn) -> Value:
     """The bytes of what `annotation` let through. Raises ValueError with what is wrong."""
     if type(found) is not list:
-        return checked(found, column)
+        return checked(found, column, 1)
     for _ in column.shape[1:]:
         found = list(chain.from_iterable(found))
+    return written(found, column)
+
+
+def written(values: Sequence[Any], column: TensorColumn) -> bytes:
+    """Flat values as bytes. Raises ValueError with what is wrong."""
     try:
-        return _packer(len(found), column.datatype).pack(*found)
-    except (struct.error, OverflowError):
+        return _packer(len(values), column.datatype).pack(*values)
+    except (struct.error, OverflowError, TypeError):
         raise ValueError(f"a value that does not fit into {column.datatype}") from None
 
 
-def checked(found: Value, column: TensorColumn) -> Value:
-    """``found`` if it can be a row of ``column``. Raises ValueError with what is wrong."""
-    size = size_of(column)
-    if len(found) != size:
+def checked(found: Value, column: TensorColumn, rows: int) -> Value:
+    """``found`` if it can be ``rows`` rows of ``column``. Raises ValueError with what is wrong."""
+    if len(found) != rows * size_of(column):
         raise ValueError(f"{len(found)} bytes" if len(found) else "missing")
-    if column.datatype == "BOOL" and size and np.frombuffer(found, np.uint8).max() > 1:
+    dtype = DTYPES[column.datatype]
+    if dtype.kind == "b" and len(found) and np.frombuffer(found, np.uint8).max() > 1:
         raise ValueError("bytes other than 0 and 1")
+    if dtype.kind == "f" and not np.isfinite(np.frombuffer(found, dtype)).all():
+        raise ValueError("a value that is not a finite number")
     return found
 
 
