@@ -5,9 +5,12 @@ import os
 import sys
 from pathlib import Path
 
+import msgspec
+
 from everloop.errors import SpecError
 from everloop.serve import settings
 from everloop.serve.process import Settings, serve, token_from
+from everloop.serve.tls import Certificate
 from everloop.store.home import Home
 
 
@@ -28,8 +31,11 @@ def main(arguments: list[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     try:
         server = settings.read(given.settings) if given.settings is not None else settings.ServerSettings()
-        if not given.open_to_the_world:
-            server.check_open(given.host)
+        if given.open_to_the_world:
+            server = msgspec.structs.replace(server, open_to_the_world=settings.OPEN)
+        server.check_open(given.host)
+        if server.tls is not None and given.processes > 1:
+            Certificate(server.tls)  # here it is said once, not by each process that would end of it
     except SpecError as error:
         print(error, file=sys.stderr)
         return error.exit_code
@@ -49,6 +55,7 @@ def main(arguments: list[str] | None = None) -> int:
             share_port=given.share_port,
             server=server,
             server_file=given.settings,
+            open_to_the_world=given.open_to_the_world,
         )
     )
 

@@ -199,13 +199,15 @@ class Connection(asyncio.Protocol):
 
     __slots__ = (
         "_began", "_body", "_body_bytes", "_bounds", "_chunked", "_completed", "_ended", "_headers", "_inside", "_lingers",
-        "_parser", "_paused", "_queue", "_rest", "_stuck", "_unfinished", "_url", "application", "seen", "transport",
+        "_parser", "_paused", "_queue", "_rest", "_stuck", "_unfinished", "_url", "application", "peer", "seen", "transport",
     )  # fmt: skip
 
     def __init__(self, application: Application) -> None:
         self.application = application
         self._bounds = application.bounds
         self.transport: Any = None
+        self.peer = ""
+        """The client's address, once somebody asked for it."""
         self.seen = 0
         """The tick of the last byte."""
         self._queue: deque[Exchange] = deque()

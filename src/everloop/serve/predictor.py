@@ -31,6 +31,7 @@ class Exchange(Protocol):
     """A request that waits for its answer. ``arrived`` is on the clock of time.perf_counter."""
 
     arrived: float
+    ran: tuple[float, float] | None
 
     def finish(self, status: int, body: bytes) -> None: ...
 
@@ -70,7 +71,7 @@ class PredictionJob:
 
 
 class Batch:
-    __slots__ = ("at", "broken", "chosen", "ids", "jobs", "live", "parts", "rows", "shadow", "units")
+    __slots__ = ("at", "broken", "chosen", "ids", "jobs", "live", "parts", "ran", "rows", "shadow", "units")
 
     def __init__(self, live: Live, jobs: list[PredictionJob], ids: list[str], rows: list[Row], at: list[int]) -> None:
         self.live = live
@@ -83,6 +84,8 @@ class Batch:
         """Which rows the challenger answers; None: none."""
         self.parts: list[Part] = []
         self.shadow = False
+        self.ran: tuple[float, float] | None = None
+        """When it began and ended, if somebody traces; on the clock of time.perf_counter."""
         self.broken: Exception | None = None
         """What must not happen did: the batch could not be executed at all."""
 
@@ -100,6 +103,8 @@ class Predictor:
         self.meters: dict[tuple[int, str], Meter] = {}
         self.batch_rows = Histogram(ROWS)
         self.shadow_skipped = 0
+        self.traces = False
+        """Tell each request when its batch began and ended."""
         self.errors: dict[str, str] = {}
         """The last error of each role."""
         self.batcher: Batcher[PredictionJob, Batch] = Batcher(loop, self)
@@ -251,10 +256,13 @@ class Predictor:
         return sum(part.arm.model.cost.predict(len(part.places or batch.rows)) for part in batch.parts)
 
     def execute(self, batch: Batch) -> None:
+        began = time.perf_counter() if self.traces else 0.0
         try:
             self._execute(batch)
         except Exception as error:
             batch.broken = error
+        if self.traces:
+            batch.ran = began, time.perf_counter()
 
     def _execute(self, batch: Batch) -> None:
         if batch.shadow and batch.live.challenger is not None:
@@ -296,6 +304,9 @@ class Predictor:
     def _answer(self, batch: Batch) -> list[float]:
         """Write the answers; returns seconds per row."""
         self.batch_rows.observe(len(batch.rows))
+        if batch.ran is not None:
+            for job in batch.jobs:
+                job.exchange.ran = batch.ran
         answers = batch.parts[0].answers
         failed = bool(batch.parts[0].failed)
         if batch.chosen is not None:

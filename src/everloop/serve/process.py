@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import os
+import resource
 import signal
 import socket
 import sys
@@ -16,17 +17,21 @@ from random import Random
 
 import msgspec
 
+from everloop.errors import EverloopError
 from everloop.serve.application import Application
 from everloop.serve.follow import POLL_SECONDS
+from everloop.serve.guard import Guard
 from everloop.serve.http import Bounds, Connection
 from everloop.serve.journal import say
 from everloop.serve.replay import Channel
 from everloop.serve.service import Service
 from everloop.serve.settings import ServerSettings
+from everloop.serve.tls import HANDSHAKE_SECONDS
 from everloop.store.files import write_atomically
 from everloop.store.home import Home
 
 BACKLOG = 1024
+OTHER_FILES = 256
 DRAIN_SECONDS = 20.0
 SWITCH_SECONDS = 0.0005
 """How long the worker thread may wait for the interpreter when the loop is busy: Python's own 5 ms is a long batch."""
@@ -46,6 +51,8 @@ class Settings:
     server: ServerSettings = field(default_factory=ServerSettings)
     server_file: Path | None = None
     """Where those came from: read again when it changes."""
+    open_to_the_world: bool = False
+    """Said on the command line: holds whatever the file says later."""
 
 
 def listen(host: str, port: int, *, share_port: bool) -> socket.socket:
@@ -91,6 +98,17 @@ class Process:
             linger_seconds=server.linger_seconds,
         )
         self.application = Application(self.services, bounds=bounds)
+        self.guard = Guard(
+            server,
+            home=settings.home,
+            host=settings.host,
+            loops=settings.loops,
+            file=settings.server_file,
+            open_to_the_world=settings.open_to_the_world,
+        )
+        self.guard.stand_before(self.application)
+        for service in self.services:
+            service.predictor.traces = self.guard.traces is not None
         self._executor = ThreadPoolExecutor(1, "loader")
         self._server: asyncio.Server | None = None
         self._port = 0
@@ -106,6 +124,7 @@ class Process:
             for service in self.services:
                 service.close()
             self._executor.shutdown()
+            self.guard.close()
             with suppress(OSError):
                 self._file.unlink()
             self.loop.close()
@@ -117,7 +136,15 @@ class Process:
             service.follower.start()
         sock = listen(self.settings.host, self.settings.port, share_port=self.settings.share_port)
         self._port = sock.getsockname()[1]
-        self._server = await self.loop.create_server(lambda: Connection(self.application), sock=sock, backlog=BACKLOG)
+        certificate = self.guard.certificate
+        self._server = await self.loop.create_server(
+            lambda: Connection(self.application),
+            sock=sock,
+            backlog=BACKLOG,
+            ssl=certificate.context if certificate is not None else None,
+            ssl_handshake_timeout=HANDSHAKE_SECONDS if certificate is not None else None,
+        )
+        allow_files(self.settings.server.connections)
         for number in (signal.SIGTERM, signal.SIGINT):
             self.loop.add_signal_handler(number, self._stopping.set)
         gc.collect()
@@ -135,6 +162,7 @@ class Process:
             return
         for service in self.services:
             service.follower.poll(self._executor, self.loop.call_soon_threadsafe, self._tell)
+        self.guard.poll(self.application)
         self.loop.call_later(POLL_SECONDS, self._poll)
 
     def _tick(self) -> None:
@@ -176,10 +204,25 @@ class Process:
         return not self.application.connections and all(s.predictor.idle for s in self.services)
 
 
+def allow_files(connections: int) -> None:
+    """Let this process have a file for each connection, as far as the system lets it."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = connections + OTHER_FILES
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        if most > soft:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+        if most < wanted:
+            say("few files", connections=connections, files=most, remedy="raise the limit of open files (ulimit -n)")
+
+
 def serve(settings: Settings) -> int:
     """Serve in this process. Returns the exit code."""
     try:
         return Process(settings).run()
+    except EverloopError as error:
+        print(error, file=sys.stderr)
+        return error.exit_code
     except OSError as error:
         print(
             f"Cannot listen on {settings.host}:{settings.port}: {error.strerror}. Choose another --port or --host.",

@@ -132,6 +132,8 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
                 f"{where}.trace is {self.trace!r}; write an http or https address, "
                 "such as http://localhost:4318/v1/traces."
             )
+        if self.operate == "key" and not self.keys:
+            raise SpecError(f'{where}.operate is "key", but keys is false, so that nobody has one; write keys = true.')
         for origin in self.cors.origins if self.cors is not None else ():
             if origin != "*" and not re.fullmatch(r"[a-z][a-z0-9+.-]*://[^\s/*]+", origin):
                 raise SpecError(
