@@ -7,5 +7,6 @@ EXTRAS = {
     ),
     **dict.fromkeys(("psutil", "matplotlib"), "core"),
     **dict.fromkeys(("lightgbm", "xgboost"), "boost"),
+    "opentelemetry": "trace",
 }
 """What a machine that only serves does not have, and which extra brings it."""
