@@ -59,7 +59,7 @@ DECLARED = ("check", "run", "up", "replay", "demo")
 """They begin with a declaration; the others with a home."""
 
 
-@pytest.mark.parametrize("command", [(), ("data",), ("package",), *COMMANDS], ids=" ".join)
+@pytest.mark.parametrize("command", [(), ("data",), ("package",), ("keys",), *COMMANDS], ids=" ".join)
 def test_help_teaches(command: tuple[str, ...], everloop: Everloop) -> None:
     said = everloop(*command, "--help")
     assert said.code == 0
@@ -460,6 +460,9 @@ def test_a_home_that_is_none_is_said_to_be_none(command: tuple[str, ...], everlo
         "batch": (tmp_path / "x.csv", tmp_path / "y.csv"),
         "diff": (0, 1),
         "verify": ("v1",),
+        "add": ("partner",),
+        "revoke": ("partner",),
+        "rotate": ("partner",),
     }
     known = arguments.get(command[-1], ("v1",) if command == ("package", "show") else ())
     for home in (tmp_path / "nowhere", tmp_path, Path("/dev/null")):
