@@ -100,7 +100,13 @@ def started(
                 because = str(error)
             else:
                 server.pause()
-                found.append((each, server, stack.enter_context(Loader(each.messages(model)))))
+                found.append(
+                    (
+                        each,
+                        server,
+                        stack.enter_context(Loader(each.messages(model), secure=getattr(each, "secure", False))),
+                    )
+                )
         if because is not None:
             absent[each.name] = because
             say(f"{each.name} is not measured on {model.name}: {because}")

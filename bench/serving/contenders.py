@@ -8,8 +8,9 @@ import base64
 import http.client
 import json
 import os
+import ssl
 import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -46,8 +47,10 @@ class Contender(Protocol):
         ...
 
 
-def message(path: str, body: bytes, kind: str = "application/json", **headers: str) -> bytes:
-    lines = "".join(f"{name.replace('_', '-')}: {value}\r\n" for name, value in headers.items())
+def message(
+    path: str, body: bytes, kind: str = "application/json", *, headers: Mapping[str, str] | None = None
+) -> bytes:
+    lines = "".join(f"{name}: {value}\r\n" for name, value in (headers or {}).items())
     head = f"POST {path} HTTP/1.1\r\nhost: bench\r\ncontent-type: {kind}\r\n{lines}content-length: {len(body)}\r\n\r\n"
     return head.encode() + body
 
@@ -57,12 +60,18 @@ def text_of(row: Any) -> str:
     return base64.b64encode(np.ascontiguousarray(row, np.float32).tobytes()).decode()
 
 
-def ask(port: int, sent: bytes, timeout: float = 20.0) -> tuple[int, bytes]:
-    """Send a whole request as it is; the status and the body of its answer."""
+def ask(port: int, sent: bytes, *, secure: bool = False, timeout: float = 20.0) -> tuple[int, bytes]:
+    """Send a whole request as it is; the status and the body of its answer. Any certificate is taken."""
     head, _, body = sent.partition(b"\r\n\r\n")
     lines = head.decode().split("\r\n")
     method, path, _ = lines[0].split(" ")
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=timeout)
+    connection: http.client.HTTPConnection
+    if secure:
+        context = ssl.create_default_context()
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        connection = http.client.HTTPSConnection("127.0.0.1", port, timeout=timeout, context=context)
+    else:
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=timeout)
     try:
         connection.request(method, path, body, dict(line.split(": ", 1) for line in lines[1:]))
         answer = connection.getresponse()
@@ -73,7 +82,9 @@ def ask(port: int, sent: bytes, timeout: float = 20.0) -> tuple[int, bytes]:
         connection.close()
 
 
-def checked(model: Model, sent: Sequence[bytes], taken: Callable[[Any], Any], name: str) -> Callable[[int], bool]:
+def checked(
+    model: Model, sent: Sequence[bytes], taken: Callable[[Any], Any], name: str, *, secure: bool = False
+) -> Callable[[int], bool]:
     """Whether the server at a port answers. Raises RuntimeError when it answers otherwise than the graph does."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
@@ -82,7 +93,7 @@ def checked(model: Model, sent: Sequence[bytes], taken: Callable[[Any], Any], na
 
     def asks(port: int) -> bool:
         for number, want in enumerate(expected):
-            status, body = ask(port, sent[number])
+            status, body = ask(port, sent[number], secure=secure)
             if status in (404, 502, 503) and number == 0:
                 return False  # it listens and is not ready
             if status != 200:

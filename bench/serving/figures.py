@@ -11,6 +11,7 @@ from typing import Any
 
 from bench.rows import Row
 from bench.serving import contenders as peers
+from bench.serving import safety
 from bench.serving.alone import rows_a_second
 from bench.serving.cells import Cell, Measured, measure, say, side_by_side
 from bench.serving.contenders import Contender, ask
@@ -223,10 +224,36 @@ def answers(sent: bytes, port: int) -> bool:
     return status == 200 and b"probability" in body
 
 
+def safety_costs(plan: Plan) -> Part:
+    """What each thing that guards a request costs it."""
+    rows, measured = safety.costs(plan.folder, quick=plan.quick)
+    return Part(rows=rows, cells=list(measured.cells.values()))
+
+
+def cache(plan: Plan) -> Part:
+    """Answers of the transformer that are kept, against those that are computed."""
+    model = models(["transformer"])["transformer"]
+    missing, hitting = Ours(), Ours(name="everloop, cached", release={"cache": {"bytes": 2**26, "seconds": 3600}})
+    measured = side_by_side(
+        [missing, hitting], model, plan.folder, connections=[16], rounds=plan.rounds, seconds=1 if plan.quick else 3,
+        again=False,
+    )  # fmt: skip
+    miss, hit = (measured.cells[each.name, 16] for each in (missing, hitting))
+    rows = [
+        Row(what="transformer, c=16: requests a second, all kept against none", ours=hit.rate / miss.rate, unit="×",
+            target=100.0, greater_is_better=True, rounds=plan.rounds),
+        Row(what="transformer, c=16: CPU of a hit", ours=hit.cpu_us, unit="µs", peer=miss.cpu_us, peer_name="a miss",
+            rounds=plan.rounds),
+    ]  # fmt: skip
+    return Part(rows=rows, cells=[miss, hit])
+
+
 PARTS: dict[str, Callable[[Plan], Part]] = {
     "tabular": tabular,
     "cnn": lambda plan: dense(plan, "cnn"),
     "transformer": lambda plan: dense(plan, "transformer"),
     "processes": processes,
     "starts": starts,
+    "cache": cache,
+    "safety": safety_costs,
 }

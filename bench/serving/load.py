@@ -56,12 +56,13 @@ def generator() -> str:
 class Loader:
     """``messages``: whole HTTP requests. They lie in a file as long as this lives. Use with ``with``."""
 
-    def __init__(self, messages: Messages) -> None:
+    def __init__(self, messages: Messages, *, secure: bool = False) -> None:
         self.messages = list(messages)
+        self._scheme = "https" if secure else "http"
         with tempfile.NamedTemporaryFile(suffix=".requests", delete=False) as file:
             for each in self.messages:
                 file.write(b"%d\n" % len(each) + each)
-        self._file = Path(file.name)
+        self.file = Path(file.name)
         self._turn = 0
 
     def run(self, port: int, connections: int, seconds: float, core: int | None) -> Load:
@@ -73,7 +74,7 @@ class Loader:
     def _wrk(self, port: int, connections: int, seconds: float, core: int | None) -> Load:
         command = [
             "wrk", "-t1", f"-c{connections}", f"-d{max(1, round(seconds))}s", "--timeout", "20s", "-s", str(LUA),
-            f"http://127.0.0.1:{port}/", "--", str(self._file), str(self._turn),
+            f"{self._scheme}://127.0.0.1:{port}/", "--", str(self.file), str(self._turn),
         ]  # fmt: skip
         pin = (lambda: os.sched_setaffinity(0, {core})) if core is not None else None
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, preexec_fn=pin)
@@ -88,6 +89,8 @@ class Loader:
         return Load(**found, client=(used.ru_utime + used.ru_stime) / found["seconds"])
 
     def _python(self, port: int, connections: int, seconds: float, core: int | None) -> Load:
+        if self._scheme == "https":
+            raise RuntimeError("load by TLS needs wrk; install it (apt-get install wrk)")
         ours, theirs = multiprocessing.Pipe()
         context = multiprocessing.get_context("fork")
         messages = self.messages[self._turn :] + self.messages[: self._turn]
@@ -100,7 +103,7 @@ class Loader:
         return found
 
     def close(self) -> None:
-        self._file.unlink(missing_ok=True)
+        self.file.unlink(missing_ok=True)
 
     def __enter__(self) -> "Loader":
         return self
