@@ -46,6 +46,14 @@ class Row:
         names = ("what", "ours", "peer", "peer_name", "limit", "ratio", "target", "met", "unit", "rounds")
         return {name: getattr(self, name) for name in names}
 
+    @classmethod
+    def from_json(cls, kept: dict[str, Any]) -> "Row":
+        """What `to_json` wrote. Which way is better follows from whether the target was met."""
+        names = ("what", "ours", "unit", "rounds", "peer", "peer_name", "limit", "target")
+        target, met = kept.get("target"), kept.get("met")
+        greater = target is not None and (kept["ours"] >= target) == met
+        return cls(**{name: kept[name] for name in names if name in kept}, greater_is_better=greater)
+
 
 def parser(description: str) -> argparse.ArgumentParser:
     """With ``--json`` and ``--quick``; add the script's own arguments to it."""

@@ -12,18 +12,22 @@ import platform
 import sys
 import tempfile
 import time
+import traceback
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from bench import rows as table
 from bench.serving import cells
 from bench.serving import contenders as peers
 from bench.serving.figures import PARTS, Part, Plan
 from bench.serving.load import generator
 from bench.serving.ours import Ours
 
+from bench import rows as table
+
+SCRIPTS = ("overload", "offline")
+"""Scripts of their own, of which a whole run takes the rows."""
 RESULTS = Path(__file__).parents[1] / "results" / "serving.json"
 
 
@@ -47,7 +51,7 @@ def machine(with_peers: bool) -> dict[str, Any]:
     }
 
 
-def main() -> None:
+def main() -> int:
     parser = table.parser(__doc__ or "")
     parser.add_argument("--peers", action="store_true", help="beside FastAPI, MLServer, LitServe and BentoML")
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"some of: {', '.join(PARTS)}; all when none is named")
@@ -59,18 +63,27 @@ def main() -> None:
     if not given.json:
         print(_told(shape), flush=True)
     found: dict[str, Part] = {}
+    failed: dict[str, str] = {}
     with tempfile.TemporaryDirectory(prefix="bench-serving-") as folder:
-        for name in given.parts or PARTS:
+        for name in given.parts or (name for name in PARTS if given.peers or name not in SCRIPTS):
             began = time.perf_counter()
             plan = Plan(folder=Path(folder) / name, quick=given.quick, peers=given.peers)
             plan.folder.mkdir()
-            found[name] = part = PARTS[name](plan)
+            try:
+                found[name] = part = PARTS[name](plan)
+            except Exception as error:  # what was measured before it is worth keeping
+                traceback.print_exc()
+                failed[name] = repr(error)
+                continue
             part.more["seconds"] = round(time.perf_counter() - began)
             if not given.json:
                 print(_side(name, part), flush=True)
     if not given.quick:
         keep(shape, found)
     table.show((row for part in found.values() for row in part.rows), as_json=given.json)
+    for name, because in failed.items():
+        print(f"the part {name} did not come to its end: {because}", file=sys.stderr)
+    return 1 if failed else 0
 
 
 def _told(shape: dict[str, Any]) -> str:

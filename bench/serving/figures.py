@@ -1,9 +1,12 @@
 """The figures of the promise, one function a part: each gives rows, and the cells that they come from."""
 
 import http.client
+import json
+import subprocess
+import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -14,7 +17,7 @@ from bench.serving import contenders as peers
 from bench.serving import safety
 from bench.serving.alone import rows_a_second
 from bench.serving.cells import Cell, Measured, measure, say, side_by_side
-from bench.serving.contenders import Contender, ask
+from bench.serving.contenders import ROOT, Contender, ask
 from bench.serving.load import Loader
 from bench.serving.models import Model, models
 from bench.serving.ours import Ours
@@ -168,7 +171,7 @@ def processes(plan: Plan) -> Part:
                         measure(cell, server, loader, 1 if plan.quick else 3, client if each is single else None)
             if len(found) == 2:
                 part.cells += found.values()
-                ratio = found[double.name].rate / found[single.name].rate
+                ratio = found[double.name].rate / max(found[single.name].rate, 1e-9)
                 ours = single.name == "everloop"
                 part.rows.append(
                     Row(what=f"{name}, c={connections}: two processes on two cores against one{'' if ours else f', {single.name}'}",
@@ -233,19 +236,36 @@ def safety_costs(plan: Plan) -> Part:
 def cache(plan: Plan) -> Part:
     """Answers of the transformer that are kept, against those that are computed."""
     model = models(["transformer"])["transformer"]
+    model = replace(model, rows=model.rows[:32])  # so few that all of them are kept after the warm-up
     missing, hitting = Ours(), Ours(name="everloop, cached", release={"cache": {"bytes": 2**26, "seconds": 3600}})
     measured = side_by_side(
-        [missing, hitting], model, plan.folder, connections=[16], rounds=plan.rounds, seconds=1 if plan.quick else 3,
+        [missing, hitting], model, plan.folder, connections=[16], rounds=plan.rounds, seconds=2 if plan.quick else 3,
         again=False,
     )  # fmt: skip
     miss, hit = (measured.cells[each.name, 16] for each in (missing, hitting))
     rows = [
-        Row(what="transformer, c=16: requests a second, all kept against none", ours=hit.rate / miss.rate, unit="×",
+        Row(what="transformer, c=16: requests a second, all kept against none", ours=hit.rate / max(miss.rate, 1e-9), unit="×",
             target=100.0, greater_is_better=True, rounds=plan.rounds),
         Row(what="transformer, c=16: CPU of a hit", ours=hit.cpu_us, unit="µs", peer=miss.cpu_us, peer_name="a miss",
             rounds=plan.rounds),
     ]  # fmt: skip
     return Part(rows=rows, cells=[miss, hit])
+
+
+def script(name: str) -> Callable[[Plan], Part]:
+    """The rows of a script of its own: bench.NAME."""
+
+    def run(plan: Plan) -> Part:
+        if not (ROOT / "bench" / f"{name}.py").exists() and not (ROOT / "bench" / name).is_dir():
+            return Part(notes=[f"bench.{name} is not here"])
+        say(f"bench.{name}")
+        command = [sys.executable, "-m", f"bench.{name}", "--json", *(["--quick"] if plan.quick else [])]
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False, cwd=ROOT)
+        if done.returncode:
+            return Part(notes=[f"bench.{name} did not come to its end: {done.returncode}"])
+        return Part(rows=[Row.from_json(each) for each in json.loads(done.stdout)])
+
+    return run
 
 
 PARTS: dict[str, Callable[[Plan], Part]] = {
@@ -256,4 +276,6 @@ PARTS: dict[str, Callable[[Plan], Part]] = {
     "starts": starts,
     "cache": cache,
     "safety": safety_costs,
+    "overload": script("overload"),
+    "offline": script("offline"),
 }
