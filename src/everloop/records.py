@@ -4,6 +4,7 @@ Every record is JSON through `encode` and `decode`; instants are aware and in UT
 """
 
 import hashlib
+import re
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal, TypeVar
@@ -21,6 +22,9 @@ MISSING_INTEGER = -(2**63)
 """How a missing integer, boolean or instant stands in an int64 array (numpy's NaT). Numbers use NaN."""
 MISSING_TEXT = "\x00"
 """How a missing text stands in an array of strings; a client that sends it is refused."""
+
+LOOP_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
+"""It stands in paths, file names and metric labels: nothing else may."""
 
 T = TypeVar("T")
 

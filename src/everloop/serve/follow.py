@@ -4,23 +4,26 @@ Loading, verifying and warming happen in a thread while the old version goes on 
 sound is refused, said and counted; the champion that was live stays.
 """
 
+import time
 from collections.abc import Callable
-from concurrent.futures import Executor
 from dataclasses import dataclass
 
-from everloop.errors import EverloopError, NotFound, PackageTampered
+from everloop.errors import NotFound, PackageTampered, ServeError
 from everloop.serve import releases
 from everloop.serve.cache import Cache
 from everloop.serve.journal import say
 from everloop.serve.live import Live
-from everloop.serve.model import Model, load
+from everloop.serve.loading import Allowance, Loader
+from everloop.serve.model import ALLOWANCE, Model, load
 from everloop.serve.releases import ReleaseFile, Served
 from everloop.store.home import Home
 from everloop.store.packages import folder_of, trusted_keys
 
 POLL_SECONDS = 0.02
 RETRY_POLLS = 250
-"""A release that could not be served whole is tried again after five seconds: its package may be restored."""
+LONGEST_RETRY_POLLS = 30_000
+"""A release that could not be served whole is tried again after five seconds, then ten, and so on up to ten minutes:
+its package may be restored."""
 KEPT_MODELS = 4
 
 
@@ -39,7 +42,10 @@ class Found:
 class Follower:
     """``revision`` is what is served; ``problem`` is why the newest release is not served whole, None when it is."""
 
-    def __init__(self, home: Home, loop: str, switch: Callable[[Live | None], None], *, processes: int = 1) -> None:
+    def __init__(
+        self, home: Home, loop: str, switch: Callable[[Live | None], None], *, processes: int = 1,
+        allowance: Allowance = ALLOWANCE,
+    ) -> None:  # fmt: skip
         """``processes`` that serve this loop share the bytes of its cache, each with a part of its own."""
         self.loop = loop
         self.cache: Cache | None = None
@@ -54,42 +60,71 @@ class Follower:
         self._switch = switch
         self._processes = processes
         self._mark: releases.Mark | None = None
-        self._loading = False
+        self._allowance = allowance
+        self._began: float | None = None
+        """When the load that runs now began; None when none does."""
+        self._attempt = 0
         self._polls = 0
+        self._wait = RETRY_POLLS
+        self._again = 0
+        """The poll that tries again."""
         self._models: dict[str, Model] = {}  # touched by whoever loads, one at a time; the newest last
 
     def start(self) -> None:
         """Load what the file names now, here."""
         self._mark = releases.mark(self._path)
         if self._mark is not None:
-            self._apply(self._find())
+            self._ended(self._sought())
 
-    def poll(self, executor: Executor, call_in_loop: Callable[..., object], applied: Callable[[], None]) -> None:
-        """Look once; load in the executor what has changed. ``applied`` is called in the loop after a switch."""
+    def poll(self, loader: Loader, call_in_loop: Callable[..., object], applied: Callable[[], None]) -> None:
+        """Look once; let the loader load what has changed. ``applied`` is called in the loop after a switch."""
         self._polls += 1
-        mark = releases.mark(self._path)
-        again = self.problem is not None and self._polls % RETRY_POLLS == 0
-        if self._loading or mark is None or (mark == self._mark and not again):
+        if self._began is not None:
+            if time.monotonic() - self._began > self._allowance.patience:
+                self._give_up(applied)
             return
+        mark = releases.mark(self._path)
+        again = self.problem is not None and self._polls >= self._again
+        if mark is None or (mark == self._mark and not again):
+            return
+        self._wait = min(LONGEST_RETRY_POLLS, 2 * self._wait) if mark == self._mark else RETRY_POLLS
         self._mark = mark
-        self._loading = True
+        self._began = time.monotonic()
+        self._attempt += 1
+        attempt = self._attempt
 
         def done(found: Found) -> None:
-            self._loading = False
-            self._apply(found)
-            applied()
+            if attempt == self._attempt:  # nobody waits for one that was given up
+                self._ended(found)
+                applied()
 
-        executor.submit(lambda: call_in_loop(done, self._find()))
+        loader.submit(lambda: call_in_loop(done, self._sought()))
+
+    def _give_up(self, applied: Callable[[], None]) -> None:
+        self._attempt += 1
+        seconds = self._allowance.patience
+        problem = f"The release was still being loaded after {seconds:g} seconds, and could not be stopped."
+        self._ended(Found(release=None, live=None, accepted=False, problem=problem, refused="other"))
+        applied()
+
+    def _ended(self, found: Found) -> None:
+        self._began = None
+        self._again = self._polls + self._wait
+        self._apply(found)
+
+    def _sought(self) -> Found:
+        try:
+            return self._find()
+        except Exception as error:  # also what nobody thought of: the old champion must go on
+            return Found(release=None, live=None, accepted=False, problem=str(error), refused=_kind(error))
 
     def _find(self) -> Found:
-        release: ReleaseFile | None = None
-        try:
-            release = releases.read(self._path)
-            if release.champion is None:
-                return Found(release=release, live=None, accepted=True)
-            champion = self._model(release.champion)
-        except Exception as error:  # also what nobody thought of: the old champion must go on
-            return Found(release=release, live=None, accepted=False, problem=str(error), refused=_kind(error))
+        release = releases.read(self._path)
+        if release.loop != self.loop:
+            raise ServeError(f"{self._path} is about the loop {release.loop[:80]!r}, not {self.loop}.")
+        if release.champion is None:
+            return Found(release=release, live=None, accepted=True)
+        champion = self._model(release.champion)
         challenger: Model | None = None
         problem = refused = None
         if release.challenger is not None:
@@ -99,7 +134,7 @@ class Follower:
                 problem, refused = str(error), _kind(error)
         try:
             live = Live(release, champion, challenger, self._cache(release))
-        except EverloopError as error:
+        except Exception as error:
             problem, refused = str(error), _kind(error)
             live = Live(release, champion, None, self._cache(release))
         return Found(release=release, live=live, accepted=True, problem=problem, refused=refused)
@@ -145,7 +180,7 @@ class Follower:
     def _model(self, served: Served) -> Model:
         model = self._models.pop(served.package, None)
         if model is None:
-            model = load(folder_of(self._home.packages, served.package), trusted_keys(self._home.keys))
+            model = load(folder_of(self._home.packages, served.package), trusted_keys(self._home.keys), self._allowance)
             if model.manifest.loop != self.loop:
                 raise NotFound(f"Package {served.package[:12]} belongs to loop {model.manifest.loop}, not {self.loop}.")
         self._models[served.package] = model

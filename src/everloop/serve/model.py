@@ -19,9 +19,14 @@ from everloop.errors import PackageError
 from everloop.records import MISSING_INTEGER, MISSING_TEXT, Signature
 from everloop.serve import tensors
 from everloop.serve.cost import CostLine
+from everloop.serve.loading import Allowance, Watch
 from everloop.serve.rows import KINDS, Packed
+from everloop.store.graphs import inspect
 from everloop.store.packages import Manifest, open_package
 
+ALLOWANCE = Allowance()
+EXTENSIONS = "ai.onnx.contrib"
+"""The operators of onnxruntime-extensions."""
 WARM_ROWS = (1, 8, 64)
 WARM_SECONDS = 0.05
 """Warming stops early once it has taken this long: a large model is warm after its first run."""
@@ -32,8 +37,8 @@ class Model:
 
     __slots__ = ("_outputs", "_run", "_session", "cost", "digest", "manifest", "signature")
 
-    def __init__(self, digest: str, manifest: Manifest, graph: bytes) -> None:
-        """Raises PackageError when the graph does not load, run or give what its signature says."""
+    def __init__(self, digest: str, manifest: Manifest, graph: bytes, allowance: Allowance = ALLOWANCE) -> None:
+        """Raises PackageError when the graph does not load, run or give what its signature says, or takes too much."""
         self.digest = digest
         self.manifest = manifest
         self.signature = manifest.signature
@@ -41,12 +46,14 @@ class Model:
         classified = self.signature.task != "regression"
         self._outputs = ["prediction", "decision"] if classified else ["prediction"]
         try:
-            self._session = _session(graph, extensions=manifest.extensions)
-            self._run = _native(self._session)
-            self._check()
-            self._warm()
-        except PackageError:
-            raise
+            inspection = inspect(graph, declared=(*manifest.opset, *([EXTENSIONS] if manifest.extensions else [])))
+            with Watch(allowance, len(graph)) as watch:
+                self._session = _session(graph, watch, extensions=manifest.extensions, folds=inspection.folds)
+                self._run = _native(self._session)
+                self._check()
+                self._warm(watch.run)
+        except PackageError as error:
+            raise PackageError(f"Package {digest[:12]} is not loaded: {error}") from error
         except Exception as error:  # whatever the runtime raises, this package cannot serve
             raise PackageError(f"Package {digest[:12]} does not run here: {error}") from error
 
@@ -54,9 +61,9 @@ class Model:
     def width(self) -> int:
         return len(self.signature.classes) or 1
 
-    def run(self, packed: Packed) -> tuple[NDArray[np.float64], NDArray[np.int64] | None]:
+    def run(self, packed: Packed, options: Any = None) -> tuple[NDArray[np.float64], NDArray[np.int64] | None]:
         """Prediction float64 [rows, width] and, for classification, decision int64 [rows]."""
-        found = self._run(self._outputs, packed, None)
+        found = self._run(self._outputs, packed, options)
         return found[0], found[1] if len(found) > 1 else None
 
     def _check(self) -> None:
@@ -65,20 +72,18 @@ class Model:
         wanted |= {column.name for column in self.signature.tensors}
         there = {each.name for each in self._session.get_inputs()}
         if wanted != there:
-            raise PackageError(
-                f"Package {self.digest[:12]} takes {sorted(there)} but its signature says {sorted(wanted)}."
-            )
+            raise PackageError(f"It takes {sorted(there)} but its signature says {sorted(wanted)}.")
         missing = set(self._outputs) - {each.name for each in self._session.get_outputs()}
         if missing:
-            raise PackageError(f"Package {self.digest[:12]} does not give {sorted(missing)}.")
+            raise PackageError(f"It does not give {sorted(missing)}.")
 
-    def _warm(self) -> None:
+    def _warm(self, options: Any) -> None:
         begin = time.perf_counter()
         for rows in WARM_ROWS:
             packed = _made_rows(self.signature, rows)
             for turn in range(3):
                 started = time.thread_time()
-                prediction, decision = self.run(packed)
+                prediction, decision = self.run(packed, options)
                 seconds = time.thread_time() - started
                 if turn or rows > 1:  # the very first run also sets the session up
                     self.cost.observe(rows, seconds)
@@ -92,13 +97,10 @@ class Model:
 def _check_answer(model: Model, rows: int, prediction: NDArray[np.float64], decision: NDArray[np.int64] | None) -> None:
     if prediction.dtype != np.float64 or prediction.shape != (rows, model.width):
         raise PackageError(
-            f"Package {model.digest[:12]} predicts {prediction.dtype} {prediction.shape}; "
-            f"its signature says float64 {(rows, model.width)}."
+            f"It predicts {prediction.dtype} {prediction.shape}; its signature says float64 {(rows, model.width)}."
         )
     if decision is not None and (decision.dtype != np.int64 or decision.shape != (rows,)):
-        raise PackageError(
-            f"Package {model.digest[:12]} decides {decision.dtype} {decision.shape}; expected int64 {(rows,)}."
-        )
+        raise PackageError(f"It decides {decision.dtype} {decision.shape}; expected int64 {(rows,)}.")
 
 
 def _made_rows(signature: Signature, rows: int) -> Packed:
@@ -123,18 +125,21 @@ def _made_rows(signature: Signature, rows: int) -> Packed:
     return packed
 
 
-def _session(graph: bytes, *, extensions: bool) -> Any:
-    options = onnxruntime.SessionOptions()
+def _session(graph: bytes, watch: Watch, *, extensions: bool, folds: bool) -> Any:
+    options = watch.options
     options.intra_op_num_threads = 1
     options.inter_op_num_threads = 1
     options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.add_session_config_entry("session.inter_op.allow_spinning", "0")
-    options.log_severity_level = 3
+    options.add_session_config_entry("session.load_model_format", "ONNX")  # never the form that nobody inspected
+    if not folds:
+        options.add_session_config_entry("optimization.disable_specified_optimizers", "ConstantFolding")
+    options.log_severity_level = 4  # what fails is raised, and told by whoever catches it
     if extensions:
         # Loaded only for packages that need it: the import costs more than a small model.
         options.register_custom_ops_library(importlib.import_module("onnxruntime_extensions").get_library_path())
-    return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+    return watch.session(graph)
 
 
 def _native(session: Any) -> Callable[[list[str], Packed, Any], Any]:
@@ -144,7 +149,7 @@ def _native(session: Any) -> Callable[[list[str], Packed, Any], Any]:
     return found  # the inside may change with a version: then the outside does
 
 
-def load(folder: Path, trusted: Mapping[str, Ed25519PublicKey]) -> Model:
+def load(folder: Path, trusted: Mapping[str, Ed25519PublicKey], allowance: Allowance = ALLOWANCE) -> Model:
     """Verify and load a package. Raises PackageTampered, PackageError or NotFound."""
-    opened = open_package(folder, trusted)
-    return Model(opened.digest, opened.manifest, opened.model)
+    opened = open_package(folder, trusted, largest=allowance.package_bytes)
+    return Model(opened.digest, opened.manifest, opened.model, allowance)

@@ -9,7 +9,6 @@ import socket
 import sys
 import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +22,7 @@ from everloop.serve.follow import POLL_SECONDS
 from everloop.serve.guard import Guard
 from everloop.serve.http import Bounds, Connection
 from everloop.serve.journal import say
+from everloop.serve.loading import Allowance, Loader
 from everloop.serve.replay import Channel
 from everloop.serve.service import Service
 from everloop.serve.settings import ServerSettings
@@ -87,8 +87,13 @@ class Process:
         tag = f"{time.time_ns() // 1000:016d}-{os.getpid()}"
         channel = Channel(settings.replay_token)
         random = Random(settings.seed)
-        self.services = [Service(settings.home, name, self.loop, channel, random, tag) for name in settings.loops]
         server = settings.server
+        allowance = Allowance(
+            package_bytes=server.package_bytes, model_bytes=server.model_bytes, load_seconds=server.load_seconds
+        )
+        self.services = [
+            Service(settings.home, name, self.loop, channel, random, tag, allowance) for name in settings.loops
+        ]
         bounds = Bounds(
             body_bytes=server.body_bytes,
             header_bytes=server.header_bytes,
@@ -109,7 +114,7 @@ class Process:
         self.guard.stand_before(self.application)
         for service in self.services:
             service.predictor.traces = self.guard.traces is not None
-        self._executor = ThreadPoolExecutor(1, "loader")
+        self._loader = Loader(allowance.patience)
         self._server: asyncio.Server | None = None
         self._port = 0
         self._file = settings.home.servers / f"{os.getpid()}.json"
@@ -123,12 +128,13 @@ class Process:
         finally:
             for service in self.services:
                 service.close()
-            self._executor.shutdown()
             self.guard.close()
             with suppress(OSError):
                 self._file.unlink()
             self.loop.close()
         say("ended", pid=os.getpid())
+        if self._loader.running:
+            os._exit(0)  # a load that does not end would be torn down while it runs
         return 0
 
     async def _main(self) -> None:
@@ -161,7 +167,7 @@ class Process:
         if self._stopping.is_set():
             return
         for service in self.services:
-            service.follower.poll(self._executor, self.loop.call_soon_threadsafe, self._tell)
+            service.follower.poll(self._loader, self.loop.call_soon_threadsafe, self._tell)
         self.guard.poll(self.application)
         self.loop.call_later(POLL_SECONDS, self._poll)
 

@@ -8,9 +8,13 @@ import msgspec
 
 from everloop.errors import ServeError
 
+LARGEST = 2**20
+Count = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
+"""What the log and JSON of any language hold."""
+
 
 class Served(msgspec.Struct, frozen=True, forbid_unknown_fields=False):
-    version: int
+    version: Count
     package: str
 
 
@@ -25,12 +29,12 @@ class ReleaseFile(msgspec.Struct, frozen=True, kw_only=True):
     """``home/releases/<loop>.json``. ``share`` is the challenger's share of live requests, 0 in shadow."""
 
     loop: str
-    revision: int
+    revision: Count
     stage: Literal["empty", "steady", "shadow", "canary"] = "empty"
     champion: Served | None = None
     challenger: Served | None = None
     share: float = 0.0
-    epoch: int = 0
+    epoch: Count = 0
     unit: str | None = None
     sticky: Literal["hour", "always"] = "hour"
     salt: str = ""
@@ -56,10 +60,14 @@ def mark(path: Path) -> Mark | None:
 def read(path: Path) -> ReleaseFile:
     """Raises ServeError when it is not there or not a release file."""
     try:
-        release = msgspec.json.decode(path.read_bytes(), type=ReleaseFile)
+        with path.open("rb") as file:
+            content = file.read(LARGEST + 1)
+        if len(content) > LARGEST:
+            raise ServeError(f"The release file {path} has more than {LARGEST} bytes. The controller rewrites it.")
+        release = msgspec.json.decode(content, type=ReleaseFile)
     except OSError as error:
         raise ServeError(f"The release file {path} cannot be read: {error.strerror}.") from None
-    except (msgspec.MsgspecError, ValueError) as error:
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         raise ServeError(f"{path} is not a release file: {error}. The controller rewrites it when it starts.") from None
     if not 0.0 <= release.share <= 1.0:
         raise ServeError(f"{path} gives the share {release.share}; a share lies between 0 and 1.")

@@ -14,6 +14,7 @@ from everloop.serve.follow import Follower
 from everloop.serve.http import Exchange, Headers
 from everloop.serve.instants import reader as instant_reader
 from everloop.serve.live import Answer, Live
+from everloop.serve.loading import Allowance
 from everloop.serve.log import OutcomeLog, PredictionLog
 from everloop.serve.predictor import Form, PredictionJob, Predictor, many, one
 from everloop.serve.replay import Channel
@@ -44,14 +45,15 @@ class Service:
     """``name`` is the loop's; ``follower`` knows what is released, ``predictor`` what is live."""
 
     def __init__(
-        self, home: Home, name: str, loop: asyncio.AbstractEventLoop, channel: Channel, random: Random, tag: str
-    ) -> None:
+        self, home: Home, name: str, loop: asyncio.AbstractEventLoop, channel: Channel, random: Random, tag: str,
+        allowance: Allowance,
+    ) -> None:  # fmt: skip
         self.name = name
         self.channel = channel
         self.log = PredictionLog(home.segments(name), f"{tag}-p")
         self.outcome_log = OutcomeLog(home.segments(name), f"{tag}-o")
         self.predictor = Predictor(loop, self.log, random)
-        self.follower = Follower(home, name, self._switch)
+        self.follower = Follower(home, name, self._switch, allowance=allowance)
         self.outcomes_taken = 0
         self.outcomes_refused = 0
         self._loop = loop

@@ -90,6 +90,15 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         Seconds, Meta(description="how long a refused client may take to read why, in seconds")
     ] = 3.0
 
+    # What one package may take
+    package_bytes: Annotated[Bytes, Meta(description="the largest package, all files together, in bytes")] = 4 * 2**30
+    model_bytes: Annotated[
+        Bytes, Meta(description="the memory that the runs of one model may take beside its weights, in bytes")
+    ] = 4 * 2**30
+    load_seconds: Annotated[
+        Seconds, Meta(description="how long a package may take to be loaded and tried, in seconds")
+    ] = 120.0
+
     # What is told
     request_ids: Annotated[
         bool, Meta(description="true or false: each answer carries x-request-id, the client's or a new one")

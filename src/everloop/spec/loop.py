@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from everloop.errors import SpecError
+from everloop.records import LOOP_NAME
 from everloop.spec.checks import Check
 from everloop.spec.columns import Column, Columns
 from everloop.spec.conform import conform, shown
@@ -27,7 +27,6 @@ from everloop.spec.train import Train
 from everloop.spec.tree import FeatureTree, inputs_of
 from everloop.spec.window import Everything, Last
 
-NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 DEFAULT_WINDOW = Everything()
 DEFAULT_GATE = NotWorse()
 DEFAULT_SERVE = Serve()
@@ -89,7 +88,7 @@ class Loop:
     def __post_init__(self) -> None:
         self._take_shapes()
         conform(self)
-        if not NAME.fullmatch(self.name):
+        if not LOOP_NAME.fullmatch(self.name):
             raise SpecError(
                 f"Loop.name is {self.name!r}, which names no folder everywhere; write at most 63 lower-case letters, "
                 'digits, - and _, for example "flight-delay".'

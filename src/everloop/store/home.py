@@ -3,6 +3,9 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from everloop.errors import NotFound
+from everloop.records import LOOP_NAME
+
 
 @dataclass(frozen=True, slots=True)
 class Home:
@@ -55,16 +58,26 @@ class Home:
 
     def lake(self, loop: str) -> Path:
         """raw, quarantine, predictions, outcomes: Delta tables."""
-        return self._made(self.root / "lake" / loop)
+        return self._made(self.root / "lake" / _name(loop))
 
     def segments(self, loop: str) -> Path:
         """The prediction log and acknowledged outcomes, before they are folded into the lake."""
-        return self._made(self.root / "segments" / loop)
+        return self._made(self.root / "segments" / _name(loop))
 
     def release_file(self, loop: str) -> Path:
-        return self.releases / f"{loop}.json"
+        return self.releases / f"{_name(loop)}.json"
 
     @staticmethod
     def _made(path: Path) -> Path:
         path.mkdir(parents=True, exist_ok=True)
         return path
+
+
+def _name(loop: str) -> str:
+    """Raises NotFound for what cannot be the name of a loop: a name is not a path."""
+    if not LOOP_NAME.fullmatch(loop):
+        raise NotFound(
+            f"{loop[:80]!r} is not the name of a loop: lower-case letters, digits, '-' and '_', 63 at most, "
+            "the first a letter or a digit."
+        )
+    return loop

@@ -35,7 +35,11 @@ MODEL = "model.onnx"
 FORMAT = 1
 CONTEXT = b"everloop package 1\n"
 """Goes before the manifest when it is signed, so that the signature means nothing anywhere else."""
-LARGEST_MANIFEST = 4 * 2**20
+LARGEST_MANIFEST = 8 * 2**20
+LARGEST_PACKAGE = 4 * 2**30
+"""Bytes of all files of a package that is opened, unless more are allowed."""
+TOLD = 8
+"""Problems that an error names; the rest are counted."""
 PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,120}")
 DIGEST = re.compile(r"[0-9a-f]{64}")
 
@@ -171,7 +175,7 @@ def seal(
     nothing half written, PackageError for a name that is not plain.
     """
     for name in files:
-        if not PLAIN_NAME.fullmatch(name) or name in (MANIFEST, SEAL):
+        if not _plain(name):
             raise PackageError(f"{name!r} cannot be a file in a package; use letters, digits, '.', '_' and '-'.")
     if MODEL not in files:
         raise PackageError(f"A package needs {MODEL}; these are its files: {sorted(files)}.")
@@ -202,15 +206,16 @@ def folder_of(packages: Path, digest: str) -> Path:
     return packages / digest
 
 
-def open_package(folder: Path, trusted: Mapping[str, Ed25519PublicKey]) -> Opened:
-    """Read a package and check its signature, every byte and every name.
+def open_package(folder: Path, trusted: Mapping[str, Ed25519PublicKey], *, largest: int = LARGEST_PACKAGE) -> Opened:
+    """Read a package of at most ``largest`` bytes and check its signature, every byte and every name.
 
     Raises NotFound when there is none, PackageTampered with everything that does not match.
     """
-    opened, problems = _examine(folder, trusted)
+    opened, problems = _examine(folder, trusted, largest)
     if opened is None or problems:
+        more = f"; and {len(problems) - TOLD} more" if len(problems) > TOLD else ""
         raise PackageTampered(
-            f"Package {folder.name[:12]} is not loaded: {'; '.join(problems)}. "
+            f"Package {folder.name[:12]} is not loaded: {'; '.join(problems[:TOLD])}{more}. "
             "Restore its folder from where it was made, or release another version."
         )
     return opened
@@ -218,16 +223,22 @@ def open_package(folder: Path, trusted: Mapping[str, Ed25519PublicKey]) -> Opene
 
 def verify(folder: Path, trusted: Mapping[str, Ed25519PublicKey]) -> list[str]:
     """Everything that is wrong with a package, as sentences; empty when it is sound. Raises NotFound."""
-    return _examine(folder, trusted)[1]
+    return _examine(folder, trusted, LARGEST_PACKAGE)[1]
 
 
-def _examine(folder: Path, trusted: Mapping[str, Ed25519PublicKey]) -> tuple[Opened | None, list[str]]:
+def _plain(name: str) -> bool:
+    return PLAIN_NAME.fullmatch(name) is not None and name not in (MANIFEST, SEAL)
+
+
+def _examine(folder: Path, trusted: Mapping[str, Ed25519PublicKey], largest: int) -> tuple[Opened | None, list[str]]:
     if not DIGEST.fullmatch(folder.name):
         raise NotFound(f"{folder.name!r} is not the name of a package: 64 hexadecimal digits.")
     try:
         names = sorted(path.name for path in folder.iterdir())
     except (FileNotFoundError, NotADirectoryError):
         raise NotFound(f"There is no package {folder.name} in {folder.parent}.") from None
+    except OSError as error:
+        raise PackageError(f"{folder} cannot be read: {error.strerror}. Look at its owner and its rights.") from None
     problems: list[str] = []
     data = _read(folder / MANIFEST, LARGEST_MANIFEST, problems)
     if data is None:
@@ -241,17 +252,24 @@ def _examine(folder: Path, trusted: Mapping[str, Ed25519PublicKey]) -> tuple[Ope
         return None, problems
     try:
         manifest = decode(data, Manifest)
-    except (msgspec.MsgspecError, ValueError) as error:
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
         return None, [f"{MANIFEST} cannot be read by this version of everloop: {error}"]
     if manifest.format != FORMAT:
         return None, [f"its format is {manifest.format}; this version of everloop reads {FORMAT}"]
     expected = {*manifest.files, MANIFEST, SEAL}
-    problems += [f"{name} is not in the manifest" for name in names if name not in expected]
+    problems += [
+        f"{name if _plain(name) else ascii(name[:80])} is not in the manifest" for name in names if name not in expected
+    ]
+    problems += [f"{name[:80]!a} is not a plain file name" for name in manifest.files if not _plain(name)]
+    together = sum(file.size for file in manifest.files.values())
+    if together > largest:
+        problems.append(f"its files have {together} bytes, and at most {largest} are read")
+    if any(file.size < 0 for file in manifest.files.values()):
+        problems.append("a file has a negative size")
+    if problems:  # nothing is read of a package that is refused already
+        return None, problems
     read: dict[str, bytes] = {}
     for name, file in manifest.files.items():
-        if not PLAIN_NAME.fullmatch(name):
-            problems.append(f"{name!r} is not a plain file name")
-            continue
         content = _read(folder / name, file.size, problems)
         if content is None:
             continue
@@ -267,7 +285,7 @@ def _seal_problems(manifest: bytes, sealed: bytes, digest: str, trusted: Mapping
     try:
         seal_record = decode(sealed, Seal)
         signature = bytes.fromhex(seal_record.signature)
-    except (msgspec.MsgspecError, ValueError):
+    except (msgspec.MsgspecError, ValueError, RecursionError):
         return [f"{SEAL} cannot be read"]
     # One form only: otherwise a byte could change and mean the same.
     if encode(seal_record) != sealed or signature.hex() != seal_record.signature or seal_record.algorithm != "ed25519":
@@ -276,7 +294,7 @@ def _seal_problems(manifest: bytes, sealed: bytes, digest: str, trusted: Mapping
         return [f"{SEAL} belongs to another package"]
     key = trusted.get(seal_record.key)
     if key is None:
-        return [f"it is signed by the key {seal_record.key}, which is not trusted here"]
+        return [f"it is signed by the key {seal_record.key[:80]!r}, which is not trusted here"]
     try:
         key.verify(signature, CONTEXT + manifest)
     except InvalidSignature:
