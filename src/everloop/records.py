@@ -247,6 +247,56 @@ class Version:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ExperimentArm:
+    """A named part of the traffic and the version that answers it. ``share``: in (0, 1); all arms' shares are 1."""
+
+    name: str
+    version: int
+    share: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Experiment:
+    """An A/B test as it was started. It never changes: other shares or arms are another experiment.
+
+    ``salt`` and the arms' shares are all that it takes to know the arm of an id (`everloop.serve.arms.assign`).
+    """
+
+    loop: str
+    name: str
+    arms: tuple[ExperimentArm, ...]
+    salt: str
+    unit: str | None = None
+    """The column whose value decides; None: the prediction's id."""
+    sticky: Literal["hour", "always"] = "always"
+    started: datetime
+    stopped: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RouteArm:
+    name: str
+    version: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Route:
+    """Who answers is decided by what is asked: by a small model's decision, or by the first arm's confidence.
+
+    With ``by`` the arms are named as the decisions of that loop's package. With ``threshold`` (a cascade) they are
+    asked in their order: the first one that is confident enough answers, and the last one always.
+    """
+
+    arms: tuple[RouteArm, ...]
+    by: str | None = None
+    """The loop whose package decides."""
+    by_version: int | None = None
+    by_package: str | None = None
+    threshold: float | None = None
+    started: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Release:
     """Who serves what, now. ``revision`` rises by one with each change and is what compare-and-swap compares."""
 
@@ -269,6 +319,10 @@ class Release:
     paused_at: datetime | None = None
     paused_seconds: float = 0.0
     """How long this release has been paused before: the time counts for no limit."""
+    experiment: str | None = None
+    """The experiment that divides the traffic now; only while there is no challenger."""
+    route: Route | None = None
+    """The rule that chooses the version by what is asked; only while there is no challenger and no experiment."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -463,8 +463,12 @@ def test_a_home_that_is_none_is_said_to_be_none(command: tuple[str, ...], everlo
         "add": ("partner",),
         "revoke": ("partner",),
         "rotate": ("partner",),
+        "experiment start": ("price", "--arm", "a=v1"),
+        "experiment stop": ("price",),
+        "experiment assign": ("price", "ada"),
+        "package show": ("v1",),
     }
-    known = arguments.get(command[-1], ("v1",) if command == ("package", "show") else ())
+    known = arguments.get(" ".join(command), arguments.get(command[-1], ()))
     for home in (tmp_path / "nowhere", tmp_path, Path("/dev/null")):
         said = everloop(*command, *known, "--home", home)
         assert said.code == 11, home

@@ -206,7 +206,7 @@ def test_a_wrong_tensor_is_an_exception_that_says_what_is_wrong(asked: Any) -> N
 # Versions
 
 
-def test_a_version_that_is_asked_for_answers_and_is_logged_as_asked(tmp_path: Path) -> None:
+def test_a_version_that_is_asked_for_answers_and_counts_for_nobody(tmp_path: Path) -> None:
     home = ServedHome(tmp_path)
     for version in (1, 2):
         home.seal(version, signature_of({"x": "number"}), bias=float(version))
@@ -225,7 +225,7 @@ def test_a_version_that_is_asked_for_answers_and_is_logged_as_asked(tmp_path: Pa
                     asked.infer("made", sent, model_version=path)
                 assert refused.value.status() == "404"
         server.terminate()
-    assert sum(len(frame.ids) for frame in home.predictions("asked")) == 40
+    assert sum(len(frame.ids) for frame in home.predictions("override")) == 40
 
 
 def test_the_only_version_counts_as_the_champion_when_it_is_asked_for(tmp_path: Path) -> None:

@@ -14,7 +14,9 @@ from typing import Annotated, Any
 
 import typer
 
+from everloop.cli import dividing
 from everloop.cli.extras import EXTRAS
+from everloop.cli.options import DEFAULT_HOME, AsJson, Env, HomeFolder, LoopName
 from everloop.errors import EverloopError
 
 app = typer.Typer(
@@ -38,15 +40,10 @@ app.add_typer(data, name="data")
 app.add_typer(package, name="package")
 keys = typer.Typer(no_args_is_help=True, help="API keys: who may ask the server. It follows them without a restart.")
 app.add_typer(keys, name="keys")
+app.add_typer(dividing.experiment, name="experiment")
+app.add_typer(dividing.route, name="route")
 
 Declaration = Annotated[Path, typer.Argument(metavar="FILE", help="The Python file that declares the loop.")]
-LoopName = Annotated[str | None, typer.Option("--loop", help="Which loop, when there are several.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON value for machines.")]
-Env = Annotated[str | None, typer.Option("--env", help="The table of everloop.toml to use.")]
-HomeFolder = Annotated[
-    Path, typer.Option("--home", help="Where everything is kept: the `.everloop` folder beside the declaration.")
-]
-DEFAULT_HOME = Path(".everloop")
 
 
 def version_number(text: str) -> int:

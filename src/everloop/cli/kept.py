@@ -81,7 +81,15 @@ def serving(release: Release) -> str:
     if release.champion is None:
         return "nothing serves yet; `everloop run FILE` makes the first version"
     text = f"version {release.champion} serves"
-    if release.challenger is not None:
+    if release.experiment is not None:
+        text = f"experiment {release.experiment} divides the traffic; version {release.champion} is champion"
+    elif release.route is not None:
+        decides = f"version {release.route.by_version} of {release.route.by}"
+        if release.route.threshold is not None:
+            decides = f"confidence {release.route.threshold:g}"
+        arms = ", ".join(f"{each.name} v{each.version}" for each in release.route.arms)
+        text = f"{decides} decides who answers ({arms}); version {release.champion} is champion"
+    elif release.challenger is not None:
         text += (
             f", version {release.challenger} in shadow"
             if release.share == 0
@@ -135,7 +143,7 @@ def why(subject: str, home: Path, *, loop: str | None, as_json: bool) -> None:
         def people(console: Console) -> None:
             for row in value.get("prediction", ()):
                 console.print(
-                    f"[bold]prediction {escape(row['id'])}[/bold] at {row['at']}: arm {row['arm']}, version {row['version']}"
+                    f"[bold]prediction {escape(row['id'])}[/bold] at {row['at']}: {_arm_of(row)}, version {row['version']}"
                 )
             for row in value.get("outcomes", ()):
                 known = row["value_text"] if row["value_text"] is not None else row["value_number"]
@@ -160,6 +168,13 @@ def why(subject: str, home: Path, *, loop: str | None, as_json: bool) -> None:
                 console.print(f"  {decision['at']} {decision['action']}: {decision['because']}", markup=False)
 
         emit(value, as_json, people)
+
+
+def _arm_of(row: dict[str, Any]) -> str:
+    """The role in which it was answered; in an experiment or a route with the arm's own name."""
+    named = row.get("experiment")
+    text = f"arm {row['arm']}" + (f" {named}" if named else "")
+    return escape(f"{text} {row['variant']}" if row.get("variant") else text)
 
 
 def _limit(fact: dict[str, Any]) -> str:

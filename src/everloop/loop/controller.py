@@ -37,9 +37,10 @@ from everloop.loop.installation import Installation
 from everloop.loop.publish import publish
 from everloop.loop.signals import Found, Watcher
 from everloop.loop.turn import Turn, plain, restored
-from everloop.records import Batch, Decision, Evidence
+from everloop.records import Batch, Decision, Evidence, Release
+from everloop.release import plan
 from everloop.release.judge import judge
-from everloop.store.ledger import batches, decisions, releases, watermarks
+from everloop.store.ledger import batches, decisions, experiments, releases, watermarks
 from everloop.watch.look import Seen
 from everloop.watch.triggers import Fired
 
@@ -131,7 +132,7 @@ class Controller:
         """One look: take in files and answers, read the signals, decide, perform."""
         taken = self.take_in()
         state = self.state()
-        found = self._watcher.look(state.release, busy=state.turn is not None or state.release.challenger is not None)
+        found = self._watcher.look(state.release, busy=state.turn is not None or _divided(state.release))
         now = self.installation.clock.now()
         judgement = None
         if state.release.challenger is not None and found.seen.evidence is not None:
@@ -225,6 +226,8 @@ class Controller:
                 decision = self._decision(
                     change.action, change.because, change.evidence, version=command.version, run=command.run
                 )
+                if command.experiment is not None:
+                    experiments.add(connection, command.experiment)
                 releases.change(connection, change.release.revision - 1, change.release, decision)
                 return decision
         return decisions.add(connection, decision)
@@ -240,3 +243,8 @@ class Controller:
     def _remember(self, connection: Connection, **values: Any) -> None:
         kept = watermarks.get(connection, self.installation.name, MEMORY, {})
         watermarks.put(connection, self.installation.name, MEMORY, {**kept, **values})
+
+
+def _divided(release: Release) -> bool:
+    """Whether a turn that started now could not be released."""
+    return release.challenger is not None or plan.divided(release) is not None

@@ -17,8 +17,8 @@ from everloop.loop.events import (
     State,
     TurnEnded,
 )
-from everloop.records import Verdict
-from everloop.release import plan
+from everloop.records import Release, Verdict
+from everloop.release import divide, plan
 from everloop.spec.gate import NotWorse
 from everloop.spec.rollout import Canary
 from everloop.watch.triggers import Fired
@@ -45,7 +45,7 @@ def _looked(state: State, event: Looked, now: datetime) -> tuple[Command, ...]:
     wanted = event.fired or state.waiting
     if wanted is None:
         return tuple(commands)
-    hindrance = _hindrance(state, release.challenger is not None, release.paused)
+    hindrance = _hindrance(state, release, paused=release.paused)
     if hindrance is None:
         if state.waiting is not None:
             commands.append(KeepTrigger(fired=None))
@@ -58,15 +58,16 @@ def _looked(state: State, event: Looked, now: datetime) -> tuple[Command, ...]:
     return tuple(commands)
 
 
-def _hindrance(state: State, releasing: bool, paused: bool) -> str | None:
+def _hindrance(state: State, release: Release, *, paused: bool) -> str | None:
     """Why a turn cannot start now; None when it can."""
     if paused:
         return "the loop is paused"
     if state.turn is not None:
         return "a turn is under way"
-    if releasing:
+    if release.challenger is not None:
         return "a release is under way"
-    return None
+    # What a turn would make could not be released: the judge needs a champion that answers all that it does not.
+    return plan.divided(release)
 
 
 def _turn_ended(state: State, event: TurnEnded, now: datetime) -> tuple[Command, ...]:
@@ -84,6 +85,11 @@ def _turn_ended(state: State, event: TurnEnded, now: datetime) -> tuple[Command,
         because = (
             f"the loop is paused; `everloop promote {version}` releases it all the same. Its gate: {verdict.because}"
         )
+        return (
+            Note(action="kept champion", because=because, evidence=verdict.evidence, version=version, run=event.run),
+        )
+    if (divided := plan.divided(state.release)) is not None:
+        because = f"{divided}; `everloop promote {version}` ends that and releases it. Its gate: {verdict.because}"
         return (
             Note(action="kept champion", because=because, evidence=verdict.evidence, version=version, run=event.run),
         )
@@ -108,7 +114,7 @@ def _asked(state: State, event: Asked, now: datetime) -> tuple[Command, ...]:
     match event.action:
         case "run":
             fired = Fired(because=f"asked for by {event.by}", evidence=())
-            hindrance = _hindrance(state, state.release.challenger is not None, False)
+            hindrance = _hindrance(state, state.release, paused=False)
             if hindrance is None:
                 # What waited is followed by this turn too: it would see no other rows in one of its own.
                 forget = (KeepTrigger(fired=None),) if state.waiting is not None else ()
@@ -125,4 +131,15 @@ def _asked(state: State, event: Asked, now: datetime) -> tuple[Command, ...]:
             change = plan.pause(state.release, now)
         case "resume":
             change = plan.resume(state.release, now)
+        case "start experiment":
+            assert event.experiment is not None
+            change = divide.start(state.release, event.experiment, now)
+            return (ChangeRelease(change=change, experiment=event.experiment),)
+        case "stop experiment":
+            return (ChangeRelease(change=divide.stop(state.release, event.name, now)),)
+        case "route":
+            assert event.route is not None
+            return (ChangeRelease(change=divide.route(state.release, event.route, now)),)
+        case "unroute":
+            return (ChangeRelease(change=divide.unroute(state.release, now)),)
     return (ChangeRelease(change=change, version=event.version or change.release.champion),)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from everloop.records import Evidence, Release, Verdict
+from everloop.records import Evidence, Experiment, Release, Route, Verdict
 from everloop.release.judge import Judgement
 from everloop.release.plan import Change
 from everloop.spec.gate import Better, NotWorse
@@ -46,9 +46,16 @@ class TurnEnded:
 class Asked:
     """A person asked for something by command."""
 
-    action: Literal["run", "promote", "rollback", "pause", "resume"]
+    action: Literal[
+        "run", "promote", "rollback", "pause", "resume", "start experiment", "stop experiment", "route", "unroute"
+    ]
     version: int | None = None
     by: str = "command"
+    experiment: Experiment | None = None
+    """What is to start."""
+    name: str | None = None
+    """Which experiment is to stop; None: the one that runs."""
+    route: Route | None = None
 
 
 Event = Looked | TurnEnded | Asked
@@ -72,6 +79,8 @@ class ChangeRelease:
     change: Change
     version: int | None = None
     run: str | None = None
+    experiment: Experiment | None = None
+    """One that starts with it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

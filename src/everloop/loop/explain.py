@@ -10,9 +10,9 @@ import polars as pl
 from everloop.errors import NotFound
 from everloop.loop.installation import Installation
 from everloop.loop.turn import plain
-from everloop.records import Version
+from everloop.records import ExperimentArm, RouteArm, Version
 from everloop.store import packages
-from everloop.store.ledger import decisions, releases, snapshots, versions
+from everloop.store.ledger import decisions, experiments, releases, snapshots, versions
 
 
 def prediction(installation: Installation, id: str) -> dict[str, Any]:
@@ -78,6 +78,10 @@ def live_at(installation: Installation, time: datetime) -> dict[str, Any]:
             for name, number in (("champion", release.champion), ("challenger", release.challenger))
             if number is not None
         }
+        divided: tuple[ExperimentArm | RouteArm, ...] = release.route.arms if release.route else ()
+        if release.experiment is not None:
+            divided = experiments.get(connection, installation.name, release.experiment).arms
+        participants |= {each.name: versions.get(connection, installation.name, each.version) for each in divided}
     return {
         "time": time.isoformat(),
         "release": plain(release),

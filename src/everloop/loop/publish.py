@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from everloop.loop.installation import Installation
-from everloop.records import Release, encode
+from everloop.records import Experiment, Release, Route, encode
 from everloop.spec.rollout import Canary
 from everloop.store.files import write_atomically
-from everloop.store.ledger import releases, versions
+from everloop.store.ledger import experiments, releases, versions
 
 
 def publish(installation: Installation) -> Release:
@@ -16,14 +17,28 @@ def publish(installation: Installation) -> Release:
     with installation.ledger.read() as connection:
         release = releases.get(connection, installation.name)
 
+        def package(number: int) -> str:
+            return versions.get(connection, installation.name, number).package
+
         def participant(number: int | None) -> dict[str, Any] | None:
             if number is None:
                 return None
-            return {"version": number, "package": versions.get(connection, installation.name, number).package}
+            return {"version": number, "package": package(number)}
 
         champion, challenger = participant(release.champion), participant(release.challenger)
+        experiment = route = None
+        if release.experiment is not None:
+            experiment = _experiment(experiments.get(connection, installation.name, release.experiment), package)
+        if release.route is not None:
+            route = _route(release.route, package)
     rollout, serve = installation.loop.rollout, installation.loop.serve
     unit = rollout.unit if isinstance(rollout, Canary) else None
+    sticky = rollout.sticky if isinstance(rollout, Canary) else "hour"
+    # A new salt at each share, so that a unit's arm there is drawn anew: kept, its arm and what it did at the last share
+    # would say what comes at this one. A unit that stays for ever cannot be drawn again and counts once in a release.
+    salt = f"{release.loop}:{release.started.isoformat() if release.started else 0}"
+    if sticky == "hour":
+        salt += f":{release.epoch}"
     content = {
         "loop": release.loop,
         "revision": release.revision,
@@ -33,15 +48,40 @@ def publish(installation: Installation) -> Release:
         "share": release.share,
         "epoch": release.epoch,
         "unit": unit,
-        "sticky": rollout.sticky if isinstance(rollout, Canary) else "hour",
-        # One salt for the whole release: a unit that stays for ever must not be drawn again at the next share.
-        "salt": f"{release.loop}:{release.started.isoformat() if release.started else 0}",
+        "sticky": sticky,
+        "salt": salt,
         "label": installation.loop.label.column,
         "log": serve.log,
         "p99_ms": serve.p99.total_seconds() * 1_000 if serve.p99 else None,
         "cache": None
         if serve.cache is None
         else {"bytes": serve.cache.bytes, "seconds": serve.cache.time_to_live.total_seconds()},
+        "experiment": experiment,
+        "route": route,
     }
     write_atomically(installation.home.release_file(installation.name), encode(content))
     return release
+
+
+def _experiment(experiment: Experiment, package: Callable[[int], str]) -> dict[str, Any]:
+    return {
+        "name": experiment.name,
+        "salt": experiment.salt,
+        "unit": experiment.unit,
+        "sticky": experiment.sticky,
+        "arms": [
+            {"name": each.name, "version": each.version, "package": package(each.version), "share": each.share}
+            for each in experiment.arms
+        ],
+    }
+
+
+def _route(route: Route, package: Callable[[int], str]) -> dict[str, Any]:
+    by = None if route.by is None else {"version": route.by_version, "package": route.by_package}
+    return {
+        "loop": route.by,
+        "by": by,
+        "threshold": route.threshold,
+        # `encode` sorts the names of an object: a cascade's order stands in an array.
+        "arms": [{"name": each.name, "version": each.version, "package": package(each.version)} for each in route.arms],
+    }

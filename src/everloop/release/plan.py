@@ -23,7 +23,10 @@ from everloop.release.judge import Judgement
 from everloop.spec.rollout import Canary, Direct
 
 Start = Literal["shadow", "direct"]
-Action = Literal["released", "shadow", "canary", "promoted", "rolled back", "paused", "resumed"]
+Action = Literal[
+    "released", "shadow", "canary", "promoted", "rolled back", "paused", "resumed",
+    "experiment started", "experiment stopped", "routed", "unrouted",
+]  # fmt: skip
 
 SHADOW_PART = 0.5
 """The part of `longest` that shadow may take."""
@@ -50,6 +53,10 @@ def begin(
         raise ReleaseError(
             f"Version {release.challenger} of {release.loop} is still being released ({_where(release)}); "
             f"promote it or roll it back before version {challenger} begins."
+        )
+    if (what := divided(release)) is not None:
+        raise ReleaseError(
+            f"{what[0].upper()}{what[1:]} of {release.loop}; stop that before version {challenger} begins."
         )
     if challenger == release.champion:
         raise ReleaseError(f"Version {challenger} is already the champion of {release.loop}; there is nothing to do.")
@@ -105,6 +112,13 @@ def advance(release: Release, rollout: Canary | Direct, judgement: Judgement, *,
     return _raise(release, rollout, now, _ended(rollout, judgement, what), judgement.evidence)
 
 
+def divided(release: Release) -> str | None:
+    """What divides the traffic besides a release, as words; None when nothing does. See `release.divide`."""
+    if release.experiment is not None:
+        return f"experiment {release.experiment} divides the traffic"
+    return "a route divides the traffic" if release.route is not None else None
+
+
 def promote(release: Release, version: int | None, now: datetime) -> Change:
     """Make a version champion by command: the challenger, or any version named. Raises ReleaseError if neither."""
     chosen = release.challenger if version is None else version
@@ -115,6 +129,7 @@ def promote(release: Release, version: int | None, now: datetime) -> Change:
     because = "promoted by command"
     if release.challenger not in (None, chosen):
         because += f"; the release of version {release.challenger} ends with it"
+    because += _ending(release)
     return _crown(release, chosen, now, because, ())
 
 
@@ -131,8 +146,15 @@ def rollback(release: Release, now: datetime) -> Change:
     return Change(
         release=restored,
         action="rolled back",
-        because=f"rolled back by command from version {release.champion} to version {release.previous}",
+        because=f"rolled back by command from version {release.champion} to version {release.previous}"
+        + _ending(release),
     )
+
+
+def _ending(release: Release) -> str:
+    if release.experiment is not None:
+        return f"; experiment {release.experiment} ends with it"
+    return "; the route ends with it" if release.route is not None else ""
 
 
 def pause(release: Release, now: datetime) -> Change:
@@ -231,7 +253,14 @@ def _crown(
     action: Action = "promoted",
 ) -> Change:
     crowned = replace(
-        release, champion=version, challenger=None, previous=release.champion, started=None, paused_seconds=0.0
+        release,
+        champion=version,
+        challenger=None,
+        previous=release.champion,
+        started=None,
+        paused_seconds=0.0,
+        experiment=None,
+        route=None,
     )
     return Change(
         release=_moved(crowned, now, stage="steady", share=0.0),

@@ -32,7 +32,11 @@ def _add(page: Exposition, service: Service) -> None:
     page.add_histogram(
         "everloop_request_seconds",
         "From the whole request read to its answer written.",
-        [(labels, meter.requests) for labels, meter in meters if labels["variant"] in ("champion", "challenger")],
+        [
+            (labels, meter.requests)
+            for labels, meter in meters
+            if labels["variant"] in ("champion", "challenger") or any(meter.requests.counts)
+        ],
     )
     page.add_histogram(
         "everloop_compute_seconds", "One run of the graph.", [(labels, meter.compute) for labels, meter in meters]
@@ -78,7 +82,9 @@ def _add(page: Exposition, service: Service) -> None:
         [({**name, "reason": reason}, count) for reason, count in follower.refusals.items()],
     )
     if predictor.live is not None:
-        arms = [("champion", predictor.live.champion), ("challenger", predictor.live.challenger)]
+        live = predictor.live
+        arms = [("champion", live.champion), ("challenger", live.challenger)]
+        arms += live.way.named.items() if live.way is not None else ()
         page.add(
             "everloop_live_version",
             "gauge",

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from everloop.errors import NotFound, PackageTampered, ServeError
-from everloop.serve import releases
+from everloop.serve import releases, traffic
 from everloop.serve.cache import Cache
 from everloop.serve.journal import say
 from everloop.serve.live import Live
@@ -124,19 +124,25 @@ class Follower:
             raise ServeError(f"{self._path} is about the loop {release.loop[:80]!r}, not {self.loop}.")
         if release.champion is None:
             return Found(release=release, live=None, accepted=True)
-        champion = self._model(release.champion)
+        champion = self._model(release.champion.package, self.loop)
         challenger: Model | None = None
         problem = refused = None
         if release.challenger is not None:
             try:
-                challenger = self._model(release.challenger)
+                challenger = self._model(release.challenger.package, self.loop)
             except Exception as error:
                 problem, refused = str(error), _kind(error)
+        besides: dict[str, Model] = {}
         try:
-            live = Live(release, champion, challenger, self._cache(release))
+            besides = {package: self._model(package, loop) for package, loop in traffic.besides(release)}
         except Exception as error:
             problem, refused = str(error), _kind(error)
-            live = Live(release, champion, None, self._cache(release))
+        cache = self._cache(release)
+        try:
+            live = traffic.live_of(release, champion, challenger, besides, cache)
+        except Exception as error:
+            problem, refused = str(error), _kind(error)
+            live = traffic.live_of(release, champion, None, None, cache)
         return Found(release=release, live=live, accepted=True, problem=problem, refused=refused)
 
     def _apply(self, found: Found) -> None:
@@ -155,7 +161,8 @@ class Follower:
         self.cache = found.live.cache if found.live is not None else None
         if self.cache is not None:
             served = (found.release.champion, found.release.challenger)
-            self.cache.retain({each.package for each in served if each is not None})
+            besides = {package for package, _ in traffic.besides(found.release)}
+            self.cache.retain(besides | {each.package for each in served if each is not None})
         self._switch(found.live)
         say(
             "release",
@@ -165,6 +172,8 @@ class Follower:
             champion=_number(found.release.champion),
             challenger=_number(found.release.challenger),
             share=found.release.share,
+            experiment=found.release.experiment.name if found.release.experiment else None,
+            routed=found.release.route is not None,
         )
 
     def _cache(self, release: ReleaseFile) -> Cache | None:
@@ -177,13 +186,13 @@ class Follower:
             return present
         return Cache(limit, release.cache.seconds)
 
-    def _model(self, served: Served) -> Model:
-        model = self._models.pop(served.package, None)
+    def _model(self, package: str, loop: str) -> Model:
+        model = self._models.pop(package, None)
         if model is None:
-            model = load(folder_of(self._home.packages, served.package), trusted_keys(self._home.keys), self._allowance)
-            if model.manifest.loop != self.loop:
-                raise NotFound(f"Package {served.package[:12]} belongs to loop {model.manifest.loop}, not {self.loop}.")
-        self._models[served.package] = model
+            model = load(folder_of(self._home.packages, package), trusted_keys(self._home.keys), self._allowance)
+        if model.manifest.loop != loop:
+            raise NotFound(f"Package {package[:12]} belongs to loop {model.manifest.loop}, not {loop}.")
+        self._models[package] = model
         while len(self._models) > KEPT_MODELS:
             del self._models[next(iter(self._models))]
         return model

@@ -1,9 +1,9 @@
 """What is live now: the arms, and how a request's rows are read for them. Knows nothing of HTTP, batching or logs."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import copy
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 import numpy as np
@@ -65,6 +65,13 @@ class Arm:
 
     __slots__ = ("_classes", "_probabilities", "model", "package", "packer", "recall", "version")
 
+    experiment = ""
+    """The experiment that it is an arm of."""
+    variant = ""
+    """Its name there, or in a route."""
+    share: float | None = None
+    """Its share there; None: as the release says."""
+
     def __init__(self, served: Served, model: Model, columns: Sequence[Column], cache: Cache | None = None) -> None:
         self.recall = None if cache is None else Recall(cache, served.package, columns, model.signature)
         """What it predicted before, if the loop declares a cache."""
@@ -91,68 +98,177 @@ class Arm:
         ]
 
 
+class ClassifiedBy(Classified, gc=False):
+    variant: str
+
+
+class EstimatedBy(Estimated, gc=False):
+    variant: str
+
+
+class Named(Arm):
+    """An arm with a name that its answers carry."""
+
+    __slots__ = ("experiment", "share", "variant")
+
+    def __init__(
+        self,
+        served: Served,
+        model: Model,
+        columns: Sequence[Column],
+        variant: str,
+        *,
+        experiment: str = "",
+        share: float | None = None,
+        cache: Cache | None = None,
+    ) -> None:
+        super().__init__(served, model, columns, cache)
+        self.variant = variant
+        self.experiment = experiment
+        self.share = share
+
+    def answers(
+        self, ids: Sequence[str], prediction: NDArray[np.float64], decision: NDArray[np.int64] | None
+    ) -> list[Answer]:
+        name = self.variant
+        return [
+            ClassifiedBy(each.id, each.version, each.decision, each.probability, name)
+            if isinstance(each, Classified)
+            else EstimatedBy(each.id, each.version, each.value, name)
+            for each in super().answers(ids, prediction, decision)
+        ]
+
+    def instead(self, live: "Live") -> "Named":
+        """The champion, answering what this arm was drawn for."""
+        champion = live.champion
+        return Named(
+            Served(champion.version, champion.package),
+            champion.model,
+            live.reader.columns,
+            self.variant,
+            experiment=self.experiment,
+            share=self.share,
+            cache=live.cache,
+        )
+
+
+class Way(Protocol):
+    """How the rows of a batch come to their arms where more than the champion may answer (`everloop.serve.traffic`)."""
+
+    named: Mapping[str, Arm]
+    """The arms that a tester may name, besides champion and challenger."""
+
+    def prepare(self, batch: Any, random: Callable[[], float]) -> None:
+        """Give ``batch`` its parts, as far as they are known before anything runs; in the loop's thread."""
+        ...
+
+    def seconds(self, rows: int) -> float:
+        """How long a batch takes whose parts are not known before it runs."""
+        ...
+
+    def execute(self, batch: Any) -> None:
+        """Run the parts, and those that come of it. Never raises for what a model does."""
+        ...
+
+
 class Live:
     """A release as it is served. A new release makes a new one; requests keep the one they were read for."""
 
     __slots__ = (
-        "_pinned", "cache", "challenger", "champion", "described", "draws", "reader", "recalls", "release", "role",
-        "shadows",
+        "_pinned", "cache", "challenger", "champion", "described", "reader", "recalls", "release", "shadows", "way",
     )  # fmt: skip
 
     def __init__(
-        self, release: ReleaseFile, champion: Model, challenger: Model | None, cache: Cache | None = None
+        self,
+        release: ReleaseFile,
+        champion: Model,
+        challenger: Model | None,
+        cache: Cache | None = None,
+        *,
+        besides: Sequence[Model] = (),
     ) -> None:
-        """Raises ServeError when the two cannot be live together."""
+        """``besides``: the models of an experiment or a route. Raises ServeError when they cannot be live together."""
         assert release.champion is not None
-        signatures = [champion.signature, *([challenger.signature] if challenger else [])]
+        signatures = [each.signature for each in (champion, challenger, *besides) if each is not None]
         self.release = release
-        self.reader = Reader(signatures, release.unit)
+        self.reader = Reader(signatures, release.experiment.unit if besides and release.experiment else release.unit)
         self.champion = Arm(release.champion, champion, self.reader.columns, cache)
         self.challenger = (
             Arm(release.challenger, challenger, self.reader.columns, cache)
             if challenger and release.challenger
             else None
         )
-        self.draws = self.challenger is not None and release.stage == "canary" and release.share > 0
         self.shadows = self.challenger is not None and release.stage == "shadow"
+        self.way: Way | None = None
+        """None: the champion answers everything."""
         self.cache = cache
-        self.recalls = cache is not None and not self.draws
-        """Whether a request that is known in the cache can be answered at once: who answers it is not drawn."""
-        self.role = "champion"
-        """What the arm that answers is called in log and metrics."""
+        self.recalls = cache is not None
+        """Whether a request that is known in the cache can be answered at once: who answers it is certain."""
         self.described: Any = None
         """What a protocol made of it, once."""
-        self._pinned: dict[int, Live] = {}
+        self._pinned: dict[Arm, Live] = {}
+
+    def divide(self, way: Way) -> None:
+        """Let others than the champion answer, too."""
+        self.way = way
+        self.recalls = False
+
+    @property
+    def arms(self) -> list[Arm]:
+        """All that may answer: the champion, the challenger, those of an experiment or a route."""
+        named = self.way.named.values() if self.way is not None else ()
+        return [self.champion, *([self.challenger] if self.challenger is not None else []), *named]
 
     @property
     def versions(self) -> list[int]:
-        """The champion's, then the challenger's."""
-        return [arm.version for arm in (self.champion, self.challenger) if arm is not None]
+        """Of all arms, each once, the champion's first."""
+        return list(dict.fromkeys(arm.version for arm in self.arms))
 
-    def pinned(self, version: int) -> "Live":
+    def pinned(self, version: int, *, override: bool = False) -> "Live":
         """The same release with ``version`` answering whatever is asked of it: no draw, no shadow.
 
-        Its answers are logged under the role "asked": they count neither for nor against anybody. Raises RequestError
-        (404) when that version is not live.
+        Its answers are logged under the role "override": they count neither for nor against anybody; but for a champion
+        that would have answered anyway, unless ``override`` says that this is no traffic of the world. Raises
+        RequestError (404) when that version is not live.
         """
-        found = self._pinned.get(version)
+        arm = next((arm for arm in self.arms if arm.version == version), None)
+        if arm is None:
+            live = ", ".join(map(str, self.versions))
+            raise RequestError(
+                f"Version {version} of {self.release.loop} is not live; live are {live}.", status=404, reason="version"
+            )
+        if self.way is None and arm is self.champion and not override:
+            return self  # nobody else would answer anyway
+        return self.pinned_to(arm)
+
+    def pinned_to(self, arm: Arm) -> "Live":
+        found = self._pinned.get(arm)
         if found is None:
-            arm = next((arm for arm in (self.champion, self.challenger) if arm and arm.version == version), None)
-            if arm is None:
-                raise RequestError(
-                    f"Version {version} of {self.release.loop} is not live; "
-                    f"live are {', '.join(map(str, self.versions))}.",
-                    status=404,
-                )
-            if self.challenger is None:
-                return self  # nobody else would answer anyway
-            found = self._pinned[version] = copy(self)
+            found = self._pinned[arm] = copy(self)
             found._pinned = {}
-            found.champion, found.challenger = arm, None
-            found.draws = found.shadows = False
-            found.recalls = self.cache is not None
-            found.role, found.described = "asked", None
+            served = Served(arm.version, arm.package)
+            named = Named(served, arm.model, self.reader.columns, "override", cache=self.cache)
+            found.champion, found.challenger = named, None
+            found.shadows, found.described = False, None
+            found.divide(Pinned(named))
         return found
+
+
+class Pinned:
+    """One arm answers everything because somebody named it; where it fails, they are told so."""
+
+    def __init__(self, arm: Arm) -> None:
+        self.named: Mapping[str, Arm] = {}
+        self._arm = arm
+
+    def prepare(self, batch: Any, random: Callable[[], float]) -> None:
+        batch.parts.append(Part(self._arm, "override", batch.rows, None))
+
+    def seconds(self, rows: int) -> float:
+        return self._arm.model.cost.predict(rows)
+
+    def execute(self, batch: Any) -> None:
+        batch.parts[0].run(batch.ids)
 
 
 class Part:
@@ -172,6 +288,11 @@ class Part:
         "seconds",
     )
 
+    aside = False
+    """It ran to decide, and answers nobody."""
+    certainty: NDArray[np.float64] | None = None
+    """How sure a route was of each row."""
+
     def __init__(self, arm: Arm, role: str, rows: Sequence[Row], places: Sequence[int] | None) -> None:
         self.arm = arm
         self.role = role
@@ -187,6 +308,11 @@ class Part:
         self.error = ""
         self.seconds = 0.0
         """What the graph took; 0 when all was known."""
+
+    @property
+    def variant(self) -> str:
+        """What it is called in metrics: the arm's name in an experiment or a route, else its role."""
+        return self.arm.variant if self.role in ("experiment", "route") else self.role
 
     def run(self, ids: Sequence[str]) -> None:
         """Run the graph; when it fails, each row alone, so that one row cannot spoil the others. Never raises."""

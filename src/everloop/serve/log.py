@@ -145,7 +145,7 @@ def frame(notes: Sequence[Note]) -> segments.PredictionFrame:
         arm=first.role,
         revision=release.revision,
         epoch=release.epoch,
-        share=release.share,
+        share=release.share if first.arm.share is None else first.arm.share,
         ids=list(chain.from_iterable(note.ids for note in notes)),
         at=np.fromiter(chain.from_iterable(note.at for note in notes), np.int64).tobytes(),
         latency=np.minimum(micros, LONGEST).astype(np.int32).tobytes(),
@@ -161,6 +161,9 @@ def frame(notes: Sequence[Note]) -> segments.PredictionFrame:
         decision=_joined(part.decision for part in parts),
         width=first.arm.model.width,
         units=list(chain.from_iterable(note.units for note in notes)),
+        experiment=first.arm.experiment,
+        variant=first.arm.variant,
+        certainty=_joined(part.certainty for part in parts),
     )
 
 

@@ -13,12 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from everloop.errors import RequestError
-from everloop.serve.arms import draw
 from everloop.serve.batch import DEFERRED_ROWS, Batcher
 from everloop.serve.live import Answer, Live, Meter, Part
 from everloop.serve.log import PredictionLog
 from everloop.serve.metrics import ROWS, Histogram
 from everloop.serve.rows import Row
+from everloop.serve.traffic import gathered, picked
 
 REQUEST_ROWS = 20_000
 WAITING_ROWS = 50_000
@@ -71,7 +71,7 @@ class PredictionJob:
 
 
 class Batch:
-    __slots__ = ("at", "broken", "chosen", "ids", "jobs", "live", "parts", "ran", "rows", "shadow", "units")
+    __slots__ = ("at", "broken", "ids", "jobs", "live", "parts", "ran", "rows", "shadow", "units")
 
     def __init__(self, live: Live, jobs: list[PredictionJob], ids: list[str], rows: list[Row], at: list[int]) -> None:
         self.live = live
@@ -80,8 +80,6 @@ class Batch:
         self.rows = rows
         self.at = at
         self.units: list[str] = []
-        self.chosen: list[bool] | None = None
-        """Which rows the challenger answers; None: none."""
         self.parts: list[Part] = []
         self.shadow = False
         self.ran: tuple[float, float] | None = None
@@ -159,7 +157,7 @@ class Predictor:
         ids = job.ids or [self.new_id()]
         job.exchange.finish(200, job.form(arm.answers(ids, *found), job))
         seconds = time.perf_counter() - job.exchange.arrived
-        meter = self.meter(arm.version, live.role)
+        meter = self.meter(arm.version, "champion")
         meter.requests.observe(seconds)
         meter.rows += job.size
         if not self._recalled:
@@ -186,7 +184,7 @@ class Predictor:
             if live.reader.has_unit:
                 batch.units = [live.reader.unit(row) or "" for row in batch.rows]
             if live.release.log:
-                part = Part(live.champion, live.role, batch.rows, None)
+                part = Part(live.champion, "champion", batch.rows, None)
                 part.prediction = np.concatenate([prediction for _, _, prediction, _, _ in ours])
                 decisions = [decision for _, _, _, decision, _ in ours if decision is not None]
                 part.decision = np.concatenate(decisions) if decisions else None
@@ -229,30 +227,19 @@ class Predictor:
         return batch
 
     def _part(self, batch: Batch) -> None:
-        live, rows = batch.live, batch.rows
-        units: list[str | None] | None = None
+        live = batch.live
         if live.reader.has_unit:
-            units = [live.reader.unit(row) for row in rows]
-            batch.units = [unit or "" for unit in units]
-        if live.draws and live.challenger is not None:
-            release = live.release
-            chosen = draw(
-                len(rows), release.share, self._random,
-                units=units, at=batch.at, salt=release.salt, sticky=release.sticky,
-            )  # fmt: skip
-            if any(chosen):
-                batch.chosen = chosen
-                ours = [n for n, challenger in enumerate(chosen) if challenger]
-                rest = [n for n, challenger in enumerate(chosen) if not challenger]
-                if rest:
-                    batch.parts.append(Part(live.champion, "champion", [rows[n] for n in rest], rest))
-                batch.parts.append(Part(live.challenger, "challenger", [rows[n] for n in ours], ours))
-                return
-        batch.parts.append(Part(live.champion, live.role, rows, None))
+            batch.units = [live.reader.unit(row) or "" for row in batch.rows]
+        if live.way is None:
+            batch.parts.append(Part(live.champion, "champion", batch.rows, None))
+        else:
+            live.way.prepare(batch, self._random)
 
     def seconds(self, batch: Batch) -> float:
         if not batch.parts:
-            return batch.live.champion.model.cost.predict(len(batch.rows))
+            way = batch.live.way
+            rows = len(batch.rows)
+            return batch.live.champion.model.cost.predict(rows) if way is None else way.seconds(rows)
         return sum(part.arm.model.cost.predict(len(part.places or batch.rows)) for part in batch.parts)
 
     def execute(self, batch: Batch) -> None:
@@ -267,14 +254,12 @@ class Predictor:
     def _execute(self, batch: Batch) -> None:
         if batch.shadow and batch.live.challenger is not None:
             batch.parts = [Part(batch.live.challenger, "shadow", batch.rows, None)]
-        for part in list(batch.parts):
-            part.run(picked(batch.ids, part.places))
-            if part.failed and part.role == "challenger" and part.places is not None:
-                # The champion answers for it; the failure stays on the challenger's account.
-                places = [part.places[n] for n in part.failed]
-                instead = Part(batch.live.champion, "fallback", picked(batch.rows, places), places)
-                instead.run(picked(batch.ids, places))
-                batch.parts.append(instead)
+        way = batch.live.way
+        if way is not None and not batch.shadow:
+            way.execute(batch)
+            return
+        for part in batch.parts:
+            part.run(batch.ids)
 
     def complete(self, batch: Batch) -> None:
         if batch.broken is not None:
@@ -282,14 +267,14 @@ class Predictor:
             return
         latency = [0.0] * len(batch.ids) if batch.shadow else self._answer(batch)
         for part in batch.parts:
-            meter = self.meter(part.arm.version, part.role)
+            meter = self.meter(part.arm.version, part.variant)
             if part.seconds:
                 meter.compute.observe(part.seconds)
             meter.rows += len(part.answers)
             if part.failed:
                 meter.failed += len(part.failed)
-                self.errors[part.role] = part.error
-            if batch.live.release.log:
+                self.errors[part.variant] = part.error
+            if batch.live.release.log and not part.aside:
                 self.log.add(
                     batch.live.release,
                     part,
@@ -307,18 +292,12 @@ class Predictor:
         if batch.ran is not None:
             for job in batch.jobs:
                 job.exchange.ran = batch.ran
+        if batch.live.way is not None and (len(batch.parts) > 1 or batch.parts[0].role != "champion"):
+            return self._answer_each(batch, *gathered(batch.parts, len(batch.rows), self.meter))
         answers = batch.parts[0].answers
-        failed = bool(batch.parts[0].failed)
-        if batch.chosen is not None:
-            answers = [None] * len(batch.rows)
-            for part in batch.parts:
-                for place, answer in zip(part.places or range(len(answers)), part.answers, strict=True):
-                    if answer is not None:
-                        answers[place] = answer
-            failed = None in answers
-        champion = self.meter(batch.live.champion.version, batch.live.role).requests
-        if failed or batch.chosen is not None or len(batch.jobs) != len(answers):
-            return self._answer_each(batch, answers, champion)
+        champion = self.meter(batch.live.champion.version, "champion").requests
+        if batch.parts[0].failed or len(batch.jobs) != len(answers):
+            return self._answer_each(batch, answers, [champion] * len(answers))
         # A row a request, all answered by the champion: by far the most frequent batch.
         for job, answer in zip(batch.jobs, answers, strict=True):
             job.exchange.finish(200, _encode(answer) if job.form is one else job.form([answer], job))  # type: ignore[list-item]
@@ -327,22 +306,20 @@ class Predictor:
         champion.observe_all(latency)
         return latency
 
-    def _answer_each(self, batch: Batch, answers: list[Answer | None], champion: Histogram) -> list[float]:
-        challenger = champion
-        if batch.chosen is not None and batch.live.challenger is not None:
-            challenger = self.meter(batch.live.challenger.version, "challenger").requests
+    def _answer_each(self, batch: Batch, answers: list[Answer | None], observers: Sequence[Histogram]) -> list[float]:
+        """``observers``: where the latency of each row is counted; that of a request where its first row is."""
         latency: list[float] = []
         place = 0
         for job in batch.jobs:
             end = place + job.size
             ours = answers[place:end]
             if None in ours:
-                error = batch.parts[-1].error or batch.parts[0].error
+                error = next((part.error for part in reversed(batch.parts) if part.error), "")
                 job.exchange.refuse(500, f"The model failed on these rows: {error}.")
             else:
                 job.exchange.finish(200, job.form(ours, job))  # type: ignore[arg-type]
             seconds = time.perf_counter() - job.exchange.arrived
-            (challenger if batch.chosen and batch.chosen[place] else champion).observe(seconds)
+            observers[place].observe(seconds)
             latency += [seconds] * job.size
             place = end
         return latency
@@ -367,7 +344,3 @@ class Predictor:
         if found is None:
             found = self.meters[version, role] = Meter()
         return found
-
-
-def picked(values: list[Any], places: Sequence[int] | None) -> list[Any]:
-    return values if places is None else [values[n] for n in places]

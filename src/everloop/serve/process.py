@@ -25,7 +25,7 @@ from everloop.serve.journal import say
 from everloop.serve.loading import Allowance, Loader
 from everloop.serve.replay import Channel
 from everloop.serve.service import Service
-from everloop.serve.settings import ServerSettings
+from everloop.serve.settings import ServerSettings, overriding
 from everloop.serve.tls import HANDSHAKE_SECONDS
 from everloop.store.files import write_atomically
 from everloop.store.home import Home
@@ -94,6 +94,8 @@ class Process:
         self.services = [
             Service(settings.home, name, self.loop, channel, random, tag, allowance) for name in settings.loops
         ]
+        for service in self.services:
+            service.may_override = overriding(server, settings.host)
         bounds = Bounds(
             body_bytes=server.body_bytes,
             header_bytes=server.header_bytes,

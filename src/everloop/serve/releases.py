@@ -1,5 +1,6 @@
 """The release file: who serves what, as the controller wrote it. Knows nothing of packages or of serving."""
 
+import math
 import os
 from pathlib import Path
 from typing import Annotated, Literal
@@ -25,6 +26,43 @@ class CacheTerms(msgspec.Struct, frozen=True, forbid_unknown_fields=False):
     seconds: Annotated[float, msgspec.Meta(gt=0)]
 
 
+class Share(msgspec.Struct, frozen=True):
+    """One arm of an experiment."""
+
+    name: str
+    version: int
+    package: str
+    share: float
+
+
+class ExperimentFile(msgspec.Struct, frozen=True, kw_only=True):
+    """An experiment that runs (`everloop.records.Experiment`). ``unit`` None: the prediction's id decides."""
+
+    name: str
+    salt: str
+    arms: tuple[Share, ...]
+    unit: str | None = None
+    sticky: Literal["hour", "always"] = "always"
+
+
+class Way(msgspec.Struct, frozen=True):
+    """One arm of a route."""
+
+    name: str
+    version: int
+    package: str
+
+
+class RouteFile(msgspec.Struct, frozen=True, kw_only=True):
+    """A route in force (`everloop.records.Route`): ``by`` is the package of ``loop`` that decides, or None in a cascade."""
+
+    arms: tuple[Way, ...]
+    """Named by the decision that leads to each; of a cascade in the order in which they are asked."""
+    loop: str | None = None
+    by: Served | None = None
+    threshold: float | None = None
+
+
 class ReleaseFile(msgspec.Struct, frozen=True, kw_only=True):
     """``home/releases/<loop>.json``. ``share`` is the challenger's share of live requests, 0 in shadow."""
 
@@ -43,6 +81,8 @@ class ReleaseFile(msgspec.Struct, frozen=True, kw_only=True):
     cache: CacheTerms | None = None
     label: str = "label"
     """The name of an outcome that is sent without one."""
+    experiment: ExperimentFile | None = None
+    route: RouteFile | None = None
 
 
 Mark = tuple[int, int, int]
@@ -71,4 +111,13 @@ def read(path: Path) -> ReleaseFile:
         raise ServeError(f"{path} is not a release file: {error}. The controller rewrites it when it starts.") from None
     if not 0.0 <= release.share <= 1.0:
         raise ServeError(f"{path} gives the share {release.share}; a share lies between 0 and 1.")
+    experiment, route = release.experiment, release.route
+    if experiment is not None:
+        shares = [each.share for each in experiment.arms]
+        if not shares or min(shares) <= 0 or not math.isclose(sum(shares), 1.0, abs_tol=1e-9):
+            raise ServeError(
+                f"{path} gives the arms of experiment {experiment.name} the shares {shares}; they add up to 1."
+            )
+    if route is not None and (not route.arms or (route.by is None) == (route.threshold is None)):
+        raise ServeError(f"{path} gives a route without arms, or not one of a package and a threshold that decides.")
     return release

@@ -19,6 +19,7 @@ from everloop.serve.log import OutcomeLog, PredictionLog
 from everloop.serve.predictor import Form, PredictionJob, Predictor, many, one
 from everloop.serve.replay import Channel
 from everloop.serve.rows import Integer
+from everloop.serve.traffic import overridden
 from everloop.store.home import Home
 from everloop.store.segments import OutcomeFrame
 
@@ -56,6 +57,8 @@ class Service:
         self.follower = Follower(home, name, self._switch, allowance=allowance)
         self.outcomes_taken = 0
         self.outcomes_refused = 0
+        self.may_override: Callable[[Any], bool] = lambda caller: False
+        """Whether a caller (None: nobody was asked for a key) may name the version that answers."""
         self._loop = loop
 
     def _switch(self, live: Live | None) -> None:
@@ -80,6 +83,8 @@ class Service:
         at: list[int] | None = None
         given: str | None = None
         if headers:
+            if b"x-everloop-version" in headers:
+                live = self._overridden(live, exchange, headers)
             given = _given_id(headers)
             if self.channel.asked(headers):
                 moment = self.channel.event_time(headers)
@@ -92,6 +97,17 @@ class Service:
                 return
         rows, several = live.reader.read(body)
         self._submit(exchange, live, rows, several, at, given)
+
+    def _overridden(self, live: Live, exchange: Exchange, headers: Headers) -> Live:
+        """The version that a tester names. Raises RequestError (403, 404)."""
+        if not self.may_override(exchange.caller):
+            raise RequestError(
+                "The header x-everloop-version is for testers; this server takes it on loopback, or with a key that may "
+                "operate. Leave it out.",
+                status=403,
+                reason="override",
+            )
+        return overridden(live, headers[b"x-everloop-version"].decode("latin-1").strip())
 
     def _submit(
         self, exchange: Exchange, live: Live, rows: list[Any], several: bool, at: list[int] | None, given: str | None
@@ -125,6 +141,8 @@ class Service:
     ) -> None:
         """Answer a request of the Open Inference Protocol V2, however it came. Raises RequestError."""
         group = live if version is None else live.pinned(version)
+        if b"x-everloop-version" in headers:
+            group = self._overridden(live, exchange, headers)
         priority, seconds = v2.urgency(request.parameters)
         if priority is not None:
             exchange.priority = priority
@@ -200,6 +218,8 @@ class Service:
             "challenger": release.challenger if release else None,
             "share": release.share if release else 0.0,
             "epoch": release.epoch if release else 0,
+            "experiment": release.experiment if release else None,
+            "route": release.route if release else None,
             "problem": self.follower.problem,
             "refused": self.follower.refusals,
             "errors": self.predictor.errors,

@@ -6,7 +6,7 @@ A new setting is a field here with a default and a description: reading, refusin
 
 import ipaddress
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_type_hints
@@ -69,6 +69,13 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     operate: Annotated[
         Literal["loopback", "key", "open"],
         Meta(description='who sees /metrics and /status: "loopback" (or a key that may operate), "key" or "open"'),
+    ] = "loopback"
+    override: Annotated[
+        Literal["loopback", "key", "no"],
+        Meta(
+            description="who may name the version that answers (x-everloop-version): "
+            '"loopback" (or a key that may operate), "key" or "no"'
+        ),
     ] = "loopback"
     limits: Annotated[Limits, Meta(description="a table of rate, quota, address_rate, headers")] = Limits()
     tls: Annotated[Tls | None, Meta(description="a table of certificate and key")] = None
@@ -170,6 +177,22 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
             "`everloop keys add NAME`; or serve on 127.0.0.1. To serve everybody all the same write "
             f'open_to_the_world = "{OPEN}" (or start the server with --open-to-the-world).'
         )
+
+
+Overriding = Callable[[Any], bool]
+"""Whether a caller may name the version that answers. None: nobody was asked for a key."""
+
+
+def overriding(settings: ServerSettings, host: str) -> Overriding:
+    """Testers: on loopback everybody who needs no key, elsewhere and with keys those whose key may operate."""
+    unasked = settings.override == "loopback" and is_loopback(host)
+
+    def may(caller: Any) -> bool:
+        if caller is None or getattr(caller, "key", None) is None:
+            return unasked
+        return settings.override != "no" and bool(getattr(caller, "operates", False))
+
+    return may
 
 
 RELOADED = frozenset({"keys", "limits", "operate", "cors", "request_ids"})

@@ -35,7 +35,8 @@ class PredictionFrame(msgspec.Struct, frozen=True, kw_only=True, gc=False, tag="
     version: int
     package: str
     arm: str
-    """champion, challenger, shadow; or fallback: drawn for a challenger that failed, answered by the champion."""
+    """champion, challenger, shadow; experiment or route: the arm that ``variant`` names; fallback: drawn for another
+    arm that failed, answered by the champion; override: a tester named the version."""
     revision: int
     epoch: int
     share: float
@@ -58,7 +59,13 @@ class PredictionFrame(msgspec.Struct, frozen=True, kw_only=True, gc=False, tag="
     """int64 [rows], or empty for regression; −1 where failed."""
     width: int = 1
     units: list[str] = []
-    """The declared unit of each row, when the rollout names one: what is counted instead of requests."""
+    """The declared unit of each row, when the rollout or the experiment names one: what is counted instead of requests."""
+    experiment: str = ""
+    """The experiment that gave these rows their arm."""
+    variant: str = ""
+    """The name of the arm, in an experiment or a route."""
+    certainty: bytes = b""
+    """float64 [rows], in a route: how sure the decision for this arm was; NaN where it could not be made."""
 
 
 class OutcomeFrame(msgspec.Struct, frozen=True, kw_only=True, gc=False, tag="outcome", tag_field="kind"):

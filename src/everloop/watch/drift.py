@@ -30,6 +30,8 @@ WINDOW = timedelta(days=7)
 STEP = timedelta(days=1)
 LEAST_ROWS = 300
 """Thirty rows for each of ten bins."""
+LIVE = ["champion", "challenger", "experiment", "route"]
+"""The arms of requests that came from the world, once each: not shadows, fallbacks or what testers sent."""
 MOST_ROWS = 50_000
 """More rows than this tell a distribution no better; a fixed sample of them is taken."""
 PREDICTION = "(prediction)"
@@ -97,9 +99,7 @@ def close_windows(lake: Lake, state: DriftState, now: datetime) -> DriftState:
 
 def _inside(since: datetime, until: datetime) -> pl.Expr:
     # Each live request once: whoever failed, its request came.
-    return pl.col("at").is_between(moment(since), moment(until), closed="left") & pl.col("arm").is_in(
-        ["champion", "challenger"]
-    )
+    return pl.col("at").is_between(moment(since), moment(until), closed="left") & pl.col("arm").is_in(LIVE)
 
 
 def _count(lake: Lake, since: datetime, until: datetime) -> int:
@@ -134,7 +134,8 @@ def observe(
     missing = {name: _clumping(days, (each < 0).astype(np.int64)) for name, each in bins.items()}
     answer = "value" if signature.task == "regression" else f"p_{signature.positive or 0}"
     if champion is not None and PREDICTION in reference.columns and answer in rows.columns:
-        own = rows.filter((pl.col("version") == champion) & ~pl.col("error"))
+        # What a route gave it was chosen for what it is: its answers there would move with no change of the world.
+        own = rows.filter((pl.col("version") == champion) & ~pl.col("error") & (pl.col("arm") != "route"))
         said = profiles.build({PREDICTION: array_of(own[answer])}, like=reference)
         built = Profile(rows=built.rows, columns={**built.columns, **said.columns})
         values[PREDICTION] = _clumping(_days(own), _bins(array_of(own[answer]), said.columns[PREDICTION]))

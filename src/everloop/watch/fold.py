@@ -55,7 +55,9 @@ FIXED = pl.Schema(
 )
 """Columns of every prediction. After them p_0 … (probabilities, in the version's order of classes) or value, then the
 raw columns as the graph took them, each as input_<name> (of a tensor its digest, hexadecimal). ``event_time`` is the
-row's own if it brought one, else ``at``: when the request came."""
+row's own if it brought one, else ``at``: when the request came. Where an experiment or a route gave rows their arm (there
+``arm`` says which of the two), also its name as ``experiment``, the arm's as ``variant``, and of a route how sure it was,
+``certainty``."""
 
 Positions = dict[str, int]
 """Segment file name → offset after the last folded frame."""
@@ -240,6 +242,13 @@ def _group_rows(frames: Sequence[PredictionFrame], width: int, signature: Signat
         "at": at_of,
         "decision": pl.when(pl.col("decision") >= 0).then("decision"),
     }
+    for name, given in (("experiment", [f.experiment for f in frames]), ("variant", [f.variant for f in frames])):
+        if any(given):  # most loops never have them: their tables keep to what they hold
+            columns[name] = [each or None for each, frame in zip(given, frames, strict=True) for _ in frame.ids]
+            meaning[name] = pl.col(name)
+    if any(frame.certainty for frame in frames):
+        columns["certainty"] = _joined(frames, _certainty, "<f8")
+        meaning["certainty"] = pl.col("certainty").fill_nan(None)
     regression = signature.task == "regression" if signature else len(decision) == 0
     matrix = answers.reshape(rows, width) if len(answers) else np.full((rows, width), np.nan)
     for index in range(width):
@@ -267,6 +276,10 @@ def _group_rows(frames: Sequence[PredictionFrame], width: int, signature: Signat
 
 def _joined(frames: Sequence[PredictionFrame], take: Callable[[PredictionFrame], bytes], dtype: str) -> Any:
     return np.frombuffer(b"".join([take(frame) for frame in frames]), dtype=dtype)
+
+
+def _certainty(frame: PredictionFrame) -> bytes:
+    return frame.certainty or np.full(len(frame.ids), np.nan).tobytes()
 
 
 def _inputs(frames: Sequence[PredictionFrame], rows: int, signature: Signature) -> Iterator[tuple[InputColumn, Any]]:

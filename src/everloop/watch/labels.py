@@ -22,6 +22,9 @@ from everloop.watch.recent import newest
 
 Class = bool | int | float | str
 DAY = timedelta(days=1)
+DRAWN = ("champion", "experiment")
+"""Arms in which a version's rows are as the world sent them: all, or a share drawn at random. Of a route they are chosen,
+of an override a tester's."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,7 +45,7 @@ def matured(
     *,
     since: datetime | None,
     until: datetime,
-    arms: Sequence[str] = ("champion",),
+    arms: Sequence[str] = DRAWN,
     versions: Sequence[int] | None = None,
     inputs: Sequence[str] = (),
 ) -> pl.DataFrame:

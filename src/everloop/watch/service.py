@@ -1,9 +1,10 @@
 """How challenger and champion serve, as counts that the judge can use. Knows neither limits nor what follows.
 
 Counts are kept per share epoch and never pooled over epochs. The unit that is counted is what was drawn: a request,
-or, where the rollout names a unit, the unit in the hour for which its arm was drawn, by its first request; counting
-its requests would take one caller's habits for evidence. A row that the champion answered for a failed challenger
-(``fallback``) counts once, as the challenger's failure.
+or, where the rollout names a unit, what its salt was drawn for, by its first request: the unit in one hour at one share,
+or once in a whole release where it stays on its side for good; counting its requests would take one caller's habits for
+evidence. A row that the champion answered for a failed challenger (``fallback``) counts once, as the challenger's
+failure. What testers sent to a version by name, and what an experiment or a route answered, is nothing of a release.
 """
 
 from __future__ import annotations
@@ -96,7 +97,7 @@ def tally(
 ) -> tuple[Tally, ...]:
     """Count these rows of the predictions table, one entry per epoch in which the challenger had a share.
 
-    With ``unit`` all rows of an epoch must be here at once: a unit's first request is found among them.
+    With ``unit`` all rows of the release must be here at once: a unit's first request is found among them.
     """
     if rows.is_empty() or release.challenger is None:
         return ()
@@ -136,12 +137,10 @@ def _first_requests(rows: pl.DataFrame, sticky: str) -> pl.DataFrame:
     named = pl.col("unit").is_not_null() & (pl.col("unit") != "")
     # A row without a unit was drawn for itself.
     key = pl.when(named).then("u:" + pl.col("unit")).otherwise("r:" + pl.col("id"))
-    hour = pl.col("at").dt.truncate("1h") if sticky == "hour" else pl.lit(0)
-    return (
-        rows.with_columns(_key=key, _hour=hour)
-        .sort("at", maintain_order=True)
-        .unique(["epoch", "_key", "_hour"], keep="first", maintain_order=True)
-    )
+    rows = rows.with_columns(_key=key, _hour=pl.col("at").dt.truncate("1h")).sort("at", maintain_order=True)
+    # Who stays for good has one draw: counted again at the next share, it would bring the same habits to the same arm.
+    drawn = ["epoch", "_key", "_hour"] if sticky == "hour" else ["_key"]
+    return rows.unique(drawn, keep="first", maintain_order=True)
 
 
 def _event(guard: Guard, frozen: Baseline) -> pl.Expr:

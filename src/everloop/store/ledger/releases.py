@@ -8,7 +8,7 @@ from sqlalchemy.exc import IntegrityError
 from everloop.clock import microseconds
 from everloop.errors import ReleaseConflict, ReleaseError
 from everloop.records import Decision, Release, decode, encode
-from everloop.store.ledger import decisions
+from everloop.store.ledger import decisions, experiments
 from everloop.store.ledger.tables import releases
 
 
@@ -43,6 +43,8 @@ def change(connection: Connection, expected_revision: int, release: Release, dec
         connection.execute(row)
     except IntegrityError:  # Where readers do not wait for writers, the key decides who was first.
         raise _conflict(release.loop, expected_revision, release.revision) from None
+    if present.experiment is not None and present.experiment != release.experiment:
+        experiments.stop(connection, release.loop, present.experiment, at=decision.at)
     decisions.add(connection, decision, revision=release.revision)
     return release
 

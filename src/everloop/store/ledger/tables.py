@@ -88,6 +88,17 @@ releases = Table(
     Column("record", Text, nullable=False),
 )
 
+# Named for ever: an experiment's name and salt say which arm an id had, long after it ended.
+experiments = Table(
+    "experiments",
+    metadata,
+    Column("loop", Text, primary_key=True),
+    Column("name", Text, primary_key=True),
+    Column("started", BigInteger, nullable=False),
+    Column("stopped", BigInteger),
+    Column("record", Text, nullable=False),
+)
+
 decisions = Table(
     "decisions",
     metadata,
