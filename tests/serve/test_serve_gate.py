@@ -9,10 +9,9 @@ from typing import Any
 
 import pytest
 
-from everloop.errors import NotFound, RequestError, SpecError, StoreError
+from everloop.errors import NotFound, SpecError, StoreError
 from everloop.serve import keys
-from everloop.serve.gate import Gate, network
-from everloop.serve.keys import Keyring
+from everloop.serve.gate import network
 from everloop.serve.settings import Cors, Limits, ServerSettings, encode
 from everloop.testing.serving import Client, ServedHome, ServerProcess, signature_of
 
@@ -273,29 +272,6 @@ def test_names_are_one_active_key_each_and_unknown_ones_are_said(tmp_path: Path)
     with pytest.raises(NotFound, match="there are: none"):
         keys.rotate(served.home, "partner", now=0.0, overlap=1.0)
     keys.add(served.home, "partner", now=0.0)
-
-
-# Calls that are not HTTP
-
-
-def test_a_call_is_held_to_the_same_rules(tmp_path: Path) -> None:
-    served = home(tmp_path)
-    good = keys.add(served.home, "good", now=time.time(), loops=("made",), priority="low")
-    ring = Keyring(keys.read(keys.path_of(served.home)))
-    gate = Gate(ServerSettings(keys=True), keyring=ring, usage=None, addresses=None)
-    caller = gate.admit_call({"authorization": f"Bearer {good}"}, loop="made", peer="127.0.0.1")
-    assert caller is not None
-    assert (caller.name, caller.priority) == ("good", 2)
-    for metadata, loop, status, reason in (
-        ({}, "made", 401, "no_key"),
-        ({"x-api-key": "no"}, "made", 401, "wrong_key"),
-        ({"x-api-key": good}, "other", 403, "other_loop"),
-    ):
-        with pytest.raises(RequestError) as caught:
-            gate.admit_call(metadata, loop=loop, peer="127.0.0.1")
-        assert (caught.value.status, caught.value.reason) == (status, reason)
-    unasked = Gate(ServerSettings(), keyring=None, usage=None, addresses=None)
-    assert unasked.admit_call({}, loop="made", peer="") is None
 
 
 # Request ids and CORS

@@ -1,20 +1,19 @@
 """Stands before every request: whose key it brings, where that may go, how often. Knows nothing of rows or answers.
 
 What a request costs here is one look into a dict by the bytes of its key header: a key is hashed only the first time it
-is seen. The same checks serve calls that are not HTTP (`Gate.admit_call`).
+is seen. A call of another protocol is admitted like the request of the same meaning: with its metadata as headers.
 """
 
 import ipaddress
 import re
 import time
-from collections.abc import Mapping
 from itertools import count
 from os import getpid, urandom
 from typing import Any, Protocol
 
 from everloop.errors import RequestError
 from everloop.serve.cors import CrossOrigin
-from everloop.serve.http import HIGH, Exchange, Headers, Observer
+from everloop.serve.http import HIGH, NORMAL, Exchange, Headers, Observer
 from everloop.serve.keys import PRIORITIES, Keyring, StoredKey, refusal_of
 from everloop.serve.limits import Allowance, Usage, name_of
 from everloop.serve.paths import Place, place_of
@@ -33,7 +32,7 @@ well_formed = re.compile(rb"[!-~]{1,128}").fullmatch
 class Caller:
     """Whoever asks. ``priority``: the highest class that is granted; ``until``: when the key ends (perf_counter)."""
 
-    __slots__ = ("allowance", "anywhere", "key", "name", "priority", "until")
+    __slots__ = ("allowance", "anywhere", "key", "name", "operates", "priority", "until")
 
     def __init__(self, name: str, allowance: Allowance | None, key: StoredKey | None = None) -> None:
         self.name = name
@@ -42,6 +41,7 @@ class Caller:
         self.priority = HIGH if key is None else PRIORITIES[key.priority]
         self.anywhere = key is None or (not key.loops and "predict" in key.scopes)
         """Any loop may be asked for predictions."""
+        self.operates = key is not None and "operate" in key.scopes
         ends = None if key is None else key.expires
         self.until = FOREVER if ends is None else time.perf_counter() + ends - time.time()
 
@@ -103,8 +103,10 @@ class Gate:
                     raise RequestError(self._not_from_there(), status=403, reason="not_loopback")
                 if self._addresses is None:
                     return True
-                caller = self._client(exchange)
+                caller = self._client(peer_of(exchange))
             exchange.caller = caller
+            if caller.priority > NORMAL:
+                exchange.priority = caller.priority
             if place.about != "loop" or not caller.anywhere:
                 self._check_place(caller, place)
         except RequestError as error:
@@ -118,25 +120,6 @@ class Gate:
                 if self._tells:
                     exchange.lines += allowance.fields()
         return True
-
-    def admit_call(self, metadata: Mapping[str, str], *, loop: str | None, peer: str) -> Caller | None:
-        """The same for a call that is not HTTP, with its metadata (lower-case names) in place of headers.
-
-        ``loop`` None: it is about the server, not a loop. ``peer``: the client's address. Returns whoever asks, None
-        when nobody is asked. Raises RequestError: 401 (no key, or one that is not valid), 403 (not for this loop), 429.
-        """
-        now = time.perf_counter()
-        sent = metadata.get("x-api-key") or metadata.get("authorization")
-        caller = self._caller(sent.encode() if sent else None, now)
-        if caller is None:
-            if self._addresses is None:
-                return None
-            caller = self._at(peer)
-        elif loop is not None:
-            self._check_place(caller, Place("loop", loop.encode()))
-        if caller.allowance is not None:
-            caller.allowance.take(now)
-        return caller
 
     def close(self) -> None:
         """Give back what was granted and not used."""
@@ -187,10 +170,7 @@ class Gate:
             )
         return found
 
-    def _client(self, exchange: Exchange) -> Caller:
-        return self._at(peer_of(exchange))
-
-    def _at(self, peer: str) -> Caller:
+    def _client(self, peer: str) -> Caller:
         found = self._clients.get(peer)
         if found is None:
             limit = self._settings.limits.address_rate
