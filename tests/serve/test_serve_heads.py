@@ -2,11 +2,14 @@
 
 import socket
 from pathlib import Path
+from random import Random
 
 import msgspec
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from everloop.serve import http
+from everloop.serve import heads, http
 from everloop.testing.serving import Client, ServedHome, signature_of
 
 
@@ -112,9 +115,9 @@ def test_a_head_that_says_more_than_its_length_is_never_learnt() -> None:
     connection(kept).data_received(PIECES[5])
     connection(kept).data_received(message(b"", method=b"HEAD"))
     connection(kept).data_received(b"POST / HTTP/1.0\r\ncontent-length: 1\r\n\r\na")
-    connection(kept).data_received(message(b"abc" * 9, b"padding: " + b"p" * http.KNOWN_BYTES))
+    connection(kept).data_received(message(b"abc" * 9, b"padding: " + b"p" * heads.KNOWN_BYTES))
     assert len(kept.asked) == 7
-    assert http.known == {}
+    assert len(http.known) == 0
 
 
 def test_half_a_request_is_no_beginning() -> None:
@@ -136,10 +139,76 @@ def test_half_a_request_is_no_beginning() -> None:
 def test_known_heads_are_bounded() -> None:
     kept = Kept()
     one = connection(kept)
-    for n in range(3 * http.KNOWN_HEADS):
-        one.data_received(message(b"{}", b"x-request-id: %d" % n))
-    assert len(kept.asked) == 3 * http.KNOWN_HEADS
-    assert len(http.known) <= http.KNOWN_HEADS
+    for n in range(3 * heads.KNOWN_HEADS):
+        one.data_received(message(b"{}", b"origin: %d" % n))
+    assert len(kept.asked) == 3 * heads.KNOWN_HEADS
+    assert len(http.known) <= heads.KNOWN_HEADS
+
+
+def test_a_request_id_of_its_own_makes_no_head_of_its_own() -> None:
+    kept = Kept()
+    one = connection(kept)
+    for n in range(50):
+        lines = (b"X-Request-Id: id-%d" % n, b"host: there", b"x-everloop-deadline-ms: %d" % (n + 100))
+        one.data_received(message(b"{}", lines[0], lines[2]))
+    assert len(http.known) == 1
+    assert [asked[2][b"x-request-id"] for asked in kept.asked] == [b"id-%d" % n for n in range(50)]
+    assert [asked[2][b"x-everloop-deadline-ms"] for asked in kept.asked] == [b"%d" % (n + 100) for n in range(50)]
+    assert all(asked[2][b"content-length"] == b"2" for asked in kept.asked)
+
+
+@pytest.mark.parametrize(
+    "value", [b"", b"a b", b"a\tb", b" ", b"\xc3\xa4", b"a,b", b"a" * 200, b"a:b", b"\x80", b"a;b"]
+)
+def test_a_value_that_is_not_plain_is_left_to_the_parser(value: bytes) -> None:
+    learning, fresh = Kept(), Kept()
+    one = connection(learning)
+    one.data_received(message(b"{}", b"x-request-id: plain-1"))
+    one.data_received(message(b"{}", b"x-request-id: " + value))
+    http.known.clear()
+    connection(fresh).data_received(message(b"{}", b"x-request-id: " + value))
+    assert learning.asked[1:] == fresh.asked
+
+
+def test_a_head_with_its_value_cut_out_is_not_the_head_itself() -> None:
+    """What is kept under the bytes without the value must not answer for a client that sends just these bytes."""
+    kept = Kept()
+    one = connection(kept)
+    one.data_received(message(b"{}", b"x-request-id: a-1"))
+    one.data_received(message(b"{}", b"x-request-id: "))
+    one.data_received(message(b"{}", b"x-request-id: a-2", b"x-request-id: a-3"))
+    assert kept.asked[1][2][b"x-request-id"] == b""
+    assert len(kept.asked) == 2  # two ids: refused
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from([b"x-request-id", b"X-Request-ID", b"traceparent", b"accept", b"x-prediction-id"]),
+            st.sampled_from([b": ", b":", b":  "]),
+            st.sampled_from([b"a", b"b-1", b"", b"a b", b"x-request-id: a", b"00-abc-def-01", b"application/json"]),
+        ),
+        max_size=4,
+    ),
+    st.sampled_from([b"{}", b'{"x":1}']),
+    st.randoms(use_true_random=False),
+)
+@settings(max_examples=300, deadline=None)
+def test_whatever_was_learnt_a_request_is_read_as_if_it_were_the_first(
+    lines: list[tuple[bytes, bytes, bytes]], body: bytes, random: Random
+) -> None:
+    written = message(body, *(name + colon + value for name, colon, value in lines))
+    others = [name + b": " + random.choice([b"q", b"q-2", b"z z"]) for name, _, _ in lines]
+    http.known.clear()
+    first = Kept()
+    connection(first).data_received(written)
+    http.known.clear()
+    learning = Kept()
+    for each in (message(body, *others), message(body, *others[:1]), written, message(body, *others)):
+        connection(learning).data_received(each)
+    asked = len(learning.asked)
+    connection(learning).data_received(written)
+    assert learning.asked[asked:] == first.asked
 
 
 def test_many_requests_in_one_piece_are_answered_in_order(served: ServedHome) -> None:
