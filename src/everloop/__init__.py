@@ -4,7 +4,6 @@ The names a user types. Families live in ``el.metric``, ``el.check``, ``el.guard
 """
 
 import importlib
-from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -121,6 +120,8 @@ def _unknown(name: str) -> Exception:
         from everloop.errors import SpecError
 
         return SpecError(f"el.{name}: {_LATER[name]}.")
+    from difflib import get_close_matches  # only here: a server that starts needs none of it
+
     close = get_close_matches(name, __all__, n=1)
     remedy = f"did you mean el.{close[0]}?" if close else f"it has {', '.join(__all__)}."
     return AttributeError(f"everloop has no {name!r}; {remedy}")

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
 from everloop.errors import NotFound, PackageError, PackageTampered
 from everloop.records import InputColumn, Signature
@@ -134,3 +135,27 @@ def test_a_signing_key_is_made_once_and_is_private(tmp_path: Path) -> None:
     (keys / "trusted" / f"{name}.pem").rename(keys / "trusted" / "0123456789abcdef.pem")
     with pytest.raises(PackageError, match="not the Ed25519 key"):
         packages.trusted_keys(keys)
+
+
+def test_keys_are_written_as_everybody_else_writes_them_and_read_likewise(tmp_path: Path) -> None:
+    key = Ed25519PrivateKey.generate()
+    public = key.public_key()
+    name = packages.trust(tmp_path, public)
+    theirs = public.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+    place = tmp_path / "trusted" / f"{name}.pem"
+    assert place.read_bytes() == theirs
+    place.write_bytes(theirs.replace(b"\n", b"\r\n") + b"\n")
+    assert packages.trusted_keys(tmp_path)[name].public_bytes_raw() == public.public_bytes_raw()
+    made = packages.generate_key(tmp_path)
+    assert (tmp_path / "signing.pem").read_bytes() == made.private_bytes(
+        Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()
+    )
+    for wrong in (
+        b"",
+        theirs[:-10],
+        theirs.replace(b"PUBLIC", b"PRIVATE"),
+        b"-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----\n",
+    ):
+        place.write_bytes(wrong)
+        with pytest.raises(PackageError, match=r"is not an Ed25519 public key in PEM form\. Remove it\."):
+            packages.trusted_keys(tmp_path)

@@ -9,8 +9,7 @@ import msgspec
 
 from everloop.errors import SpecError
 from everloop.serve import settings
-from everloop.serve.process import Settings, serve, token_from
-from everloop.serve.tls import Certificate
+from everloop.serve.ahead import Ahead
 from everloop.store.home import Home
 
 
@@ -35,6 +34,8 @@ def main(arguments: list[str] | None = None) -> int:
             server = msgspec.structs.replace(server, open_to_the_world=settings.OPEN)
         server.check_open(given.host)
         if server.tls is not None and given.processes > 1:
+            from everloop.serve.tls import Certificate
+
             Certificate(server.tls)  # here it is said once, not by each process that would end of it
     except SpecError as error:
         print(error, file=sys.stderr)
@@ -44,10 +45,15 @@ def main(arguments: list[str] | None = None) -> int:
         from everloop.serve.supervisor import supervise
 
         return supervise(given, sys.argv[1:] if arguments is None else arguments)
+    home, loops = Home(given.home), tuple(dict.fromkeys(given.loop))
+    ahead = Ahead(home, loops)
+    # Loaded only now, half of the time that a start takes: meanwhile the packages are read.
+    from everloop.serve.process import Settings, serve, token_from
+
     return serve(
         Settings(
-            home=Home(given.home),
-            loops=tuple(dict.fromkeys(given.loop)),
+            home=home,
+            loops=loops,
             host=given.host,
             port=given.port,
             replay_token=token_from(given.replay_token_env, list(os.environ.items())),
@@ -56,6 +62,7 @@ def main(arguments: list[str] | None = None) -> int:
             server=server,
             server_file=given.settings,
             open_to_the_world=given.open_to_the_world,
+            ahead=ahead,
         )
     )
 

@@ -10,18 +10,19 @@ from dataclasses import dataclass
 
 from everloop.errors import NotFound, PackageTampered, ServeError
 from everloop.serve import releases, traffic
+from everloop.serve.ahead import Ahead
 from everloop.serve.cache import Cache
 from everloop.serve.journal import say
 from everloop.serve.live import Live
 from everloop.serve.loading import Allowance, Loader
+from everloop.serve.memory import trim
 from everloop.serve.model import ALLOWANCE, Model, load
 from everloop.serve.releases import ReleaseFile, Served
 from everloop.store.home import Home
 from everloop.store.packages import folder_of, trusted_keys
 
-POLL_SECONDS = 0.02
-RETRY_POLLS = 250
-LONGEST_RETRY_POLLS = 30_000
+RETRY_SECONDS = 5.0
+LONGEST_RETRY_SECONDS = 600.0
 """A release that could not be served whole is tried again after five seconds, then ten, and so on up to ten minutes:
 its package may be restored."""
 KEPT_MODELS = 4
@@ -60,36 +61,38 @@ class Follower:
         self._switch = switch
         self._processes = processes
         self._mark: releases.Mark | None = None
+        self._ahead: Ahead | None = None
         self._allowance = allowance
         self._began: float | None = None
         """When the load that runs now began; None when none does."""
         self._attempt = 0
-        self._polls = 0
-        self._wait = RETRY_POLLS
-        self._again = 0
-        """The poll that tries again."""
+        self._wait = RETRY_SECONDS
+        self._again = 0.0
+        """When to try again, monotonic."""
         self._models: dict[str, Model] = {}  # touched by whoever loads, one at a time; the newest last
 
-    def start(self) -> None:
-        """Load what the file names now, here."""
+    def start(self, ahead: Ahead | None = None) -> None:
+        """Load what the file names now, here; ``ahead`` may have read it."""
         self._mark = releases.mark(self._path)
         if self._mark is not None:
+            self._ahead = ahead
             self._ended(self._sought())
+            self._ahead = None
 
     def poll(self, loader: Loader, call_in_loop: Callable[..., object], applied: Callable[[], None]) -> None:
         """Look once; let the loader load what has changed. ``applied`` is called in the loop after a switch."""
-        self._polls += 1
+        now = time.monotonic()
         if self._began is not None:
-            if time.monotonic() - self._began > self._allowance.patience:
+            if now - self._began > self._allowance.patience:
                 self._give_up(applied)
             return
         mark = releases.mark(self._path)
-        again = self.problem is not None and self._polls >= self._again
+        again = self.problem is not None and now >= self._again
         if mark is None or (mark == self._mark and not again):
             return
-        self._wait = min(LONGEST_RETRY_POLLS, 2 * self._wait) if mark == self._mark else RETRY_POLLS
+        self._wait = min(LONGEST_RETRY_SECONDS, 2 * self._wait) if mark == self._mark else RETRY_SECONDS
         self._mark = mark
-        self._began = time.monotonic()
+        self._began = now
         self._attempt += 1
         attempt = self._attempt
 
@@ -98,7 +101,12 @@ class Follower:
                 self._ended(found)
                 applied()
 
-        loader.submit(lambda: call_in_loop(done, self._sought()))
+        def work() -> None:
+            found = self._sought()
+            trim()
+            call_in_loop(done, found)
+
+        loader.submit(work)
 
     def _give_up(self, applied: Callable[[], None]) -> None:
         self._attempt += 1
@@ -109,7 +117,7 @@ class Follower:
 
     def _ended(self, found: Found) -> None:
         self._began = None
-        self._again = self._polls + self._wait
+        self._again = time.monotonic() + self._wait
         self._apply(found)
 
     def _sought(self) -> Found:
@@ -189,7 +197,9 @@ class Follower:
     def _model(self, package: str, loop: str) -> Model:
         model = self._models.pop(package, None)
         if model is None:
-            model = load(folder_of(self._home.packages, package), trusted_keys(self._home.keys), self._allowance)
+            opened = self._ahead.take(package) if self._ahead is not None else None
+            folder = folder_of(self._home.packages, package)
+            model = load(folder, trusted_keys(self._home.keys), self._allowance, opened)
         if model.manifest.loop != loop:
             raise NotFound(f"Package {package[:12]} belongs to loop {model.manifest.loop}, not {loop}.")
         self._models[package] = model

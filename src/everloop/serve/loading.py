@@ -7,24 +7,22 @@ its share, for as long as it lives; no folding of constants where that could gro
 memory of the process.
 """
 
-import os
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import onnxruntime
 
 from everloop.errors import PackageError
+from everloop.serve.memory import resident
 
 LOOK_SECONDS = 0.02
 GRACE_SECONDS = 10.0
 COPIES = 4
 """The weights of a graph may lie in memory so many times while it is loaded: bytes, parsed, arranged for the run."""
-_MEMORY = Path("/proc/self/statm")
 _REGISTERING = threading.Lock()
 
 
@@ -69,7 +67,10 @@ class Watch:
         arena = onnxruntime.OrtArenaCfg({"max_mem": self._bytes})
         with _REGISTERING:  # a session takes the arena that was registered last, and keeps it
             onnxruntime.create_and_register_allocator(place, arena)
-            return onnxruntime.InferenceSession(graph, self.options, providers=["CPUExecutionProvider"])
+            session = onnxruntime.InferenceSession(graph, self.options, providers=["CPUExecutionProvider"])
+        if hasattr(session, "_model_bytes"):
+            session._model_bytes = b""  # kept for another try with other providers: as large as the whole graph
+        return session
 
     def _watch(self) -> None:
         begin, before = time.monotonic(), resident()
@@ -98,14 +99,6 @@ class Watch:
                 f"The graph was stopped while it was loaded: {self._exceeded}. Make it smaller, or allow more: "
                 "model_bytes and load_seconds in [ENV.serve] of everloop.toml."
             ) from error
-
-
-def resident() -> int:
-    """Bytes of memory that this process has now; 0 where the system does not say."""
-    try:
-        return int(_MEMORY.read_bytes().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    except OSError:
-        return 0
 
 
 class Loader:

@@ -22,7 +22,7 @@ from everloop.serve.cost import CostLine
 from everloop.serve.loading import Allowance, Watch
 from everloop.serve.rows import KINDS, Packed
 from everloop.store.graphs import inspect
-from everloop.store.packages import Manifest, open_package
+from everloop.store.packages import Manifest, Opened, open_package
 
 ALLOWANCE = Allowance()
 EXTENSIONS = "ai.onnx.contrib"
@@ -149,7 +149,13 @@ def _native(session: Any) -> Callable[[list[str], Packed, Any], Any]:
     return found  # the inside may change with a version: then the outside does
 
 
-def load(folder: Path, trusted: Mapping[str, Ed25519PublicKey], allowance: Allowance = ALLOWANCE) -> Model:
-    """Verify and load a package. Raises PackageTampered, PackageError or NotFound."""
-    opened = open_package(folder, trusted, largest=allowance.package_bytes)
+def load(
+    folder: Path,
+    trusted: Mapping[str, Ed25519PublicKey],
+    allowance: Allowance = ALLOWANCE,
+    opened: Opened | None = None,
+) -> Model:
+    """Verify and load a package, unless it is ``opened`` already. Raises PackageTampered, PackageError or NotFound."""
+    if opened is None:
+        opened = open_package(folder, trusted, largest=allowance.package_bytes)
     return Model(opened.digest, opened.manifest, opened.model, allowance)

@@ -1,11 +1,9 @@
-"""One serving process: sockets in, signals, the poll of release files, the way out. Knows nothing of predictions."""
+"""One serving process: sockets in, signals, the watch over release files, the way out. Knows nothing of predictions."""
 
 import asyncio
 import gc
 import os
-import resource
 import signal
-import socket
 import sys
 import time
 from collections.abc import Sequence
@@ -17,22 +15,24 @@ from random import Random
 import msgspec
 
 from everloop.errors import EverloopError
+from everloop.serve.ahead import Ahead
 from everloop.serve.application import Application
-from everloop.serve.follow import POLL_SECONDS
 from everloop.serve.guard import Guard
 from everloop.serve.http import Bounds, Connection
 from everloop.serve.journal import say
 from everloop.serve.loading import Allowance, Loader
+from everloop.serve.memory import trim
+from everloop.serve.notify import Notify
 from everloop.serve.replay import Channel
 from everloop.serve.service import Service
 from everloop.serve.settings import ServerSettings, overriding
+from everloop.serve.sockets import BACKLOG, DRAIN_SECONDS, allow_files, listen
 from everloop.serve.tls import HANDSHAKE_SECONDS
 from everloop.store.files import write_atomically
 from everloop.store.home import Home
 
-BACKLOG = 1024
-OTHER_FILES = 256
-DRAIN_SECONDS = 20.0
+POLL_SECONDS = 0.05
+"""How often the files are looked at where the kernel does not say that one has changed."""
 SWITCH_SECONDS = 0.0005
 """How long the worker thread may wait for the interpreter when the loop is busy: Python's own 5 ms is a long batch."""
 
@@ -53,22 +53,8 @@ class Settings:
     """Where those came from: read again when it changes."""
     open_to_the_world: bool = False
     """Said on the command line: holds whatever the file says later."""
-
-
-def listen(host: str, port: int, *, share_port: bool) -> socket.socket:
-    """A bound TCP socket. Raises OSError."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    sock = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if share_port:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        sock.bind((host, port))
-    except OSError:
-        sock.close()
-        raise
-    sock.setblocking(False)
-    return sock
+    ahead: Ahead | None = None
+    """Packages that are being read already."""
 
 
 def event_loop() -> asyncio.AbstractEventLoop:
@@ -121,6 +107,7 @@ class Process:
         self._port = 0
         self._file = settings.home.servers / f"{os.getpid()}.json"
         self._stopping = asyncio.Event()
+        self._notify = Notify()
 
     def run(self) -> int:
         """Serve until SIGTERM or SIGINT; then answer what is in flight, write the logs to their end and return 0."""
@@ -128,6 +115,7 @@ class Process:
         try:
             self.loop.run_until_complete(self._main())
         finally:
+            self._notify.close()
             for service in self.services:
                 service.close()
             self.guard.close()
@@ -141,7 +129,7 @@ class Process:
 
     async def _main(self) -> None:
         for service in self.services:
-            service.follower.start()
+            service.follower.start(self.settings.ahead)
         sock = listen(self.settings.host, self.settings.port, share_port=self.settings.share_port)
         self._port = sock.getsockname()[1]
         certificate = self.guard.certificate
@@ -156,28 +144,51 @@ class Process:
         for number in (signal.SIGTERM, signal.SIGINT):
             self.loop.add_signal_handler(number, self._stopping.set)
         gc.collect()
+        trim()
         sys.setswitchinterval(SWITCH_SECONDS)
         gc.freeze()  # what was loaded stays: later collections need not look at it
         self._tell()
         say("listening", pid=os.getpid(), host=self.settings.host, port=self._port, loops=list(self.settings.loops))
-        self._poll()
+        self._watch()
         self._tick()
         await self._stopping.wait()
         await self._drain()
 
+    def _watch(self) -> None:
+        """From now on look at the files when the kernel says that one has changed; often, where it does not say."""
+        home, given = self.settings.home, self.settings.server_file
+        folders = [home.releases, home.keys, *([given.parent] if given is not None else [])]
+        if self._notify.watch(folders):
+            self.loop.add_reader(self._notify.descriptor, self._changed)
+        else:
+            self._poll()
+        self._look()  # at what changed while nobody watched
+
+    def _changed(self) -> None:
+        self._notify.clear()
+        self._look()
+
     def _poll(self) -> None:
+        self._look()
+        self.loop.call_later(POLL_SECONDS, self._poll)
+
+    def _look(self) -> None:
         if self._stopping.is_set():
             return
         for service in self.services:
-            service.follower.poll(self._loader, self.loop.call_soon_threadsafe, self._tell)
+            service.follower.poll(self._loader, self.loop.call_soon_threadsafe, self._switched)
         self.guard.poll(self.application)
-        self.loop.call_later(POLL_SECONDS, self._poll)
+
+    def _switched(self) -> None:
+        self._tell()
+        self._look()  # at what changed while it was loaded
 
     def _tick(self) -> None:
         application = self.application
         application.tick += 1
         for connection in list(application.connections):
             connection.look_at_time()
+        self._look()  # a network file system changes without a word
         self.loop.call_later(application.bounds.tick_seconds, self._tick)
 
     def _tell(self) -> None:
@@ -210,18 +221,6 @@ class Process:
 
     def _quiet(self) -> bool:
         return not self.application.connections and all(s.predictor.idle for s in self.services)
-
-
-def allow_files(connections: int) -> None:
-    """Let this process have a file for each connection, as far as the system lets it."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = connections + OTHER_FILES
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
-        if most > soft:
-            resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
-        if most < wanted:
-            say("few files", connections=connections, files=most, remedy="raise the limit of open files (ulimit -n)")
 
 
 def serve(settings: Settings) -> int:

@@ -11,7 +11,7 @@ from types import FrameType
 from typing import Any
 
 from everloop.serve.journal import say
-from everloop.serve.process import DRAIN_SECONDS, listen
+from everloop.serve.sockets import DRAIN_SECONDS, listen
 from everloop.store.files import write_atomically
 from everloop.store.home import Home
 

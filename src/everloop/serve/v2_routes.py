@@ -1,11 +1,11 @@
 """The paths of the Open Inference Protocol V2 over HTTP. Knows nothing of sockets, rows or batches."""
 
 from collections.abc import Callable, Mapping
-from importlib import metadata
 from typing import Any
 
 import msgspec
 
+from everloop import __version__
 from everloop.errors import RequestError
 from everloop.serve import v2
 from everloop.serve.http import Exchange, Headers
@@ -19,7 +19,7 @@ VERSIONS = b"/versions/"
 
 def server() -> dict[str, Any]:
     """What the server says of itself."""
-    return {"name": "everloop", "version": metadata.version("everloop"), "extensions": list(v2.EXTENSIONS)}
+    return {"name": "everloop", "version": __version__, "extensions": list(v2.EXTENSIONS)}
 
 
 def of(service: Service) -> dict[bytes, Methods]:

@@ -7,6 +7,7 @@
 import os
 import re
 import stat
+from base64 import b64decode, b64encode
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -16,14 +17,6 @@ from typing import Any
 import msgspec
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
-from cryptography.hazmat.primitives.serialization import (
-    Encoding,
-    NoEncryption,
-    PrivateFormat,
-    PublicFormat,
-    load_pem_private_key,
-    load_pem_public_key,
-)
 
 from everloop.errors import NotFound, PackageError, PackageTampered
 from everloop.records import Signature, decode, digest_of, encode
@@ -40,6 +33,10 @@ LARGEST_PACKAGE = 4 * 2**30
 """Bytes of all files of a package that is opened, unless more are allowed."""
 TOLD = 8
 """Problems that an error names; the rest are counted."""
+PUBLIC_FORM = bytes.fromhex("302a300506032b6570032100")
+PRIVATE_FORM = bytes.fromhex("302e020100300506032b657004220420")
+"""What stands before the 32 bytes of an Ed25519 key as SubjectPublicKeyInfo and as PKCS 8 (RFC 8410)."""
+PUBLIC_PEM = re.compile(rb"-----BEGIN PUBLIC KEY-----\n([A-Za-z0-9+/=]+)\n-----END PUBLIC KEY-----")
 PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,120}")
 DIGEST = re.compile(r"[0-9a-f]{64}")
 
@@ -93,7 +90,7 @@ class Opened:
 
 def key_id(key: Ed25519PublicKey) -> str:
     """The name of a public key: the first 16 hexadecimal digits of its SHA-256."""
-    return digest_of(key.public_bytes(Encoding.Raw, PublicFormat.Raw))[:16]
+    return digest_of(key.public_bytes_raw())[:16]
 
 
 def generate_key(keys: Path) -> Ed25519PrivateKey:
@@ -103,7 +100,7 @@ def generate_key(keys: Path) -> Ed25519PrivateKey:
         return load_signing_key(keys)
     key = Ed25519PrivateKey.generate()
     trust(keys, key.public_key())
-    secret = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    secret = _pem(PRIVATE_FORM + key.private_bytes_raw(), "PRIVATE KEY")
     with storing(place):
         beside = keys / f".signing.{os.getpid()}.{os.urandom(4).hex()}"
         write_atomically(beside, secret, mode=0o600)
@@ -119,6 +116,9 @@ def generate_key(keys: Path) -> Ed25519PrivateKey:
 def load_signing_key(keys: Path) -> Ed25519PrivateKey:
     """The home's signing key. Raises NotFound."""
     place = keys / "signing.pem"
+    # Loaded only by whoever signs: reading every form of key takes longer than all else that a server checks.
+    from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
     try:
         key = load_pem_private_key(place.read_bytes(), None)
     except FileNotFoundError:
@@ -132,9 +132,7 @@ def trust(keys: Path, key: Ed25519PublicKey) -> str:
     """Accept packages signed by ``key`` from now on. Returns its name."""
     name = key_id(key)
     (keys / "trusted").mkdir(parents=True, exist_ok=True)
-    write_atomically(
-        keys / "trusted" / f"{name}.pem", key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
-    )
+    write_atomically(keys / "trusted" / f"{name}.pem", _pem(PUBLIC_FORM + key.public_bytes_raw(), "PUBLIC KEY"))
     return name
 
 
@@ -144,14 +142,30 @@ def trusted_keys(keys: Path) -> dict[str, Ed25519PublicKey]:
     for place in sorted((keys / "trusted").glob("*.pem")):
         if place.name.startswith("."):
             continue
-        try:
-            key = load_pem_public_key(place.read_bytes())
-        except ValueError as error:
-            raise PackageError(f"{place} is not a public key in PEM form: {error}. Remove it.") from None
-        if not isinstance(key, Ed25519PublicKey) or key_id(key) != place.stem:
+        key = _public_key(place.read_bytes())
+        if key is None:
+            raise PackageError(f"{place} is not an Ed25519 public key in PEM form. Remove it.")
+        if key_id(key) != place.stem:
             raise PackageError(f"{place} is not the Ed25519 key that its name says. Remove it.")
         found[place.stem] = key
     return found
+
+
+def _pem(content: bytes, kind: str) -> bytes:
+    """A key of at most 48 bytes, which is one line of base64, in PEM form (RFC 7468)."""
+    return b"-----BEGIN %b-----\n%b\n-----END %b-----\n" % (kind.encode(), b64encode(content), kind.encode())
+
+
+def _public_key(pem: bytes) -> Ed25519PublicKey | None:
+    """The Ed25519 key in a PEM file; None when there is none."""
+    found = PUBLIC_PEM.fullmatch(pem.strip().replace(b"\r\n", b"\n"))
+    try:
+        content = b64decode(found[1], validate=True) if found else b""
+    except ValueError:
+        return None
+    if len(content) != len(PUBLIC_FORM) + 32 or not content.startswith(PUBLIC_FORM):
+        return None
+    return Ed25519PublicKey.from_public_bytes(content[len(PUBLIC_FORM) :])
 
 
 def seal(
