@@ -17,7 +17,7 @@ batchable = bentoml.api(
 
 
 @bentoml.service(
-    workers=1,
+    workers=int(os.environ["WORKERS"]),
     traffic={"timeout": 60},
     metrics={"enabled": False},
     logging={"access": {"enabled": False}},

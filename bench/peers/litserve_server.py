@@ -12,6 +12,7 @@ import numpy as np
 import onnxruntime
 
 KIND = os.environ["KIND"]
+WORKERS = int(os.environ["WORKERS"])
 NAME = {"tabular": "numbers", "cnn": "image", "transformer": "tokens"}[KIND]
 
 
@@ -43,8 +44,8 @@ class Graph(litserve.LitAPI):
 
 if __name__ == "__main__":
     api = Graph(max_batch_size=int(os.environ["LARGEST"]), batch_timeout=0.001)
-    server = litserve.LitServer(api, accelerator="cpu", workers_per_device=1, timeout=60)
+    server = litserve.LitServer(api, accelerator="cpu", workers_per_device=WORKERS, timeout=60)
     server.run(
-        host="127.0.0.1", port=int(os.environ["PORT"]), num_api_servers=1, generate_client_file=False,
+        host="127.0.0.1", port=int(os.environ["PORT"]), num_api_servers=WORKERS, generate_client_file=False,
         log_level="warning",
     )  # fmt: skip

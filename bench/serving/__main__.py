@@ -3,7 +3,7 @@
 Run: make bench-serving, or python -m bench.serving [--quick] [--peers] [--json] [PART …]. Servers run on one core with
 one thread of ONNX Runtime each, the load on another; every answer is counted, and checked once against the graph.
 CPU is the kernel's account of a server's whole process tree. A whole run keeps its figures in results/serving.json;
-a run of some parts renews those.
+a run of some parts renews those. docs/serving-figures.md is written from what is kept.
 """
 
 import json
@@ -18,7 +18,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from bench.serving import cells
+from bench.serving import cells, published
 from bench.serving import contenders as peers
 from bench.serving.figures import PARTS, Part, Plan
 from bench.serving.load import generator
@@ -28,7 +28,6 @@ from bench import rows as table
 
 SCRIPTS = ("overload", "offline")
 """Scripts of their own, of which a whole run takes the rows."""
-RESULTS = Path(__file__).parents[1] / "results" / "serving.json"
 
 
 def machine(with_peers: bool) -> dict[str, Any]:
@@ -64,20 +63,19 @@ def main() -> int:
         print(_told(shape), flush=True)
     found: dict[str, Part] = {}
     failed: dict[str, str] = {}
-    with tempfile.TemporaryDirectory(prefix="bench-serving-") as folder:
-        for name in given.parts or (name for name in PARTS if given.peers or name not in SCRIPTS):
-            began = time.perf_counter()
-            plan = Plan(folder=Path(folder) / name, quick=given.quick, peers=given.peers)
-            plan.folder.mkdir()
+    for name in given.parts or (name for name in PARTS if given.peers or name not in SCRIPTS):
+        began = time.perf_counter()
+        with tempfile.TemporaryDirectory(prefix="bench-serving-") as folder:
+            plan = Plan(folder=Path(folder), quick=given.quick, peers=given.peers)
             try:
                 found[name] = part = PARTS[name](plan)
             except Exception as error:  # what was measured before it is worth keeping
                 traceback.print_exc()
                 failed[name] = repr(error)
                 continue
-            part.more["seconds"] = round(time.perf_counter() - began)
-            if not given.json:
-                print(_side(name, part), flush=True)
+        part.more["seconds"] = round(time.perf_counter() - began)
+        if not given.json:
+            print(_side(name, part), flush=True)
     if not given.quick:
         keep(shape, found)
     table.show((row for part in found.values() for row in part.rows), as_json=given.json)
@@ -98,13 +96,13 @@ def _told(shape: dict[str, Any]) -> str:
 def _side(name: str, part: Part) -> str:
     lines = [f"\n{name} ({part.more['seconds']} s)"]
     if part.cells:
-        lines.append(cells.table(part.cells))
+        lines.append(cells.table([cell.to_json() for cell in part.cells]))
     return "\n".join([*lines, *part.notes])
 
 
 def keep(shape: dict[str, Any], found: dict[str, Part]) -> None:
     """Write what was measured over what was kept of the same parts."""
-    kept = json.loads(RESULTS.read_text()) if RESULTS.exists() else {"parts": {}}
+    kept = json.loads(published.RESULTS.read_text()) if published.RESULTS.exists() else {"parts": {}}
     for name, part in found.items():
         kept["parts"][name] = {
             "measured": datetime.now(UTC).date().isoformat(),
@@ -114,7 +112,8 @@ def keep(shape: dict[str, Any], found: dict[str, Part]) -> None:
             "notes": part.notes,
             **part.more,
         }
-    RESULTS.write_text(json.dumps(kept, indent=1, ensure_ascii=False) + "\n")
+    published.RESULTS.write_text(json.dumps(kept, indent=1, ensure_ascii=False) + "\n")
+    published.write(kept)
 
 
 if __name__ == "__main__":

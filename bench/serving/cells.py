@@ -5,7 +5,7 @@ beside (one pause of the machine rewrites a p99).
 """
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -122,8 +122,9 @@ def side_by_side(
     rounds: int,
     seconds: float,
     again: bool = True,
+    between: Callable[[], None] = lambda: None,
 ) -> Measured:
-    """The first of ``contenders`` is ours: with ``again`` it is measured twice a round, so that drift shows."""
+    """``between`` is called before each round, while all are stopped. The first of ``contenders`` is ours: with ``again`` it is measured twice a round, so that drift shows."""
     measured = Measured()
     core, client = cores()
     with ExitStack() as stack:
@@ -131,6 +132,7 @@ def side_by_side(
         middle = len(servers) // 2 + 1
         order = [*servers[:middle], servers[0], *servers[middle:]] if again and len(servers) > 2 else servers
         for number in range(rounds):
+            between()
             for contender, server, loader in order:
                 say(f"{model.name}, round {number + 1} of {rounds}: {contender.name}")
                 server.resume()
@@ -159,17 +161,21 @@ def say(text: str) -> None:
 HEAD = ("server", "connections", "requests/s", "CPU µs", "p50 ms", "p99 ms", "(lowest)", "failures", "client")
 
 
-def table(cells: Sequence[Cell]) -> str:
-    """One line a cell. ``client``: how busy the load was; ! means that it was at its limit."""
+def table(cells: Sequence[dict[str, Any]]) -> str:
+    """One line a cell as `Cell.to_json` tells it. ``client``: how busy the load was; ! means that it was at its limit."""
     lines = [HEAD]
     for cell in cells:
-        told = cell.to_json()
+        hidden = "!" if cell["client"] > SATURATED else ""
         lines.append((
-            cell.server, str(cell.connections), f"{cell.rate:,.0f}", f"{cell.cpu_us:,.1f}", f"{cell.p50:.2f}",
-            f"{cell.p99:.2f}", f"{cell.lowest_p99:.2f}", str(cell.failures), f"{told['client']}{'!' if cell.hidden else ''}",
+            cell["server"], str(cell["connections"]), f"{cell['rate']:,.0f}", f"{cell['cpu_us']:,.1f}",
+            f"{cell['p50']:.2f}", f"{cell['p99']:.2f}", f"{cell['lowest_p99']:.2f}", str(cell["failures"]),
+            f"{cell['client']}{hidden}",
         ))  # fmt: skip
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     return "\n".join(
-        "  ".join(text.ljust(width) if place == 0 else text.rjust(width) for place, (text, width) in enumerate(zip(line, widths, strict=True)))
+        "  ".join(
+            text.ljust(width) if place == 0 else text.rjust(width)
+            for place, (text, width) in enumerate(zip(line, widths, strict=True))
+        )
         for line in lines
-    )  # fmt: skip
+    )

@@ -1,7 +1,7 @@
 """Every server that is measured: how it is started, asked and understood. Knows nothing of figures.
 
 Each serves the same graphs with one thread of ONNX Runtime, in the form of request that is natural to it and cheap for
-it. `checked` holds its answers against the graph's own before it is measured.
+it. Its `Answers` are held against the graph's own before it is measured.
 """
 
 import base64
@@ -11,7 +11,7 @@ import os
 import ssl
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -82,28 +82,41 @@ def ask(port: int, sent: bytes, *, secure: bool = False, timeout: float = 20.0) 
         connection.close()
 
 
-def checked(
-    model: Model, sent: Sequence[bytes], taken: Callable[[Any], Any], name: str, *, secure: bool = False
-) -> Callable[[int], bool]:
-    """Whether the server at a port answers. Raises RuntimeError when it answers otherwise than the graph does."""
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    session = onnxruntime.InferenceSession(model.graph, options, providers=["CPUExecutionProvider"])
-    expected = session.run(["prediction"], {model.input: model.rows[:CHECKED_ROWS]})[0]
+class Answers:
+    """What a server has to answer. ``taken``: the probabilities in an answer's JSON."""
 
-    def asks(port: int) -> bool:
-        for number, want in enumerate(expected):
-            status, body = ask(port, sent[number], secure=secure)
-            if status in (404, 502, 503) and number == 0:
-                return False  # it listens and is not ready
-            if status != 200:
-                raise RuntimeError(f"{name} answers {status} to {model.name}: {body[:500]!r}")
-            found = np.asarray(taken(json.loads(body)), float).ravel()
-            if found.shape != want.shape or not np.allclose(found, want, rtol=1e-3, atol=1e-5):
-                raise RuntimeError(f"{name} answers {found} to {model.name}, row {number}; the graph says {want}")
+    def __init__(
+        self, model: Model, sent: Sequence[bytes], taken: Callable[[Any], Any], name: str, *, secure: bool = False
+    ) -> None:
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = 1
+        session = onnxruntime.InferenceSession(model.graph, options, providers=["CPUExecutionProvider"])
+        self._expected = session.run(["prediction"], {model.input: model.rows[:CHECKED_ROWS]})[0]
+        self._sent = sent
+        self._taken = taken
+        self._name = f"{name} on {model.name}"
+        self._secure = secure
+
+    def begin(self, port: int) -> bool:
+        """Whether it answers the first row yet. Raises RuntimeError when it answers wrongly."""
+        return self._asked(port, 0)
+
+    def check(self, port: int) -> None:
+        """Ask for the others. Raises RuntimeError when it answers otherwise than the graph does."""
+        for number in range(len(self._expected)):
+            if not self._asked(port, number):
+                raise RuntimeError(f"{self._name} answered and does not any more")
+
+    def _asked(self, port: int, number: int) -> bool:
+        status, body = ask(port, self._sent[number], secure=self._secure)
+        if status in (404, 502, 503) or (status == 400 and b"not ready" in body):
+            return False  # it listens and is not ready
+        if status != 200:
+            raise RuntimeError(f"{self._name} answers {status}: {body[:500]!r}")
+        found, want = np.asarray(self._taken(json.loads(body)), float).ravel(), self._expected[number]
+        if found.shape != want.shape or not np.allclose(found, want, rtol=1e-3, atol=1e-5):
+            raise RuntimeError(f"{self._name} answers {found} to row {number}; the graph says {want}")
         return True
-
-    return asks
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,7 +130,6 @@ class Peer:
     body: Callable[[Model, Any], tuple[bytes, str]]
     taken: Callable[[Any], Any]
     path: str = "/predict"
-    variables: dict[str, str] = field(default_factory=dict)
     cores: int = 1
     says: str = ""
     """Its settings, in words."""
@@ -154,11 +166,11 @@ class Peer:
         variables = {
             "MODEL": str(path), "KIND": model.name, "PORT": str(port), "LARGEST": "256" if model.name == "tabular" else "16",
             "PYTHONPATH": str(PEERS), "OMP_NUM_THREADS": "1", "BENTOML_DO_NOT_TRACK": "True", "BENTOML_HOME": str(own),
-            "HOME": str(own), "NO_COLOR": "1", **self.variables,
+            "HOME": str(own), "NO_COLOR": "1", "WORKERS": str(self.cores),
         }  # fmt: skip
-        asks = checked(model, self.messages(model), self.taken, self.name)
+        answers = Answers(model, self.messages(model), self.taken, self.name)
         command = self.command(self, model, port, own)
-        return Server(self.name, command, port=port, folder=own, environment=variables, pinned=pinned, asks=asks)
+        return Server(self.name, command, port=port, folder=own, environment=variables, pinned=pinned, answers=answers)
 
 
 def _plain(model: Model, row: Any) -> tuple[bytes, str]:
@@ -195,7 +207,7 @@ def _litserve(peer: Peer, model: Model, port: int, folder: Path) -> list[str]:
 def _mlserver(peer: Peer, model: Model, port: int, folder: Path) -> list[str]:
     settings = {
         "host": "127.0.0.1", "http_port": port, "grpc_port": free_port(), "metrics_port": free_port(), "debug": False,
-        "parallel_workers": 0,
+        "parallel_workers": 0 if peer.cores == 1 else peer.cores,
     }  # fmt: skip
     served = {
         "name": "model", "implementation": "mlserver_server.Graph", "max_batch_time": 0.002,
@@ -218,16 +230,10 @@ def _prediction(answer: Any) -> Any:
     return answer["prediction"]
 
 
-def _fastapi(cores: int) -> Peer:
-    several = f", {cores} workers" if cores > 1 else ""
-    return Peer(
-        name=f"FastAPI{several}", environment="fastapi", packages=("fastapi", "uvicorn", "uvloop", "onnxruntime"),
-        command=_uvicorn, body=_raw, taken=_prediction, cores=cores,
-        says=f"async def, uvloop, httptools{several}; an image as raw float32",
-    )  # fmt: skip
-
-
-FASTAPI, FASTAPI_TWICE = _fastapi(1), _fastapi(2)
+FASTAPI = Peer(
+    name="FastAPI", environment="fastapi", packages=("fastapi", "uvicorn", "uvloop", "onnxruntime"), command=_uvicorn,
+    body=_raw, taken=_prediction, says="async def, uvloop, httptools; an image as raw float32",
+)  # fmt: skip
 MLSERVER = Peer(
     name="MLServer", environment="mlserver", packages=("mlserver", "fastapi", "uvicorn", "onnxruntime"),
     command=_mlserver, body=_v2, path="/v2/models/model/infer",
@@ -245,3 +251,8 @@ BENTOML = Peer(
     says="one worker, batchable, max_batch_size 256 (16), no access log or metrics; an image as base64",
 )  # fmt: skip
 EACH = (FASTAPI, MLSERVER, LITSERVE, BENTOML)
+
+
+def twice(peer: Peer) -> Peer:
+    """With two workers, by the peer's own means."""
+    return replace(peer, name=f"{peer.name}, 2 workers", cores=2)

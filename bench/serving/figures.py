@@ -1,13 +1,11 @@
 """The figures of the promise, one function a part: each gives rows, and the cells that they come from."""
 
-import http.client
 import json
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -17,11 +15,11 @@ from bench.serving import contenders as peers
 from bench.serving import safety
 from bench.serving.alone import rows_a_second
 from bench.serving.cells import Cell, Measured, measure, say, side_by_side
-from bench.serving.contenders import ROOT, Contender, ask
+from bench.serving.contenders import ROOT, Contender
 from bench.serving.load import Loader
 from bench.serving.models import Model, models
 from bench.serving.ours import Ours
-from bench.serving.processes import Server, cores, free_port
+from bench.serving.processes import cores
 
 
 @dataclass(kw_only=True)
@@ -53,27 +51,41 @@ TABULAR = (1, 16, 64, 256)
 TARGETS = {"FastAPI": 8.0, "MLServer": 25.0, "LitServe": 50.0, "BentoML": 60.0}
 
 
-def alone(plan: Plan, model: Model) -> dict[int, float]:
-    """The curve of the graph alone: rows a second at each batch size, the median of the rounds."""
-    say(f"{model.name}: ONNX Runtime alone")
-    path, core = model.write(plan.folder), cores()[0]
-    dense = model.name != "tabular"
-    seconds = (0.2 if plan.quick else 0.3) * (2 if dense else 1)
-    batches = model.batches if not plan.quick else (1, 16, 64, 1024) if not dense else (4, 8, 16)
-    found = [rows_a_second(path, model.input, batches, seconds, core) for _ in range(plan.rounds)]
-    return {batch: median(each[batch] for each in found) for batch in batches}
+class Alone:
+    """The graph alone, by batch: rows a second. The best batch is measured again in each round, beside the servers."""
+
+    def __init__(self, plan: Plan, model: Model) -> None:
+        say(f"{model.name}: ONNX Runtime alone")
+        self._path, self._model = model.write(plan.folder), model
+        heavy = model.name != "tabular"
+        short = (1, 16, 64, 1024) if not heavy else (4, 8, 16)
+        self._seconds = (0.3 if plan.quick else 0.5) * (2 if heavy else 1)
+        self.curve = self._rates(short if plan.quick else model.batches)
+        self.batch = max(self.curve, key=lambda batch: self.curve[batch])
+        self._again: list[float] = []
+
+    def _rates(self, batches: Sequence[int]) -> dict[int, float]:
+        return rows_a_second(self._path, self._model.input, batches, self._seconds, cores()[0])
+
+    def measure(self) -> None:
+        self._again.append(self._rates([self.batch])[self.batch])
+
+    @property
+    def best(self) -> float:
+        return median(self._again)
 
 
 def tabular(plan: Plan) -> Part:
     """One row a request, different rows in turn, everything on."""
     model = models(["tabular"])["tabular"]
     connections = (16, 64) if plan.quick else TABULAR
-    limit = alone(plan, model)
+    limit = Alone(plan, model)
     measured = side_by_side(
-        plan.contenders(), model, plan.folder, connections=connections, rounds=plan.rounds, seconds=1 if plan.quick else 2
+        plan.contenders(), model, plan.folder, connections=connections, rounds=plan.rounds, seconds=1 if plan.quick else 2,
+        between=limit.measure,
     )  # fmt: skip
     part = _part(measured, limit)
-    best = max(limit.values())
+    best = limit.best
     for each in connections:
         cell = measured.cells["everloop", each]
         what, rounds = f"tabular, c={each}", len(cell.loads)
@@ -94,13 +106,19 @@ def tabular(plan: Plan) -> Part:
 def dense(plan: Plan, name: str) -> Part:
     """A model whose run is the work: how much of the machine reaches it."""
     model = models([name])[name]
-    limit = alone(plan, model)
+    limit = Alone(plan, model)
     measured = side_by_side(
-        plan.contenders(), model, plan.folder, connections=[16], rounds=plan.rounds, seconds=2 if plan.quick else 4
+        plan.contenders(),
+        model,
+        plan.folder,
+        connections=[16],
+        rounds=plan.rounds,
+        seconds=2 if plan.quick else 4,
+        between=limit.measure,
     )
     part = _part(measured, limit)
     cell = measured.cells["everloop", 16]
-    best = max(limit.values())
+    best = limit.best
     what, rounds = f"{name}, c=16", len(cell.loads)
     part.rows += [
         Row(what=f"{what}: share of ONNX Runtime at its best batch", ours=cell.rate / best, unit="of 1", limit=1.0,
@@ -118,28 +136,37 @@ def dense(plan: Plan, name: str) -> Part:
     return part
 
 
-def _part(measured: Measured, limit: dict[int, float]) -> Part:
-    best = max(limit, key=lambda batch: limit[batch])
-    curve = ", ".join(f"{batch}: {rate:,.0f}" for batch, rate in limit.items())
-    notes = [f"ONNX Runtime alone, rows a second by batch: {curve}; best at {best}"]
+def _part(measured: Measured, limit: Alone) -> Part:
+    curve = ", ".join(f"{batch}: {rate:,.0f}" for batch, rate in limit.curve.items())
+    notes = [
+        f"ONNX Runtime alone, rows a second by batch: {curve}; the limit is batch {limit.batch} in the rounds: {limit.best:,.0f}"
+    ]
     notes += [f"{name} is not here: {because.splitlines()[0]}" for name, because in measured.absent.items()]
     notes += [
         f"{cell.server} at c={cell.connections}: the client was at its limit" for cell in measured.cells.values() if cell.hidden
     ]  # fmt: skip
     more = {
-        "alone": limit, "absent": measured.absent,
+        "alone": limit.curve, "absent": measured.absent,
         "memory_mb": {name: [round(each) for each in held] for name, held in measured.memory.items()},
     }  # fmt: skip
     return Part(cells=list(measured.cells.values()), notes=notes, more=more)
 
 
 def _against(measured: Measured, ours: Cell, what: str, targets: dict[str, float]) -> list[Row]:
-    return [
-        Row(what=f"{what}: requests a second against {name}", ours=ours.rate / cell.rate, unit="×",
-            target=targets.get(name), greater_is_better=True, rounds=len(cell.loads))
-        for (name, connections), cell in measured.cells.items()
-        if connections == ours.connections and name != ours.server and cell.rate
-    ]  # fmt: skip
+    """The CPU of a request too: who else runs on the machine hardly changes it."""
+    rows = []
+    for (name, connections), cell in measured.cells.items():
+        if connections == ours.connections and name != ours.server and cell.rate:
+            rows.append(
+                Row(what=f"{what}: requests a second against {name}", ours=ours.rate / cell.rate, unit="×",
+                    target=targets.get(name), greater_is_better=True, rounds=len(cell.loads))
+            )  # fmt: skip
+            if targets:
+                rows.append(
+                    Row(what=f"{what}: CPU a request of {name} against ours", ours=cell.cpu_us / ours.cpu_us, unit="×",
+                        rounds=len(cell.loads))
+                )  # fmt: skip
+    return rows
 
 
 def processes(plan: Plan) -> Part:
@@ -153,31 +180,40 @@ def processes(plan: Plan) -> Part:
         if plan.quick and name == "cnn":
             continue
         model = models([name])[name]
-        pairs: list[tuple[Contender, Contender]] = [(Ours(), Ours(name="everloop, 2 processes", processes=2))]
-        if plan.peers and name == "tabular":
-            pairs.append((peers.FASTAPI, peers.FASTAPI_TWICE))
-        for single, double in pairs:
-            found: dict[str, Cell] = {}
-            for each, pinned in ((single, [core]), (double, [core, client])):
-                because = each.why_not()
-                if because:
-                    part.notes.append(f"{each.name} is not here: {because}")
-                    break
-                cell = found[each.name] = Cell(server=each.name, model=name, connections=connections)
-                with each.start(model, plan.folder, pinned) as server, Loader(each.messages(model)) as loader:
-                    say(f"{name}: {each.name}")
-                    loader.run(server.port, connections, 1, None)
-                    for _ in range(plan.rounds):
-                        measure(cell, server, loader, 1 if plan.quick else 3, client if each is single else None)
-            if len(found) == 2:
-                part.cells += found.values()
-                ratio = found[double.name].rate / max(found[single.name].rate, 1e-9)
-                ours = single.name == "everloop"
-                part.rows.append(
-                    Row(what=f"{name}, c={connections}: two processes on two cores against one{'' if ours else f', {single.name}'}",
-                        ours=ratio, unit="×", target=target if ours else None, greater_is_better=True, rounds=plan.rounds)
-                )  # fmt: skip
+        single, double = Ours(), Ours(name="everloop, 2 processes", processes=2)
+        others = [peers.twice(each) for each in peers.EACH] if plan.peers and name == "tabular" else []
+        plans: list[tuple[Contender, list[int], int | None]] = [(single, [core], client)]
+        plans += [(each, [core, client], None) for each in (double, *others)]
+        found: dict[str, Cell] = {}
+        for each, pinned, load_on in plans:
+            because = each.why_not()
+            try:
+                if because is None:
+                    found[each.name] = _apart(plan, each, model, connections, pinned, load_on)
+            except RuntimeError as error:
+                because = str(error)
+            if because is not None:
+                part.notes.append(f"{each.name} is not here: {because.splitlines()[0]}")
+        part.cells += found.values()
+        two = found[double.name]
+        what = f"{name}, c={connections}, two processes on two cores"
+        part.rows += [
+            Row(what=f"{what}: requests a second against one", ours=two.rate / max(found[single.name].rate, 1e-9),
+                unit="×", target=target, greater_is_better=True, rounds=plan.rounds),
+            *(Row(what=f"{what}: requests a second against {each.name}", ours=two.rate / max(found[each.name].rate, 1e-9),
+                  unit="×", rounds=plan.rounds) for each in others if each.name in found),
+        ]  # fmt: skip
     return part
+
+
+def _apart(plan: Plan, each: Contender, model: Model, connections: int, pinned: list[int], load_on: int | None) -> Cell:
+    cell = Cell(server=each.name, model=model.name, connections=connections)
+    with each.start(model, plan.folder, pinned) as server, Loader(each.messages(model)) as loader:
+        say(f"{model.name}: {each.name}")
+        loader.run(server.port, connections, 1, load_on)
+        for _ in range(plan.rounds):
+            measure(cell, server, loader, 1 if plan.quick else 3, load_on)
+    return cell
 
 
 def starts(plan: Plan) -> Part:
@@ -189,13 +225,9 @@ def starts(plan: Plan) -> Part:
             continue
         model = models([name])[name]
         say(f"cold start: {name}")
-        ours = Ours(name="everloop, cold")
-        served, sent = ours.home(model, plan.folder), ours.messages(model)[0]
         taken = []
-        for _ in range(rounds):
-            port = free_port()
-            command = ours.command(served, port)
-            with Server(ours.name, command, port=port, folder=plan.folder, asks=partial(answers, sent)) as server:
+        for number in range(rounds):
+            with Ours(name=f"everloop, cold {number}").start(model, plan.folder, []) as server:
                 taken.append(server.seconds_to_answer)
         size = len(model.graph) / 1e6
         part.rows.append(
@@ -217,14 +249,6 @@ def starts(plan: Plan) -> Part:
         part.rows.append(Row(what="idle CPU, share of a core", ours=share, unit="%", target=0.5))
         part.rows.append(Row(what="resident memory at rest", ours=server.resident(), unit="MB", target=90.0))
     return part
-
-
-def answers(sent: bytes, port: int) -> bool:
-    try:
-        status, body = ask(port, sent)
-    except http.client.HTTPException:
-        return False
-    return status == 200 and b"probability" in body
 
 
 def safety_costs(plan: Plan) -> Part:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-from bench.serving.contenders import checked, message
+from bench.serving.contenders import Answers, message
 from bench.serving.models import Model
 from bench.serving.processes import Server, free_port
 
@@ -74,9 +74,10 @@ class Ours:
     def start(self, model: Model, folder: Path, pinned: Sequence[int]) -> Server:
         served = self.home(model, folder)
         port = free_port()
-        asks = checked(model, self.messages(model), partial(_prediction, model.name), self.name, secure=self.secure)
+        taken = partial(_prediction, model.name)
+        answers = Answers(model, self.messages(model), taken, self.name, secure=self.secure)
         command = self.command(served, port)
-        return Server(self.name, command, port=port, folder=served.home.root, pinned=pinned, asks=asks)
+        return Server(self.name, command, port=port, folder=served.home.root, pinned=pinned, answers=answers)
 
     def messages(self, model: Model) -> list[bytes]:
         """The short form with named columns; an image as bytes behind the JSON of the Open Inference Protocol V2."""

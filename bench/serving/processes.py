@@ -8,10 +8,11 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
+from typing import Protocol
 
 PATIENCE = 90.0
 
@@ -51,8 +52,18 @@ def tree(root: int) -> list[int]:
     return sorted(found)
 
 
+class Expected(Protocol):
+    """What a server at a port has to answer. Both raise RuntimeError when it answers wrongly."""
+
+    def begin(self, port: int) -> bool:
+        """Whether it answers yet."""
+        ...
+
+    def check(self, port: int) -> None: ...
+
+
 class Server:
-    """``asks`` says whether the server answers as it should; it is tried until it does. Use with ``with``."""
+    """Started, answering as it should. Use with ``with``."""
 
     def __init__(
         self,
@@ -63,7 +74,7 @@ class Server:
         folder: Path,
         environment: Mapping[str, str] = {},
         pinned: Sequence[int] = (),
-        asks: Callable[[int], bool] | None = None,
+        answers: Expected,
     ) -> None:
         self.name = name
         self.port = port
@@ -76,20 +87,21 @@ class Server:
                 preexec_fn=(lambda: os.sched_setaffinity(0, pinned)) if pinned else None,
             )  # fmt: skip
         try:
-            self._wait(asks)
+            self._wait(answers)
+            self.seconds_to_answer = time.perf_counter() - began
+            answers.check(port)
         except BaseException:
             self.close()
             raise
-        self.seconds_to_answer = time.perf_counter() - began
 
-    def _wait(self, asks: Callable[[int], bool] | None) -> None:
+    def _wait(self, answers: Expected) -> None:
         end = time.monotonic() + PATIENCE
-        while asks is not None:
+        while True:
             with suppress(OSError):
-                if asks(self.port):
+                if answers.begin(self.port):
                     return
             if self.process.poll() is not None or time.monotonic() > end:
-                said = self.log.read_text(errors="replace")[-2000:]
+                said = self.log.read_text(errors="replace")[-3000:]
                 raise RuntimeError(f"{self.name} does not answer on port {self.port}; it said: {said}")
             time.sleep(0.002)
 
