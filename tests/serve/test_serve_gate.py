@@ -164,6 +164,29 @@ def test_an_operator_on_the_machine_needs_no_key_unless_told_otherwise(tmp_path:
         assert client.get("/v2")[0] == 401
 
 
+@pytest.mark.parametrize("framing", ["length", "chunks"])
+def test_a_stranger_is_refused_before_his_body_is_read(
+    gated: tuple[ServerProcess, dict[str, str]], framing: str
+) -> None:
+    server, made = gated
+    size = 8 * 2**20
+    for key, expected in (("el_a_b", 401), (made["expired"], 401), (made["elsewhere"], 403), (made["good"], 400)):
+        head = f"POST /predict/made HTTP/1.1\r\nhost: x\r\nx-api-key: {key}\r\n".encode()
+        with Client(server.port) as client:
+            if framing == "length":
+                client.send(head + b"content-length: %d\r\n\r\n" % size + b" " * 100_000)
+                rest = b" " * (size - 100_000)
+            else:
+                client.send(head + b"transfer-encoding: chunked\r\n\r\n%x\r\n" % size + b" " * 100_000)
+                rest = b" " * (size - 100_000) + b"\r\n0\r\n\r\n"
+            if expected == 400:  # who may come in is read to the end
+                client.send(rest)
+            ((status, answer),) = client.answers(1)
+            assert status == expected
+            assert b"error" in answer
+            assert (b"www-authenticate" in client.headers) == (expected != 400)
+
+
 # What changes without a restart
 
 

@@ -4,7 +4,6 @@ import os
 import time
 from collections.abc import Callable, Iterable
 from typing import Protocol
-from urllib.parse import unquote_to_bytes
 
 import msgspec
 
@@ -14,6 +13,7 @@ from everloop.serve.exposition import exposition
 from everloop.serve.http import Bounds, Connection, Exchange, Headers, Observer
 from everloop.serve.journal import say
 from everloop.serve.metrics import CONTENT_TYPE
+from everloop.serve.paths import plain_path
 from everloop.serve.service import Service
 
 Handler = Callable[[Exchange, Headers, bytes], None]
@@ -29,6 +29,10 @@ class Gate(Protocol):
 
         ``headers`` may be shared with other requests: they are read only. Raises RequestError (401, 403, 429).
         """
+        ...
+
+    def recognise(self, exchange: Exchange, headers: Headers) -> object:
+        """Whose it is, before the body is there; counts nothing. Raises RequestError (401, 403)."""
         ...
 
 
@@ -93,12 +97,18 @@ class Application:
             say("request failed", error=repr(error), path=url.decode(errors="replace")[:200])
             exchange.refuse(500, "The server failed on this request; its log says more.")
 
+    def turned_away(self, exchange: Exchange, headers: Headers) -> RequestError | None:
+        """Why the rest of a long body need not come; None where it may."""
+        try:
+            if self.gate is not None:
+                self.gate.recognise(exchange, headers)
+        except RequestError as error:
+            return error
+        return None
+
     def _found(self, url: bytes) -> Methods:
         """The route of a path that is not written in its plain form. Raises RequestError (404)."""
-        path = url.partition(b"?")[0]
-        if not path.startswith(b"/"):  # the absolute form, as to a proxy
-            path = b"/" + path.partition(b"://")[2].partition(b"/")[2]
-        path = unquote_to_bytes(path)
+        path = plain_path(url)  # as the gate reads it
         path = path.rstrip(b"/") or path
         methods = self._routes.get(path) or v2_routes.versioned(self.services, path)
         if methods is None:

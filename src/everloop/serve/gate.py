@@ -89,29 +89,12 @@ class Gate:
             self._begin(exchange, headers)
         if self._cross is not None and b"origin" in headers and self._cross.answers(exchange, headers):
             return False
-        url = exchange.url
-        place = self._places.get(url) or self._place(url)
-        if place.about != "loop":
-            if place.about == "health":
-                return True
-            if place.about == "operate" and self._is_operator_here(exchange):
-                return True
-        try:
-            caller = self._caller(headers.get(b"x-api-key") or headers.get(b"authorization"), exchange.arrived)
-            if caller is None:
-                if place.about == "operate":
-                    raise RequestError(self._not_from_there(), status=403, reason="not_loopback")
-                if self._addresses is None:
-                    return True
-                caller = self._client(peer_of(exchange))
-            exchange.caller = caller
-            if caller.priority > NORMAL:
-                exchange.priority = caller.priority
-            if place.about != "loop" or not caller.anywhere:
-                self._check_place(caller, place)
-        except RequestError as error:
-            exchange.lines += _challenge(error)
-            raise
+        caller = self.recognise(exchange, headers)
+        if caller is None:
+            return True
+        exchange.caller = caller
+        if caller.priority > NORMAL:
+            exchange.priority = caller.priority
         allowance = caller.allowance
         if allowance is not None:
             try:
@@ -120,6 +103,29 @@ class Gate:
                 if self._tells:
                     exchange.lines += allowance.fields()
         return True
+
+    def recognise(self, exchange: Exchange, headers: Headers) -> Caller | None:
+        """Whose request it is and whether he may go there; None: nobody is asked. Raises RequestError (401, 403)."""
+        url = exchange.url
+        place = self._places.get(url) or self._place(url)
+        if place.about != "loop":
+            if place.about == "health":
+                return None
+            if place.about == "operate" and self._is_operator_here(exchange):
+                return None
+        try:
+            caller = self._caller(headers.get(b"x-api-key") or headers.get(b"authorization"), exchange.arrived)
+            if caller is None:
+                if place.about == "operate":
+                    raise RequestError(self._not_from_there(), status=403, reason="not_loopback")
+                return None if self._addresses is None else self._client(peer_of(exchange))
+            if place.about != "loop" or not caller.anywhere:
+                exchange.caller = caller
+                self._check_place(caller, place)
+        except RequestError as error:
+            exchange.lines += _challenge(error)
+            raise
+        return caller
 
     def close(self) -> None:
         """Give back what was granted and not used."""

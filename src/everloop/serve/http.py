@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import httptools
 import msgspec
 
+from everloop.errors import RequestError
 from everloop.serve.heads import ALONE, Head, Heads
 from everloop.serve.heads import Headers as Headers
 
@@ -22,6 +23,8 @@ PIPELINED = 128
 """Requests of one connection that may wait before it is no longer read."""
 PIECE = 16 * 2**10
 """Bytes that are parsed at once: between two pieces it shows whether the client has asked for too much already."""
+EARLY_BYTES = 64 * 2**10
+"""A longer body is read on only from who may come in: a stranger cannot make the server hold megabytes."""
 PARTS = 64
 """Parts of a body that are kept as they came; a body in smaller parts goes into one buffer: each part has its price."""
 
@@ -96,6 +99,10 @@ class Application(Protocol):
     connections: set["Connection"]
 
     def handle(self, exchange: "Exchange", method: bytes, url: bytes, headers: Headers, body: bytes) -> None: ...
+
+    def turned_away(self, exchange: "Exchange", headers: Headers) -> RequestError | None:
+        """Why a request need not be read to its end; header lines for that are written to the exchange."""
+        ...
 
 
 Observer = Callable[["Exchange", int, int], None]
@@ -415,12 +422,21 @@ class Connection(asyncio.Protocol):
             most = self._bounds.body_bytes
             self._reject(413, f"The body is longer than the {most} bytes that are taken at once.")
             parts.clear()
+        elif self._body_bytes - len(body) <= EARLY_BYTES < self._body_bytes and self._turned_away():
+            parts.clear()
         elif len(parts) < PARTS:
             parts.append(body)
         elif len(parts) == PARTS:
             parts.append(bytearray(body))
         else:
             parts[PARTS] += body
+
+    def _turned_away(self) -> bool:
+        exchange = Exchange(self, self._parser.get_method(), self._url)
+        error = self.application.turned_away(exchange, self._headers)
+        if error is not None:
+            self._reject(error.status, str(error), reason=error.reason, lines=exchange.lines)
+        return error is not None
 
     def _sound(self, headers: Headers) -> bool:
         """Whether it is HTTP/1.0, or HTTP/1.1 with a host; refused when not."""
@@ -491,7 +507,7 @@ class Connection(asyncio.Protocol):
             elif self._paused and not self._stuck:
                 self._resume()
 
-    def _reject(self, status: int, message: str, *, reason: str = "") -> None:
+    def _reject(self, status: int, message: str, *, reason: str = "", lines: bytes = b"") -> None:
         """Answer to a stream that cannot be read on: after what already waits, then close."""
         if self._ended:
             return
@@ -499,6 +515,7 @@ class Connection(asyncio.Protocol):
         exchange = Exchange(self)
         exchange.close = True
         exchange.observer = self.application.observer
+        exchange.lines = lines
         self._queue.append(exchange)
         exchange.refuse(status, message, reason=reason)
 
