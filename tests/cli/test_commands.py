@@ -337,17 +337,6 @@ def test_outcomes_from_a_file_are_taken_in_at_the_next_look(ending: str, everloo
     assert {"a", "b"} <= {each["id"] for each in shown}
 
 
-@pytest.mark.parametrize("ending", [".csv", ".jsonl", ".parquet"])
-def test_a_file_is_scored_by_the_champion(ending: str, everloop: Everloop, lived: SmallLoop) -> None:
-    asked, answers = lived.folder / f"asked{ending}", lived.folder / f"answers{ending}"
-    rows = made_rows(50, seed=9).drop("late")
-    written(rows, asked)
-    value = everloop("batch", asked, answers, "--home", lived.home, "--json").value
-    assert (value["rows"], value["version"]) == (50, 1)
-    read: dict[str, Any] = {".csv": pl.read_csv, ".jsonl": pl.read_ndjson, ".parquet": pl.read_parquet}
-    assert len(read[ending](answers)) == 50
-
-
 def test_a_package_with_one_changed_byte_is_found(everloop: Everloop, lived: SmallLoop) -> None:
     digest = everloop("package", "verify", "v1", "--home", lived.home, "--json").value["digest"]
     folder = Home(lived.home).packages / digest
@@ -404,7 +393,8 @@ def test_nonsense_is_answered_with_an_exit_code(text: str, everloop: Everloop, l
         ("outcomes", text, *at),
         ("decide", text, "cancel", *at),
         ("decide", "turn-1", text, *at),
-        ("batch", text, lived_once.folder / "nowhere.csv", *at),
+        ("batch", text, lived_once.folder / "nowhere.csv", lived_once.folder / "out.csv", *at),
+        ("batch", lived_once.name, text, lived_once.folder / "out.csv", *at),
         ("data", "diff", text, 1, *at),
         ("data", "show", text, *at),
         ("package", "verify", text, *at),
@@ -440,7 +430,8 @@ def test_garbage_in_a_file_is_answered_with_an_exit_code(
         ("check", file),
         ("run", file),
         ("outcomes", file, *at),
-        ("batch", file, tmp_path / "out.parquet", *at),
+        ("batch", lived_once.name, file, tmp_path / "out.parquet", *at),
+        ("batch", file, file, tmp_path / "out.parquet", *at),
     ):
         said = everloop(*line)
         assert said.code in CODES, line
@@ -457,7 +448,7 @@ def test_a_home_that_is_none_is_said_to_be_none(command: tuple[str, ...], everlo
         "live-at": ("2024-01-01",),
         "outcomes": (tmp_path / "x.csv",),
         "decide": ("turn-1", "cancel"),
-        "batch": (tmp_path / "x.csv", tmp_path / "y.csv"),
+        "batch": ("parcels", tmp_path / "x.csv", tmp_path / "y.csv"),
         "diff": (0, 1),
         "verify": ("v1",),
         "add": ("partner",),

@@ -13,6 +13,7 @@ from everloop.errors import DataError
 from everloop.serve import offline
 from everloop.serve.live import Live
 from everloop.serve.model import load
+from everloop.serve.offline import Progress
 from everloop.serve.releases import ReleaseFile, Served
 from everloop.store.packages import trusted_keys
 from everloop.testing.serving import ServedHome, signature_of
@@ -62,10 +63,11 @@ def test_every_format_gives_the_answers_of_the_server_in_order(tmp_path: Path, s
     frame = made()
     source, target = tmp_path / f"in{suffix}", tmp_path / f"out{suffix}"
     write(frame, source)
-    done: list[int] = []
-    scored = offline.score(folder, source, target, trusted=trusted, progress=done.append)
+    told: list[Progress] = []
+    scored = offline.score(folder, source, target, trusted=trusted, progress=told.append)
     found = read(target)
-    assert scored.rows == len(found) == ROWS == done[-1]
+    assert scored.rows == len(found) == ROWS == told[-1].rows == told[-1].total
+    assert found["package"].unique().to_list() == [folder.name]
     assert found["other"].to_list() == frame["other"].to_list()
 
     model = load(folder, trusted)

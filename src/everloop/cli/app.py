@@ -269,22 +269,56 @@ def decide(
     kept.decide(run_id, way, home, as_json=as_json)
 
 
-@app.command()
+@app.command(short_help="Score files with the same graph that serves.")
 def batch(
-    source: Annotated[Path, typer.Argument(metavar="IN", help="Parquet, CSV or JSON lines with the raw columns.")],
-    target: Annotated[Path, typer.Argument(metavar="OUT", help="Where the answers go; the ending says the form.")],
-    home: HomeFolder = DEFAULT_HOME,
-    loop: LoopName = None,
+    subject: Annotated[
+        str,
+        typer.Argument(
+            metavar="PACKAGE", help="A loop's name, its declaration file, a package folder or a digest's beginning."
+        ),
+    ],
+    source: Annotated[
+        str,
+        typer.Argument(metavar="IN", help="A Parquet, CSV or JSON-lines file, a folder, a glob or a Delta table."),
+    ],
+    target: Annotated[
+        Path,
+        typer.Argument(metavar="OUT", help="A file, its form by its ending; or a folder or Delta table, resumable."),
+    ],
     version: Annotated[
-        int | None,
-        typer.Option(parser=version_number, metavar="VERSION", help="Which version; the champion unless named."),
+        str | None, typer.Option(metavar="VERSION", help="A number, champion or challenger; the champion unless named.")
     ] = None,
+    form: Annotated[
+        str | None, typer.Option("--format", help="Of a folder's files: parquet, csv, jsonl; delta makes a table.")
+    ] = None,
+    keep: Annotated[
+        str, typer.Option(help="Columns beside the answers: all, key, or names with commas between them.")
+    ] = "all",
+    skip_bad: Annotated[
+        bool, typer.Option("--skip-bad", help="Put rows that cannot be scored aside, with the reason.")
+    ] = False,
+    cores: Annotated[int | None, typer.Option(min=1, help="How many cores score; all unless named.")] = None,
+    home: HomeFolder = DEFAULT_HOME,
     as_json: AsJson = False,
 ) -> None:
-    """Score a file with the same graph that serves."""
-    from everloop.cli import kept
+    """Score files with the same graph that serves: the same answers, to the last digit.
 
-    kept.batch(source, target, home, loop=loop, version=version, as_json=as_json)
+    Rows are streamed, every core works. What was stopped goes on where it was: files of a folder are never done twice.
+    """
+    from everloop.cli import batch as scoring
+
+    scoring.batch(
+        subject,
+        source,
+        target,
+        home=home,
+        version=version,
+        form=form,
+        keep=keep,
+        skip_bad=skip_bad,
+        cores=cores,
+        as_json=as_json,
+    )
 
 
 @data.command("log", short_help="Every batch and what it held.")

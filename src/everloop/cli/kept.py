@@ -27,7 +27,6 @@ from everloop.loop.outcomes import read_outcomes, report
 from everloop.loop.publish import publish
 from everloop.loop.turn import plain
 from everloop.records import Batch, Release, Version
-from everloop.serve import offline
 from everloop.store import packages
 from everloop.store.ledger import batches, decisions, releases
 from everloop.store.ledger import versions as version_ledger
@@ -240,25 +239,6 @@ def outcomes(file: Path, home: Path, *, loop: str | None, as_json: bool) -> None
             as_json,
             lambda console: console.print(
                 f"{len(found):,} {'outcome is' if len(found) == 1 else 'outcomes are'} on disk; the next look takes them in."
-            ),
-        )
-
-
-def batch(source: Path, target: Path, home: Path, *, loop: str | None, version: int | None, as_json: bool) -> None:
-    with opened(home, loop) as each:
-        with each.ledger.read() as connection:
-            number = version or releases.get(connection, each.name).champion
-            if number is None:
-                raise NotFound(f"{each.name} has no champion yet; `everloop run FILE` makes the first version.")
-            package = version_ledger.get(connection, each.name, number).package
-        scored = offline.score(
-            each.home.packages / package, source, target, trusted=packages.trusted_keys(each.home.keys)
-        )
-        emit(
-            {"rows": scored.rows, "seconds": scored.seconds, "version": number, "out": str(target)},
-            as_json,
-            lambda console: console.print(
-                f"{scored.rows:,} rows scored by version {number} in {scored.seconds:.1f} s → {target}"
             ),
         )
 

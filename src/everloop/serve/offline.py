@@ -1,218 +1,297 @@
-"""Scores whole files with a package: the same graph and the same answers as the server. Knows nothing of HTTP.
+"""Scores files with a package: the same graph and the same answers as the server. Knows nothing of HTTP.
 
-A file is streamed in chunks, so that it may be larger than memory; chunks run on every core and come out in order.
-This is the only file of the room that needs polars: the server never loads it.
+Rows are streamed, so that files may be larger than memory, and every core works. A folder that is scored into a folder
+goes on where it was stopped. The server never loads this file: it needs polars and pyarrow.
 """
 
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-from polars.io.plugins import register_io_source
 
 from everloop.errors import DataError
-from everloop.records import MISSING_INTEGER, MISSING_TEXT, InputColumn, Signature
-from everloop.serve.instants import reader as instant_reader
+from everloop.records import InputColumn, Signature
+from everloop.serve import offline_sources as sources
 from everloop.serve.live import class_name
-from everloop.serve.model import Model, load
-from everloop.serve.rows import KINDS, Packed
-from everloop.store.files import storing
+from everloop.serve.model import load
+from everloop.serve.offline_columns import dtype_of
+from everloop.serve.offline_lanes import Lanes, Sliced
+from everloop.serve.offline_sinks import Sink, sink_of
+from everloop.serve.offline_sources import Frame, Part
 
-CHUNK_ROWS = 16_384
-"""Large enough that trees run at their best rate, small enough to stay in the cache (measured)."""
-PREDICTED = "predicted"
-CSV_TYPES: dict[str, Any] = {
-    "number": pl.Float64, "integer": pl.Int64, "boolean": pl.Boolean, "text": pl.String, "instant": pl.String,
-}  # fmt: skip
-Progress = Callable[[int], None]
+PREDICTED, VERSION, PACKAGE = "predicted", "version", "package"
+FRAME_BYTES = 16 << 20
+FRAME_SECONDS = 1.0
+"""A frame is about so large, or takes one core about so long, whichever is less."""
+SMALLEST_FRAME, LARGEST_FRAME = 64, 131_072
+FRAMES = 3
+"""So many frames are under way at once: one is read, one is scored, one is written."""
+ALL, KEY = "all", "key"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """``total`` rows are known of Parquet and estimated otherwise; ``file`` is the one that is written now."""
+
+    rows: int
+    total: int
+    file: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scored:
-    """``seconds`` is wall time with loading."""
+    """What this run did. ``before``: files that an earlier run had done. ``seconds``: wall time with loading."""
 
     rows: int
+    bad: int
+    files: int
+    before: int
     seconds: float
     target: Path
+    aside: Path | None
+    """Where rows that could not be scored are, if there are any."""
+    table_version: int | None
+    """Of a Delta table, after the append."""
+    run_rows: int
+    """Rows that went through the graph at once: the best size that was measured."""
 
 
 def score(
     folder: Path,
-    source: Path,
+    source: Path | str,
     target: Path,
     *,
     trusted: Mapping[str, Ed25519PublicKey],
-    threads: int | None = None,
-    progress: Progress | None = None,
+    version: int | None = None,
+    form: str | None = None,
+    keep: str = ALL,
+    skip_bad: bool = False,
+    cores: int | None = None,
+    sizes: Sequence[int] | None = None,
+    progress: Callable[[Progress], None] | None = None,
 ) -> Scored:
-    """Score every row of ``source`` (Parquet, CSV or JSON lines by its suffix) into ``target``, in the same order.
+    """Score every row of ``source`` into ``target`` with the package in ``folder``.
 
-    The target has the columns of the source and ``predicted`` (the decision, or the value for regression) and, for
-    classes, ``probability_<class>``. It appears when it is whole. ``progress`` is told the rows done so far. Raises
-    DataError for columns that are not there or not of their type, PackageTampered, StoreFull.
+    ``source``: a Parquet, CSV or JSON-lines file, a folder of them, a glob pattern, or a Delta table. ``target``: a
+    file with such an ending (several sources follow one another), a folder (a file for each, at the same relative path;
+    a second run does only what is not done yet) or a Delta table (``form`` "delta" makes one; all rows are appended in
+    one commit). ``form`` is that of the files in a folder, by default the source's.
+
+    The answers are ``predicted`` (the decision, or the value for regression), ``probability_<class>``, ``version`` and
+    ``package``, beside the source's columns: ``keep`` "all", "key" (the key and the event time) or names with commas.
+    A row that the server would refuse raises DataError with file, row and column; with ``skip_bad`` it is put aside
+    beside the target, with the reason. Raises PackageTampered, StoreFull; nothing that is half written appears.
     """
     begin = time.perf_counter()
     model = load(folder, trusted)
-    signature = model.signature
-    frames = _scan(source, signature)
-    schema = _schema(frames, source)
-    _check(schema, signature, source)
-    rows = 0
-
-    def scored(
-        with_columns: list[str] | None, predicate: pl.Expr | None, n_rows: int | None, batch_size: int | None
-    ) -> Iterator[pl.DataFrame]:
-        nonlocal rows
-        for chunk in _in_order(frames, lambda each: _scored(model, each, source), threads or os.cpu_count() or 1):
-            rows += len(chunk)
-            if progress is not None:
-                progress(rows)
-            yield chunk
-
-    whole = register_io_source(scored, schema={**schema, **_answer_schema(signature)})
-    beside = target.with_name(f".{target.name}.{os.getpid()}{target.suffix}")
-    with storing(target):
-        try:
-            _sink(whole, beside, target)
-            beside.replace(target)
-        except pl.exceptions.PolarsError as error:
-            raise DataError(f"{source} cannot be scored: {error}") from error
-        finally:
-            beside.unlink(missing_ok=True)
-    return Scored(rows=rows, seconds=time.perf_counter() - begin, target=target)
-
-
-def _scan(source: Path, signature: Signature) -> pl.LazyFrame:
-    if not source.is_file():
-        raise DataError(f"There is no file {source}.")
-    kind = source.suffix.lower()
-    if kind == ".parquet":
-        return pl.scan_parquet(source)
-    if kind == ".csv":
-        types = {column.name: CSV_TYPES[column.type] for column in signature.inputs}
-        return pl.scan_csv(source, schema_overrides=types)
-    if kind in (".jsonl", ".ndjson"):
-        return pl.scan_ndjson(source, infer_schema_length=10_000)
-    raise DataError(f"{source} ends with {kind!r}; .parquet, .csv, .jsonl and .ndjson can be read.")
-
-
-def _sink(frames: pl.LazyFrame, beside: Path, target: Path) -> None:
-    kind = target.suffix.lower()
-    if kind == ".parquet":
-        frames.sink_parquet(beside)
-    elif kind == ".csv":
-        frames.sink_csv(beside)
-    elif kind in (".jsonl", ".ndjson"):
-        frames.sink_ndjson(beside)
-    else:
-        raise DataError(f"{target} ends with {kind!r}; .parquet, .csv, .jsonl and .ndjson can be written.")
-
-
-def _schema(frames: pl.LazyFrame, source: Path) -> dict[str, Any]:
+    kept = _kept(keep, model.signature)
+    sink, parts = sink_of(str(source), target, form, package=model.digest, keep=",".join(kept or (ALL,)))
+    lanes = Lanes(model, cores or os.cpu_count() or 1, sizes=sizes)
+    run = _Run(lanes, sink, kept, version, skip_bad, progress)
     try:
-        return dict(frames.collect_schema())
-    except (pl.exceptions.PolarsError, OSError) as error:
-        raise DataError(f"{source} cannot be read: {error}") from error
-
-
-def _answer_schema(signature: Signature) -> dict[str, Any]:
-    if signature.task == "regression":
-        return {PREDICTED: pl.Float64}
-    return {
-        PREDICTED: pl.Series(list(signature.classes)).dtype,
-        **{f"probability_{class_name(value)}": pl.Float64 for value in signature.classes},
-    }
-
-
-def _check(schema: Mapping[str, Any], signature: Signature, source: Path) -> None:
-    missing = [column.name for column in signature.inputs if column.name not in schema]
-    if missing:
-        raise DataError(f"{source} has no column {', '.join(map(repr, missing))}; it has {', '.join(schema)}.")
-    taken = sorted(set(_answer_schema(signature)) & set(schema))
-    if taken:
-        raise DataError(f"{source} has a column {taken[0]!r} already: rename it, the answers go there.")
-
-
-def _in_order(
-    frames: pl.LazyFrame, work: Callable[[pl.DataFrame], pl.DataFrame], threads: int
-) -> Iterator[pl.DataFrame]:
-    """``work`` on each chunk in threads (the graph runs outside the interpreter lock), in the file's order."""
-    waiting: deque[Future[pl.DataFrame]] = deque()
-    with ThreadPoolExecutor(threads) as pool:
-        for chunk in frames.collect_batches(chunk_size=CHUNK_ROWS, maintain_order=True):
-            waiting.append(pool.submit(work, chunk))
-            if len(waiting) > threads:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-
-
-def _scored(model: Model, chunk: pl.DataFrame, source: Path) -> pl.DataFrame:
-    signature = model.signature
-    prediction, decision = model.run(packed(chunk, signature, str(source)))
-    if decision is None:
-        return chunk.with_columns(pl.Series(PREDICTED, prediction[:, 0]))
-    classes = pl.Series(PREDICTED, list(signature.classes))
-    return chunk.with_columns(
-        classes.gather(pl.Series(decision)),
-        *(
-            pl.Series(f"probability_{class_name(value)}", prediction[:, place])
-            for place, value in enumerate(signature.classes)
-        ),
+        left = [part for part in parts if not sink.is_done(part)]
+        run.score(left)
+        table_version = sink.finish()
+    except BaseException:
+        sink.abandon()
+        raise
+    finally:
+        lanes.close()
+        sink.close()
+    return Scored(
+        rows=run.rows,
+        bad=run.bad,
+        files=len(left),
+        before=len(parts) - len(left),
+        seconds=time.perf_counter() - begin,
+        target=target,
+        aside=sink.aside(),
+        table_version=table_version,
+        run_rows=lanes.sizes.best,
     )
 
 
-def packed(frame: pl.DataFrame, signature: Signature, where: str) -> Packed:
-    """The graph's inputs from a frame (records.Signature). Raises DataError naming a column of another type."""
-    found: Packed = {}
-    for kind, types in KINDS.items():
-        inputs = sorted((c for c in signature.inputs if c.type in types), key=lambda column: column.index)
-        if not inputs:
-            continue
-        dtype: Any = {"numbers": np.float64, "integers": np.int64, "texts": object}[kind]
-        array = np.empty((len(frame), len(inputs)), dtype=dtype)
-        for place, column in enumerate(inputs):
-            try:
-                array[:, place] = _values(frame[column.name], column)
-            except (pl.exceptions.PolarsError, ValueError, TypeError) as error:
+def _kept(keep: str, signature: Signature) -> tuple[str, ...] | None:
+    """The columns of the source that are wanted beside the answers; None: all."""
+    if keep == ALL:
+        return None
+    if keep != KEY:
+        return tuple(dict.fromkeys(name.strip() for name in keep.split(",") if name.strip()))
+    if not signature.key:
+        raise DataError("This package declares no key; name the columns to keep, or keep all.")
+    named = (*signature.key, *([signature.event_time] if signature.event_time else []))
+    return tuple(dict.fromkeys(named))
+
+
+class _Run:
+    """One pass over the files that are left."""
+
+    def __init__(
+        self,
+        lanes: Lanes,
+        sink: Sink,
+        kept: tuple[str, ...] | None,
+        version: int | None,
+        skip_bad: bool,
+        progress: Callable[[Progress], None] | None,
+    ) -> None:
+        self.rows = self.bad = 0
+        self._lanes = lanes
+        self._sink = sink
+        self._kept = kept
+        self._skip_bad = skip_bad
+        self._progress = progress
+        self._signature = signature = lanes.model.signature
+        each = lanes.model.cost.predict(1024) / 1024
+        self._frame_rows = _within(FRAME_SECONDS / max(each, 1e-9))
+        self._classes = pl.Series(PREDICTED, list(signature.classes)) if signature.classes else None
+        self._probabilities = [f"probability_{class_name(value)}" for value in signature.classes]
+        self._constant = {
+            VERSION: pl.Series(VERSION, [version], dtype=pl.Int64),
+            PACKAGE: pl.Series(PACKAGE, [lanes.model.digest]),
+        }
+        self._answers = [PREDICTED, *self._probabilities, VERSION, PACKAGE]
+
+    def score(self, parts: Sequence[Part]) -> None:
+        expected = {part.path: sources.rows_of(part) for part in parts} if self._progress is not None else {}
+        ahead = sum(expected.values())
+        begun: Part | None = None
+        for part, frame, slices in self._in_order(parts):
+            if begun is not part:
+                self._sink.begin(part)
+                begun = part
+                before = self.rows + self.bad
+                ahead -= expected.get(part.path, 0)
+            if frame is None:
+                self._sink.end(part)
+                begun = None
+            else:
+                self._write(frame, slices)
+            if self._progress is not None:
+                done = self.rows + self.bad
+                rest = 0 if frame is None else max(0, before + expected[part.path] - done)
+                self._progress(Progress(rows=done, total=done + rest + ahead, file=str(part.path)))
+
+    def _in_order(self, parts: Sequence[Part]) -> Iterator[tuple[Part, Frame | None, list[Sliced]]]:
+        """Frames as they are in the files, None after the last of each, while the lanes work on those that follow."""
+        waiting: deque[tuple[Part, Frame | None, list[Future[Sliced]]]] = deque()
+
+        def ready() -> tuple[Part, Frame | None, list[Sliced]]:
+            part, frame, futures = waiting.popleft()
+            return part, frame, [future.result() for future in futures]
+
+        for part in parts:
+            for frame in sources.frames(part, self._signature, self._rows_of_frame(part), self._wanted()):
+                columns, written = self._checked(frame)
+                waiting.append((part, frame, self._lanes.begin(frame, columns, written)))
+                while sum(each is not None for _, each, _ in waiting) >= FRAMES:
+                    yield ready()
+            waiting.append((part, None, []))
+        while waiting:
+            yield ready()
+
+    def _rows_of_frame(self, part: Part) -> int:
+        """Few of wide rows, so that memory stays bounded."""
+        rows = sources.rows_of(part) if part.kind == "parquet" else 0
+        return min(self._frame_rows, _within(FRAME_BYTES * rows / max(part.size, 1))) if rows else self._frame_rows
+
+    def _wanted(self) -> frozenset[str] | None:
+        if self._kept is None:
+            return None
+        signature = self._signature
+        return frozenset((*self._kept, *_names(signature)))
+
+    def _checked(self, frame: Frame) -> tuple[list[InputColumn], frozenset[str]]:
+        """Columns to convert, and which of them stand as text. Raises DataError for a column that lacks or collides."""
+        there = frame.rows.columns
+        where = frame.part.path
+        signature = self._signature
+        for name in (*_names(signature), *(self._kept or ())):
+            if name not in there:
+                raise DataError(f"{where} has no column {name!r}; it has {', '.join(there)}.")
+        kept = there if self._kept is None else self._kept
+        taken = [name for name in self._answers if name in kept]
+        if taken:
+            raise DataError(
+                f"{where} has a column {taken[0]!r} already, where the answers go; rename it, or leave it out with "
+                "--keep key."
+            )
+        if frame.part.kind == "csv":
+            carried = [c for c in signature.carried if c.name in there and c.name in kept]
+            return [*signature.inputs, *carried], frozenset(there)
+        jsonl = [c.name for c in signature.inputs if c.type == "instant" and frame.part.kind == "jsonl"]
+        return list(signature.inputs), frozenset((*frame.part.partition, *jsonl))
+
+    def _write(self, frame: Frame, slices: list[Sliced]) -> None:
+        bad = list(frame.bad)
+        start = 0
+        wrong: list[int] = []
+        for part in slices:
+            for each in part.bad:
+                wrong.append(start + each.row)
+                row = start + each.row
+                bad.append((replace(each, row=frame.number(row)), frame.rows.row(row, named=True)))
+            start += len(part.prediction)
+        if bad:
+            bad.sort(key=lambda each: each[0].row)
+            if not self._skip_bad:
+                more = f" ({len(bad) - 1:,} more near it)" if len(bad) > 1 else ""
                 raise DataError(
-                    f"Column {column.name!r} in {where} is {frame[column.name].dtype}; expected {column.type}: {error}"
-                ) from error
-        found[kind] = array
-    return found
+                    f"{bad[0][0].told(str(frame.part.path))}{more} Correct the file, or put such rows aside with "
+                    "--skip-bad."
+                )
+            self._sink.put_aside(frame.part, bad)
+        rows = self._answered(frame, slices)
+        if wrong:
+            good = np.ones(len(rows), bool)
+            good[wrong] = False
+            rows = rows.filter(pl.Series(good))
+        self.rows += len(rows)
+        self.bad += len(bad)
+        self._sink.write(rows, str(frame.part.path))
+
+    def _answered(self, frame: Frame, slices: list[Sliced]) -> pl.DataFrame:
+        rows = frame.rows
+        if self._kept is not None:
+            rows = rows.select(self._kept)
+        elif not self._sink.partitions and frame.part.partition:
+            rows = rows.drop(name for name in frame.part.partition if name in rows.columns)
+        if self._sink.types(frame.part) and slices:
+            rows = rows.with_columns(self._retyped(rows, slices))
+        width = self._lanes.model.width
+        prediction = np.concatenate([each.prediction for each in slices]) if slices else np.empty((0, width))
+        columns: list[pl.Series] = []
+        if self._classes is None:
+            columns.append(pl.Series(PREDICTED, prediction[:, 0]))
+        else:
+            decisions: list[Any] = [each.decision for each in slices]
+            decision = np.concatenate(decisions) if slices else np.empty(0, np.int64)
+            columns.append(self._classes.gather(pl.Series(decision)))
+            columns += [pl.Series(name, prediction[:, n]) for n, name in enumerate(self._probabilities)]
+        columns += [series.new_from_index(0, len(rows)) for series in self._constant.values()]
+        return rows.with_columns(columns)
+
+    def _retyped(self, rows: pl.DataFrame, slices: list[Sliced]) -> list[pl.Series]:
+        """What was text in the source by the types of the signature, for a target that has types."""
+        types = {c.name: c.type for c in (*self._signature.inputs, *self._signature.carried)}
+        names = [name for name in slices[0].typed if name in rows.columns]
+        return [
+            pl.concat([each.typed[name] for each in slices]).cast(dtype_of(types[name])).alias(name) for name in names
+        ]
 
 
-def _values(series: pl.Series, column: InputColumn) -> Any:
-    if column.type == "number":
-        return series.cast(pl.Float64).fill_null(float("nan")).to_numpy()
-    if column.type == "text":
-        return series.cast(pl.String).fill_null(MISSING_TEXT).to_numpy()
-    if column.type == "instant":
-        series = _instants(series, column.time_zone)
-    elif column.type == "boolean":
-        series = series.cast(pl.Boolean)
-    return series.cast(pl.Int64).fill_null(MISSING_INTEGER).to_numpy()
+def _names(signature: Signature) -> list[str]:
+    """What the graph takes."""
+    return [*(column.name for column in signature.inputs), *(tensor.name for tensor in signature.tensors)]
 
 
-def _instants(series: pl.Series, time_zone: str | None) -> pl.Series:
-    """Microseconds in UTC, read as the server reads them."""
-    dtype = series.dtype
-    if dtype.is_integer() or dtype == pl.Null:
-        return series
-    if isinstance(dtype, pl.Datetime) and dtype.time_zone is not None:
-        return series.dt.epoch("us")
-    if isinstance(dtype, pl.Datetime | pl.Date):
-        series = series.cast(pl.Datetime("us")).dt.strftime("%Y-%m-%dT%H:%M:%S%.6f")
-    elif dtype != pl.String:
-        raise TypeError(f"{dtype} holds no instants")
-    read = instant_reader(time_zone)
-    texts = series.unique().drop_nulls().to_list()
-    return series.replace_strict(texts, [read(text) for text in texts], default=None, return_dtype=pl.Int64)
+def _within(rows: float) -> int:
+    return int(min(LARGEST_FRAME, max(SMALLEST_FRAME, rows)))
