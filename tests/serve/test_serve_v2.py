@@ -3,7 +3,6 @@
 import json
 import struct
 from collections.abc import Iterator
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +15,9 @@ from hypothesis import strategies as st
 from tritonclient.utils import InferenceServerException
 
 from everloop.errors import RequestError
-from everloop.records import MISSING_INTEGER, Signature
+from everloop.records import MISSING_INTEGER
 from everloop.serve import v2, v2_body
-from everloop.serve.live import Live
-from everloop.serve.model import Model
-from everloop.serve.releases import ReleaseFile, Served
-from everloop.store.packages import Manifest
-from everloop.testing.serving import Client, ServedHome, ServerProcess, expected, graph_of, message, signature_of
+from everloop.testing.serving import Client, ServedHome, ServerProcess, expected, live_of, message, signature_of
 
 COLUMNS = {
     "x": "number", "y": "number", "n": "integer", "b": "boolean", "when": "instant:America/Chicago", "t": "text",
@@ -380,12 +375,6 @@ def test_requests_in_every_form_share_batches_and_connections(client: Client) ->
 
 
 # Whatever a body may be
-
-
-def live_of(signature: Signature) -> Live:
-    manifest = Manifest(loop="made", created_at=datetime(2026, 1, 1, tzinfo=UTC), files={}, signature=signature)
-    release = ReleaseFile(loop="made", revision=1, stage="steady", champion=Served(1, "f" * 64), epoch=1, salt="")
-    return Live(release, Model("f" * 64, manifest, graph_of(signature)), None)
 
 
 LIVE = live_of(signature_of(COLUMNS, key=("who",)))

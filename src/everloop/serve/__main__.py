@@ -19,6 +19,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--loop", action="append", required=True, help="the name of a loop; may be given several times")
     parser.add_argument("--host", default="127.0.0.1", help="where to listen; loopback unless you say otherwise")
     parser.add_argument("--port", type=int, default=0, help="0: a free one, told in servers/<pid>.json")
+    parser.add_argument(
+        "--grpc-port", type=int, help="also listen for gRPC there (0: a free one); needs everloop[grpc]"
+    )
     parser.add_argument("--processes", type=int, default=1, help="processes that share the port")
     parser.add_argument("--replay-token-env", help="the environment variable with the token of the replay channel")
     parser.add_argument("--seed", type=int, help="makes the draw of arms repeatable")
@@ -40,6 +43,8 @@ def main(arguments: list[str] | None = None) -> int:
     except SpecError as error:
         print(error, file=sys.stderr)
         return error.exit_code
+    if given.grpc_port is None:
+        given.grpc_port = server.grpc_port
     if given.processes > 1:
         # Loaded only here: one process needs none of it.
         from everloop.serve.supervisor import supervise
@@ -59,6 +64,7 @@ def main(arguments: list[str] | None = None) -> int:
             replay_token=token_from(given.replay_token_env, list(os.environ.items())),
             seed=given.seed,
             share_port=given.share_port,
+            grpc_port=given.grpc_port,
             server=server,
             server_file=given.settings,
             open_to_the_world=given.open_to_the_world,

@@ -125,10 +125,18 @@ class Application:
     def _alive(self, exchange: Exchange, headers: Headers, body: bytes) -> None:
         exchange.finish(200, b'{"live":true}')
 
-    def _ready(self, exchange: Exchange, headers: Headers, body: bytes) -> None:
+    def waits_for(self) -> str:
+        """Why it is not ready; empty when it is."""
         waiting = [name for name, service in self.services.items() if not service.ready]
-        if waiting or self.draining:
-            because = "the server is ending" if self.draining else f"nothing is live yet for {', '.join(waiting)}"
+        return (
+            "the server is ending"
+            if self.draining
+            else (waiting and f"nothing is live yet for {', '.join(waiting)}") or ""
+        )
+
+    def _ready(self, exchange: Exchange, headers: Headers, body: bytes) -> None:
+        because = self.waits_for()
+        if because:
             raise RequestError(f"Not ready: {because}.", status=503)
         exchange.finish(200, b'{"ready":true}')
 

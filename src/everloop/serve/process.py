@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import importlib
 import os
 import signal
 import sys
@@ -11,10 +12,11 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import msgspec
 
-from everloop.errors import EverloopError
+from everloop.errors import EverloopError, ServeError
 from everloop.serve.ahead import Ahead
 from everloop.serve.application import Application
 from everloop.serve.guard import Guard
@@ -48,6 +50,8 @@ class Settings:
     replay_token: bytes | None = None
     seed: int | None = None
     share_port: bool = False
+    grpc_port: int | None = None
+    """None: no gRPC. 0: a free one."""
     server: ServerSettings = field(default_factory=ServerSettings)
     server_file: Path | None = None
     """Where those came from: read again when it changes."""
@@ -104,6 +108,7 @@ class Process:
             service.predictor.traces = self.guard.traces is not None
         self._loader = Loader(allowance.patience)
         self._server: asyncio.Server | None = None
+        self._grpc: Any = None
         self._port = 0
         self._file = settings.home.servers / f"{os.getpid()}.json"
         self._stopping = asyncio.Event()
@@ -140,6 +145,9 @@ class Process:
             ssl=certificate.context if certificate is not None else None,
             ssl_handshake_timeout=HANDSHAKE_SECONDS if certificate is not None else None,
         )
+        if self.settings.grpc_port is not None:
+            self._grpc = grpc_server(self.application, self.settings)
+            await self._grpc.start(self.settings.host, self.settings.grpc_port)
         allow_files(self.settings.server.connections)
         for number in (signal.SIGTERM, signal.SIGINT):
             self.loop.add_signal_handler(number, self._stopping.set)
@@ -196,6 +204,7 @@ class Process:
         content = {
             "pid": os.getpid(),
             "port": self._port,
+            "grpc_port": self._grpc and self._grpc.port,
             "loops": {service.name: service.follower.revision for service in self.services},
             "problems": {s.name: s.follower.problem for s in self.services if s.follower.problem is not None},
             "ready": self._server is not None and not self._stopping.is_set(),
@@ -211,6 +220,7 @@ class Process:
         self.application.draining = True
         self._tell()
         self._server.close()
+        calls = self._grpc and self.loop.create_task(self._grpc.stop(DRAIN_SECONDS))
         for connection in list(self.application.connections):
             connection.end()
         end = self.loop.time() + DRAIN_SECONDS
@@ -218,9 +228,22 @@ class Process:
             await asyncio.sleep(0.005)
         for connection in list(self.application.connections):
             connection.transport.abort()
+        if calls is not None:
+            await calls
 
     def _quiet(self) -> bool:
         return not self.application.connections and all(s.predictor.idle for s in self.services)
+
+
+def grpc_server(application: Application, settings: Settings) -> Any:
+    """What listens for gRPC. Raises ServeError without the libraries for it."""
+    try:
+        module = importlib.import_module("everloop.serve.grpc_server")  # an extra: nobody else pays for it
+    except ImportError as error:
+        raise ServeError(
+            f"gRPC needs a library that is not here ({error.name}): pip install 'everloop[grpc]'."
+        ) from None
+    return module.GrpcServer(application, share_port=settings.share_port, tls=settings.server.tls)
 
 
 def serve(settings: Settings) -> int:

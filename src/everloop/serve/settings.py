@@ -106,6 +106,12 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         Seconds, Meta(description="how long a package may take to be loaded and tried, in seconds")
     ] = 120.0
 
+    # Where else it listens
+    grpc_port: Annotated[
+        Annotated[int, Meta(ge=1, le=65_535)] | None,
+        Meta(description="the port for gRPC beside HTTP, a number up to 65535"),
+    ] = None
+
     # What is told
     request_ids: Annotated[
         bool, Meta(description="true or false: each answer carries x-request-id, the client's or a new one")

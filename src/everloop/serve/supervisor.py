@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from types import FrameType
 from typing import Any
 
@@ -62,30 +63,24 @@ def supervise(given: argparse.Namespace, arguments: list[str]) -> int:
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, stop)
     try:
-        # Bound and never listening: it holds the port for all of them and gets no connection itself.
-        held = listen(given.host, given.port, share_port=True)
+        # Bound and never listening: they hold the ports for all of them and get no connection themselves.
+        wanted = {"--port": given.port, "--grpc-port": given.grpc_port}
+        held = {name: listen(given.host, port, share_port=True) for name, port in wanted.items() if port is not None}
     except OSError as error:
-        print(f"Cannot listen on {given.host}:{given.port}: {error.strerror}. Choose another --port.", file=sys.stderr)
+        tried = " or ".join(str(port) for port in wanted.values() if port is not None)
+        print(f"Cannot listen on {given.host}:{tried}: {error.strerror}. Choose another --port.", file=sys.stderr)
         return 7
-    port = held.getsockname()[1]
-    command = [
-        sys.executable,
-        "-m",
-        "everloop.serve",
-        *arguments,
-        "--processes",
-        "1",
-        "--share-port",
-        "--port",
-        str(port),
-    ]
+    ports = {name: sock.getsockname()[1] for name, sock in held.items()}
+    command = [sys.executable, "-m", "everloop.serve", *arguments, "--processes", "1", "--share-port"]
+    for name, port in ports.items():
+        command += [name, str(port)]
     places = [Place(command) for _ in range(given.processes)]
     file = home.servers / f"{os.getpid()}.json"
     told: dict[str, Any] = {}
     while not ending:
         for place in places:
             place.look()
-        now = _together(home, places, port)
+        now = _together(home, places, ports)
         if now != told:
             write_atomically(file, json.dumps(now).encode(), sync=False)
             told = now
@@ -102,11 +97,12 @@ def supervise(given: argparse.Namespace, arguments: list[str]) -> int:
         except subprocess.TimeoutExpired:
             place.process.kill()
             code = 1
-    held.close()
+    for sock in held.values():
+        sock.close()
     return 0 if code in (0, -signal.SIGTERM) else 1
 
 
-def _together(home: Home, places: list[Place], port: int) -> dict[str, Any]:
+def _together(home: Home, places: list[Place], ports: Mapping[str, int]) -> dict[str, Any]:
     """What all processes serve: the lowest revision of each loop."""
     said: list[dict[str, Any]] = []
     for place in places:
@@ -122,7 +118,8 @@ def _together(home: Home, places: list[Place], port: int) -> dict[str, Any]:
     problems = {name: text for each in said for name, text in each.get("problems", {}).items()}
     return {
         "pid": os.getpid(),
-        "port": port,
+        "port": ports["--port"],
+        "grpc_port": ports.get("--grpc-port"),
         "loops": loops,
         "problems": problems,
         "ready": ready,

@@ -22,6 +22,13 @@ def server() -> dict[str, Any]:
     return {"name": "everloop", "version": __version__, "extensions": list(v2.EXTENSIONS)}
 
 
+def model(service: Service, version: int | None = None) -> dict[str, Any]:
+    """What is said of a model, or of one of its live versions. Raises RequestError (404, 503)."""
+    live = service.live()
+    told = v2.metadata(service.name, live if version is None else live.pinned(version))
+    return {**told, "versions": [str(each) for each in live.versions]}
+
+
 def of(service: Service) -> dict[bytes, Methods]:
     """The paths of one model, whichever version answers."""
     path = MODELS + service.name.encode()
@@ -57,10 +64,7 @@ def number(text: str, service: Service) -> int:
 
 def _described(service: Service, version: int | None = None) -> Methods:
     def describe(exchange: Exchange, headers: Headers, body: bytes) -> None:
-        live = service.live() if version is None else service.live().pinned(version)
-        answer = v2.metadata(service.name, live)
-        answer["versions"] = [str(each) for each in service.live().versions]
-        exchange.finish(200, msgspec.json.encode(answer))
+        exchange.finish(200, msgspec.json.encode(model(service, version)))
 
     return {b"GET": describe, b"HEAD": describe}
 

@@ -23,6 +23,9 @@ import numpy as np
 from onnx import TensorProto, helper, numpy_helper
 
 from everloop.records import MISSING_INTEGER, InputColumn, Signature, TensorColumn, encode
+from everloop.serve.live import Live
+from everloop.serve.model import Model
+from everloop.serve.releases import ReleaseFile, Served
 from everloop.store import packages, segments
 from everloop.store.files import write_atomically
 from everloop.store.home import Home
@@ -128,6 +131,15 @@ def graph_of(signature: Signature, *, bias: float = 0.0, fails: bool = False) ->
     graph = helper.make_graph(nodes, "made", inputs, outputs, [*tensors, axes, missing])
     opsets = [helper.make_opsetid("", 18), helper.make_opsetid("ai.onnx.ml", 3)]
     return bytes(helper.make_model(graph, opset_imports=opsets, ir_version=9).SerializeToString())
+
+
+def live_of(signature: Signature) -> Live:
+    """Version 1 of a made graph as it is served, without a server."""
+    manifest = packages.Manifest(
+        loop="made", created_at=datetime(2026, 1, 1, tzinfo=UTC), files={}, signature=signature
+    )
+    release = ReleaseFile(loop="made", revision=1, stage="steady", champion=Served(1, "f" * 64), epoch=1, salt="")
+    return Live(release, Model("f" * 64, manifest, graph_of(signature)), None)
 
 
 def expected(total: float) -> float:
@@ -301,6 +313,7 @@ class ServerProcess:
             self.kill()
             raise
         self.port = int(self.told()["port"])
+        self.grpc_port = int(self.told().get("grpc_port") or 0)
 
     def told(self) -> dict[str, Any]:
         """What the server says in ``servers/<pid>.json``; empty before it speaks."""
