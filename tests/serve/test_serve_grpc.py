@@ -29,6 +29,7 @@ from everloop.records import MISSING_INTEGER
 from everloop.serve import grpc_messages, keys, v2
 from everloop.serve.grpc_calls import request_of
 from everloop.serve.settings import ServerSettings, Tls, encode
+from everloop.serve.v2_values import ALL_DATATYPES
 from everloop.testing.serving import Client, ServedHome, ServerProcess, expected, live_of, signature_of
 
 COLUMNS = {"x": "number", "y": "number", "n": "integer", "b": "boolean", "t": "text", "image": "FP32[2,3,4]"}
@@ -419,8 +420,8 @@ def test_a_call_in_flight_is_answered_before_the_server_ends(tmp_path: Path) -> 
     home.seal(1, signature_of({"x": "number"}))
     home.release(1)
     slow = "import time\nfrom everloop.serve.model import Model\nrun = Model.run\n"
-    slow += "def late(self, packed):\n    end = time.thread_time() + 0.2\n    while time.thread_time() < end:\n        pass\n"
-    slow += "    return run(self, packed)\nModel.run = late"
+    slow += "def late(self, *taken):\n    end = time.thread_time() + 0.2\n    while time.thread_time() < end:\n        pass\n"
+    slow += "    return run(self, *taken)\nModel.run = late"
     found: list[Any] = []
     sent = 0
     with (
@@ -459,7 +460,7 @@ contents = st.fixed_dictionaries(
 tensors = st.fixed_dictionaries(
     {
         "name": names,
-        "datatype": st.sampled_from([*v2.ALL_DATATYPES, ""]),
+        "datatype": st.sampled_from([*ALL_DATATYPES, ""]),
         "shape": st.lists(st.integers(-2, 4) | st.integers(-(2**63), 2**63 - 1), max_size=4),
     },
     optional={"contents": contents},

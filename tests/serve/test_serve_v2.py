@@ -17,6 +17,7 @@ from tritonclient.utils import InferenceServerException
 from everloop.errors import RequestError
 from everloop.records import MISSING_INTEGER
 from everloop.serve import v2, v2_body
+from everloop.serve.v2_values import ALL_DATATYPES
 from everloop.testing.serving import Client, ServedHome, ServerProcess, expected, live_of, message, signature_of
 
 COLUMNS = {
@@ -381,7 +382,7 @@ LIVE = live_of(signature_of(COLUMNS, key=("who",)))
 SCALAR = {"x": "number", "y": "number", "n": "integer", "b": "boolean", "t": "text"}
 PLAIN = live_of(signature_of(SCALAR))
 names = st.sampled_from([*COLUMNS, "who", "numbers", "integers", "texts", "z"])
-datatypes = st.sampled_from([*v2.ALL_DATATYPES, "FP8", ""])
+datatypes = st.sampled_from([*ALL_DATATYPES, "FP8", ""])
 sizes = st.one_of(st.integers(-2, 4), st.sampled_from([24, 2**31, 2**63, 2**64, 10**30]))
 junk = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=4),

@@ -21,6 +21,7 @@ from everloop.serve.journal import say
 from everloop.serve.live import Answer, Live
 from everloop.serve.predictor import PredictionJob
 from everloop.serve.service import Service
+from everloop.serve.v2_values import ALL_DATATYPES, Given
 
 CODES = {
     400: grpc.StatusCode.INVALID_ARGUMENT, 401: grpc.StatusCode.UNAUTHENTICATED,
@@ -242,16 +243,16 @@ def request_of(sent: Any) -> v2.Request:
         shown = f"Input {tensor.name[:80]!r}"
         if "shared_memory_region" in tensor.parameters:
             raise RequestError(f"{shown} lies in shared memory, which is not read here. Send its data.")
-        if tensor.datatype not in v2.ALL_DATATYPES:
-            known = ", ".join(v2.ALL_DATATYPES)
+        if tensor.datatype not in ALL_DATATYPES:
+            known = ", ".join(ALL_DATATYPES)
             raise RequestError(f"{shown} has the datatype {tensor.datatype[:20]!r}; known are {known}.")
         shape = list(tensor.shape)
         if raws:
             if tensor.HasField("contents"):
                 raise RequestError(f"{shown} has both contents and raw_input_contents; send one of them.")
-            inputs.append(v2.Given(tensor.name, tensor.datatype, shape, raws[place], raw=True))
+            inputs.append(Given(tensor.name, tensor.datatype, shape, raws[place], raw=True))
             continue
-        inputs.append(v2.Given(tensor.name, tensor.datatype, shape, _typed(tensor, shown)))
+        inputs.append(Given(tensor.name, tensor.datatype, shape, _typed(tensor, shown)))
     for wanted in sent.outputs:
         if "classification" in wanted.parameters:
             raise RequestError(

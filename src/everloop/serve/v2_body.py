@@ -13,12 +13,13 @@ import msgspec
 from everloop.errors import RequestError
 from everloop.serve import v2
 from everloop.serve.live import Answer, Live
+from everloop.serve.v2_values import ALL_DATATYPES, FLOATING, WHOLE, Given
 
 HEADER = b"inference-header-content-length"
 ABSENT = msgspec.Raw(b"")
 KINDS: dict[str, tuple[Any, str]] = {
-    **dict.fromkeys(v2.WHOLE, (list[int | None], "a whole number or null")),
-    **dict.fromkeys(v2.FLOATING, (list[float | None], "a number or null")),
+    **dict.fromkeys(WHOLE, (list[int | None], "a whole number or null")),
+    **dict.fromkeys(FLOATING, (list[float | None], "a number or null")),
     "BOOL": (list[bool | None], "true, false or null"),
     "BYTES": (list[str | None], "a text or null"),
 }
@@ -81,20 +82,18 @@ def decode(body: bytes, header: bytes | None) -> v2.Request:
     return request
 
 
-def _given(tensor: SentTensor, rest: memoryview | None) -> tuple[v2.Given, memoryview | None]:
+def _given(tensor: SentTensor, rest: memoryview | None) -> tuple[Given, memoryview | None]:
     name, parameters = tensor.name, tensor.parameters or {}
     shown = f"Input {name[:80]!r}"
     size = parameters.get("binary_data_size")
     if "shared_memory_region" in parameters:
         raise RequestError(f"{shown} lies in shared memory, which is not read here. Send its data.")
     if tensor.datatype not in KINDS:
-        raise RequestError(
-            f"{shown} has the datatype {tensor.datatype[:20]!r}; known are {', '.join(v2.ALL_DATATYPES)}."
-        )
+        raise RequestError(f"{shown} has the datatype {tensor.datatype[:20]!r}; known are {', '.join(ALL_DATATYPES)}.")
     if size is None:
         if tensor.data is ABSENT:
             raise RequestError(f"{shown} has no data; send them, or binary_data_size and the bytes after the JSON.")
-        return v2.Given(name, tensor.datatype, tensor.shape, _values(tensor, shown)), rest
+        return Given(name, tensor.datatype, tensor.shape, _values(tensor, shown)), rest
     if tensor.data is not ABSENT:
         raise RequestError(f"{shown} has both data and a binary_data_size; send one of them.")
     if type(size) is not int or size < 0:
@@ -103,7 +102,7 @@ def _given(tensor: SentTensor, rest: memoryview | None) -> tuple[v2.Given, memor
         raise RequestError(f"{shown} is binary; say with Inference-Header-Content-Length where the JSON ends.")
     if size > len(rest):
         raise RequestError(f"{shown} has a binary_data_size beyond the {len(rest)} bytes that are there for it.")
-    return v2.Given(name, tensor.datatype, tensor.shape, rest[:size], raw=True), rest[size:]
+    return Given(name, tensor.datatype, tensor.shape, rest[:size], raw=True), rest[size:]
 
 
 def _values(tensor: SentTensor, shown: str) -> list[Any]:
