@@ -15,6 +15,7 @@ import pytest
 from everloop.errors import StoreFull
 from everloop.loop.server import ServingProcess
 from everloop.loop.up import Upkeep
+from everloop.serve.settings import ServerSettings, encode, read
 from everloop.store.home import Home
 from small_loop import SmallLoop, made_rows
 
@@ -225,3 +226,15 @@ def test_a_first_turn_that_failed_is_begun_again_when_rows_have_come(tmp_path: P
         up.serves()
     assert up.failed is None
     assert up.told == ["turn started", "turn failed", "turn started", "released"]
+
+
+def test_a_server_that_was_left_with_other_settings_is_replaced(turned: SmallLoop) -> None:
+    installation = turned.install()
+    home = installation.home
+    installation.close()
+    home.settings.write_bytes(encode(ServerSettings(body_bytes=1_000)))
+    with ServingProcess.start(home, [turned.name], settings=read(home.settings)) as left, kept(turned) as up:
+        up.serves()
+        assert up.heard("drains; body_bytes changed since it was started")
+        assert not left.alive()
+    assert read(home.settings) == ServerSettings()

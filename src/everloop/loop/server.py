@@ -15,8 +15,8 @@ from typing import Any
 
 import psutil
 
-from everloop.errors import ServeError
-from everloop.serve.settings import ServerSettings, encode
+from everloop.errors import ServeError, SpecError
+from everloop.serve.settings import ServerSettings, encode, read
 from everloop.store.files import write_atomically
 from everloop.store.home import Home
 
@@ -181,6 +181,14 @@ def hand_over(settings: ServerSettings, home: Home) -> None:
     except FileNotFoundError:
         pass
     write_atomically(home.settings, data, mode=0o600)
+
+
+def handed_over(home: Home) -> ServerSettings:
+    """What the servers of this home were given last; the defaults when nothing was, or nothing that can be read."""
+    try:
+        return read(home.settings)
+    except SpecError:
+        return ServerSettings()
 
 
 def _told(home: Home) -> set[int]:

@@ -20,8 +20,9 @@ from everloop.loop.events import Asked
 from everloop.loop.installation import Installation
 from everloop.loop.preload import modules
 from everloop.loop.publish import publish
-from everloop.loop.server import ServingProcess, hand_over
+from everloop.loop.server import ServingProcess, hand_over, handed_over
 from everloop.records import Decision
+from everloop.serve.settings import Changed, is_loopback
 from everloop.store.lake import OUTCOMES, RAW
 
 AGAIN = timedelta(hours=1)
@@ -125,7 +126,13 @@ class Upkeep:
         if self._server is None and self._controller.state().release.champion is not None and self._is_keeper():
             self._server = self._found() or self._started()
             self._port = self._server.port
-            self._said(f"serving on http://{self._host}:{self._port}/predict/{self._installation.name}")
+            scheme = "http" if self._installation.environment.serve.tls is None else "https"
+            self._said(f"serving on {scheme}://{self._host}:{self._port}/predict/{self._installation.name}")
+            if scheme == "http" and not is_loopback(self._host):
+                self._said(
+                    "keys and rows travel as anybody on the way can read them: write tls = { certificate = …, key = … } "
+                    "in [ENV.serve], or put a proxy with TLS before it"
+                )
 
     def _is_keeper(self) -> bool:
         """Whether this controller keeps the server: tried at every look, for the one that does may be killed."""
@@ -141,12 +148,19 @@ class Upkeep:
         return self._keeps
 
     def _found(self) -> ServingProcess | None:
-        """The server that a killed controller left behind, if it listens where this one is to."""
+        """The server that a killed controller left behind, if it is as this one is to be."""
         found = ServingProcess.find(self._installation.home, [self._installation.name])
-        if found is None or self._port in (0, found.port):
-            hand_over(self._installation.environment.serve, self._installation.home)
+        if found is None:
+            return None
+        home, settings = self._installation.home, self._installation.environment.serve
+        other = Changed.between(handed_over(home), settings).restart
+        if other:
+            self._said(f"the server left on port {found.port} drains; {', '.join(other)} changed since it was started")
+        elif self._port in (0, found.port):
+            hand_over(settings, home)
             return found
-        self._said(f"the server left on port {found.port} drains; this one is to listen on {self._port}")
+        else:
+            self._said(f"the server left on port {found.port} drains; this one is to listen on {self._port}")
         found.stop()
         return None
 
