@@ -8,7 +8,7 @@ from typing import Protocol
 import msgspec
 
 from everloop.errors import RequestError
-from everloop.serve import v2_routes
+from everloop.serve import urgency, v2_routes
 from everloop.serve.exposition import exposition
 from everloop.serve.http import Bounds, Connection, Exchange, Headers, Observer
 from everloop.serve.journal import say
@@ -90,6 +90,8 @@ class Application:
                 return
             if b"content-encoding" in headers and headers[b"content-encoding"].lower() != b"identity":
                 raise RequestError("Send the body as it is, without a content-encoding.", status=415)
+            if urgency.DEADLINE in headers or urgency.PRIORITY in headers:
+                urgency.read(exchange, headers)
             handler(exchange, headers, body)
         except RequestError as error:
             exchange.refuse(error.status, str(error), reason=error.reason, retry_after=error.retry_after)

@@ -1,36 +1,27 @@
 """Batches requests. Knows nothing of models, HTTP or versions.
 
-A batch is whatever arrived while the last one ran: there is no timer. What takes less than a millisecond runs where it
-is, between two looks at the sockets; what takes longer runs in one worker thread while the loop goes on accepting,
-and the next batch is handed over before the answers of the last are written. Deferred work (shadow) runs only when
-nothing waits.
+A batch is whatever arrived while the last one ran, as far as it is of use (everloop.serve.admission): there is no
+timer. What takes less than a millisecond runs where it is, between two looks at the sockets; what takes longer runs
+in one worker thread while the loop goes on accepting, and the next batch is handed over before the answers of the
+last are written. Deferred work (shadow) runs only when nothing waits.
 """
 
 import asyncio
 import threading
 from collections import deque
 from queue import SimpleQueue
+from time import perf_counter
 from typing import Generic, Protocol, TypeVar
 
+from everloop.serve.admission import Queue
+from everloop.serve.waiting import Group, Job
+
 INLINE_SECONDS = 0.001
-BATCH_ROWS = 4096
 DEFERRED_ROWS = 20_000
-"""Above this deferred work no longer waits for a quiet moment."""
+"""Above this work that was deferred, but must be done, no longer waits for a quiet moment."""
 
-J = TypeVar("J", bound="Job")
+J = TypeVar("J", bound=Job)
 B = TypeVar("B")
-
-
-class Job(Protocol):
-    @property
-    def size(self) -> int:
-        """Rows."""
-        ...
-
-    @property
-    def group(self) -> object:
-        """Only jobs of one group go together."""
-        ...
 
 
 class Work(Protocol[J, B]):
@@ -46,42 +37,66 @@ class Work(Protocol[J, B]):
 
     def complete(self, batch: B) -> None: ...
 
+    def drop(self, jobs: list[J], seconds: float) -> None:
+        """These came to wait for too long: they are not run. ``seconds``: how long what waits now will take."""
+        ...
+
     def fail(self, jobs: list[J], error: Exception) -> None:
         """``prepare`` raised: answer all the same."""
         ...
 
 
 class Batcher(Generic[J, B]):
-    """``waiting`` are the rows that wait, ``deferred`` the rows of deferred work."""
+    """``deferred`` are the rows of deferred work."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, work: Work[J, B]) -> None:
-        self.waiting = 0
+        self.queue: Queue[J] = Queue()
         self.deferred = 0
         self._loop = loop
         self._work = work
-        self._pending: deque[J] = deque()
-        self._later: deque[tuple[B, int]] = deque()
+        self._later: deque[tuple[B, int, bool]] = deque()
+        self._owed = 0
+        """Rows of deferred work that must be done."""
         self._scheduled = False
         self._busy = False
+        self._began = 0.0
+        self._ran: tuple[Group, int] | None = None
+        """What the batch that runs is of, and how many rows it has; None for deferred work."""
         self._handed: SimpleQueue[B | None] = SimpleQueue()
         self._thread: threading.Thread | None = None
 
+    @property
+    def waiting(self) -> int:
+        """The rows that wait."""
+        return self.queue.rows
+
     def submit(self, job: J) -> None:
-        self._pending.append(job)
-        self.waiting += job.size
+        """Raises RequestError (503) when it would be late or too much waits."""
+        self.queue.push(job, perf_counter())
         if not self._scheduled and not self._busy:
             self._scheduled = True
             self._loop.call_soon(self._turn)
 
-    def defer(self, batch: B, rows: int) -> None:
-        """Run ``batch`` when nothing waits."""
-        self._later.append((batch, rows))
+    def submit_all(self, pieces: list[J]) -> None:
+        """The pieces of one large request, all or none; raises as `submit` does."""
+        self.queue.push_all(pieces, perf_counter())
+        self._schedule()
+
+    def largest(self, group: Group) -> int:
+        """The most rows that go together now."""
+        return self.queue.largest(group, perf_counter())
+
+    def defer(self, batch: B, rows: int, *, owed: bool = False) -> None:
+        """Run ``batch`` when nothing waits; one that is ``owed`` not too late even if something always does."""
+        self._later.append((batch, rows, owed))
         self.deferred += rows
+        if owed:
+            self._owed += rows
         self._schedule()
 
     @property
     def idle(self) -> bool:
-        return not (self._pending or self._later or self._busy)
+        return not (self.queue or self._later or self._busy)
 
     def close(self) -> None:
         if self._thread is not None:
@@ -89,7 +104,7 @@ class Batcher(Generic[J, B]):
             self._thread.join()
 
     def _schedule(self) -> None:
-        if (self._pending or self._later) and not self._scheduled and not self._busy:
+        if (self.queue or self._later) and not self._scheduled and not self._busy:
             self._scheduled = True
             self._loop.call_soon(self._turn)
 
@@ -98,39 +113,44 @@ class Batcher(Generic[J, B]):
         batch = None if self._busy else self._next()
         if batch is None:
             return
-        if self._work.seconds(batch) > INLINE_SECONDS:
+        seconds = self._work.seconds(batch)
+        if seconds > INLINE_SECONDS:
             self._busy = True
+            self.queue.until = self._began + seconds * self.queue.stretch
             self._hand_over(batch)
             return
         self._work.execute(batch)
         self._work.complete(batch)
+        self._account()
         self._schedule()
 
     def _next(self) -> B | None:
-        while self._pending and self.deferred <= DEFERRED_ROWS:
-            jobs = self._take()
+        queue = self.queue
+        while queue and self._owed <= DEFERRED_ROWS:
+            self._began = perf_counter()
+            jobs, late = queue.take(self._began)
+            if late:
+                self._work.drop(late, queue.seconds(self._began))
+            if not jobs:
+                continue
+            self._ran = jobs[0].group, queue.taken
             try:
                 return self._work.prepare(jobs)
             except Exception as error:
                 self._work.fail(jobs, error)
         if self._later:
-            batch, rows = self._later.popleft()
+            batch, rows, owed = self._later.popleft()
             self.deferred -= rows
+            if owed:
+                self._owed -= rows
+            self._began = perf_counter()
+            self._ran = None
             return batch
         return None
 
-    def _take(self) -> list[J]:
-        pending = self._pending
-        first = pending.popleft()
-        jobs, rows, group = [first], first.size, first.group
-        while pending:
-            job = pending[0]
-            if job.group is not group or rows + job.size > BATCH_ROWS:
-                break
-            rows += job.size
-            jobs.append(pending.popleft())
-        self.waiting -= rows
-        return jobs
+    def _account(self) -> None:
+        if self._ran is not None:
+            self.queue.ran(*self._ran, perf_counter() - self._began)
 
     def _hand_over(self, batch: B) -> None:
         if self._thread is None:
@@ -145,5 +165,6 @@ class Batcher(Generic[J, B]):
 
     def _done(self, batch: B) -> None:
         self._busy = False
+        self._account()
         self._turn()
         self._work.complete(batch)

@@ -18,6 +18,11 @@ import msgspec
 from everloop.errors import RequestError
 from everloop.serve.heads import ALONE, Head, Heads
 from everloop.serve.heads import Headers as Headers
+from everloop.serve.urgency import GONE as GONE
+from everloop.serve.urgency import HIGH as HIGH
+from everloop.serve.urgency import LOW as LOW
+from everloop.serve.urgency import NEVER as NEVER
+from everloop.serve.urgency import NORMAL as NORMAL
 
 PIPELINED = 128
 """Requests of one connection that may wait before it is no longer read."""
@@ -25,13 +30,15 @@ PIECE = 16 * 2**10
 """Bytes that are parsed at once: between two pieces it shows whether the client has asked for too much already."""
 EARLY_BYTES = 64 * 2**10
 """A longer body is read on only from who may come in: a stranger cannot make the server hold megabytes."""
+PROBES = 2
+PROBE_SECONDS = 0.05
 PARTS = 64
 """Parts of a body that are kept as they came; a body in smaller parts goes into one buffer: each part has its price."""
 
 REASONS = {
     200: b"OK", 204: b"No Content", 304: b"Not Modified", 400: b"Bad Request", 401: b"Unauthorized", 403: b"Forbidden", 404: b"Not Found", 405: b"Method Not Allowed",
     408: b"Request Timeout", 413: b"Content Too Large", 415: b"Unsupported Media Type",
-    429: b"Too Many Requests", 431: b"Request Header Fields Too Large", 500: b"Internal Server Error", 503: b"Service Unavailable",
+    429: b"Too Many Requests", 431: b"Request Header Fields Too Large", 499: b"Client Closed Request", 500: b"Internal Server Error", 503: b"Service Unavailable",
     507: b"Insufficient Storage",
 }  # fmt: skip
 REFUSALS = {
@@ -60,9 +67,6 @@ LISTS = frozenset(
     }
 )  # fmt: skip
 """Wanted headers that may come in several lines. Of any other, two would let a proxy read one and us the other."""
-NEVER = float("inf")
-HIGH, NORMAL, LOW = 0, 1, 2
-"""Priorities: a lower number goes first."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -251,6 +255,8 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._ended = True
         self.application.connections.discard(self)
+        for exchange in self._queue:
+            exchange.deadline = GONE
 
     def data_received(self, data: bytes | memoryview) -> None:
         if self._ended:
@@ -342,8 +348,24 @@ class Connection(asyncio.Protocol):
     def eof_received(self) -> bool:
         if self._queue and self.transport.can_write_eof():  # half closed, which TLS has not: it wants its answers
             self._ended = True
+            self._probe(PROBES)
             return True
         return False
+
+    def _probe(self, times: int) -> None:
+        """Find out whether a client that has closed its side is still there: only what is written to it tells.
+
+        The first interim answer makes the system of a client that left say so, the second is when we hear it.
+        """
+
+        def write() -> None:
+            if self._queue and not self.transport.is_closing():
+                self.transport.write(CONTINUE)
+                if times > 1:
+                    self._probe(times - 1)
+
+        if self._parser.get_http_version() == "1.1":
+            asyncio.get_running_loop().call_later(PROBE_SECONDS, write)
 
     def pause_writing(self) -> None:
         self._stuck = True

@@ -175,7 +175,8 @@ class Live:
     """A release as it is served. A new release makes a new one; requests keep the one they were read for."""
 
     __slots__ = (
-        "_pinned", "cache", "challenger", "champion", "described", "reader", "recalls", "release", "shadows", "way",
+        "_pinned", "budget", "cache", "challenger", "champion", "cost", "described", "reader", "recalls", "release",
+        "shadows", "way",
     )  # fmt: skip
 
     def __init__(
@@ -201,6 +202,10 @@ class Live:
         self.shadows = self.challenger is not None and release.stage == "shadow"
         self.way: Way | None = None
         """None: the champion answers everything."""
+        self.cost = champion.cost
+        """What a batch costs is judged by the champion's runs; the batcher learns how much more it is."""
+        self.budget = (release.p99_ms or 0.0) / 1e3
+        """Seconds within which an answer is of use unless the request says so itself; 0: for ever."""
         self.cache = cache
         self.recalls = cache is not None
         """Whether a request that is known in the cache can be answered at once: who answers it is certain."""
@@ -250,6 +255,7 @@ class Live:
             named = Named(served, arm.model, self.reader.columns, "override", cache=self.cache)
             found.champion, found.challenger = named, None
             found.shadows, found.described = False, None
+            found.cost = arm.model.cost
             found.divide(Pinned(named))
         return found
 

@@ -80,18 +80,21 @@ class Model:
     def _warm(self, options: Any) -> None:
         begin = time.perf_counter()
         for rows in WARM_ROWS:
+            left = WARM_SECONDS - (time.perf_counter() - begin)
+            if rows > 1 and self.cost.predict(rows) > left:
+                break
             packed = _made_rows(self.signature, rows)
             for turn in range(3):
                 started = time.thread_time()
                 prediction, decision = self.run(packed, options)
                 seconds = time.thread_time() - started
-                if turn or rows > 1:  # the very first run also sets the session up
-                    self.cost.observe(rows, seconds)
                 _check_answer(self, rows, prediction, decision)
-                if time.perf_counter() - begin > WARM_SECONDS:
-                    if not self.cost.predict(1):
-                        self.cost.observe(rows, seconds)
-                    return
+                over = time.perf_counter() - begin > WARM_SECONDS
+                if turn or rows > 1 or over:  # the very first run also sets the session up
+                    self.cost.observe(rows, seconds)
+                if over:
+                    break
+        self.cost.guess()
 
 
 def _check_answer(model: Model, rows: int, prediction: NDArray[np.float64], decision: NDArray[np.int64] | None) -> None:

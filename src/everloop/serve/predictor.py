@@ -3,71 +3,33 @@
 import asyncio
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import count
 from random import Random
-from typing import Any, Protocol
 
-import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from everloop.errors import RequestError
 from everloop.serve.batch import DEFERRED_ROWS, Batcher
+from everloop.serve.jobs import Collector, encode, split
+from everloop.serve.jobs import Form as Form
+from everloop.serve.jobs import PredictionJob as PredictionJob
+from everloop.serve.jobs import many as many
+from everloop.serve.jobs import one as one
 from everloop.serve.live import Answer, Live, Meter, Part
 from everloop.serve.log import PredictionLog
 from everloop.serve.metrics import ROWS, Histogram
 from everloop.serve.rows import Row
 from everloop.serve.traffic import gathered, picked
+from everloop.serve.urgency import GONE, NEVER
 
 REQUEST_ROWS = 20_000
-WAITING_ROWS = 50_000
-"""Beyond this a request is refused at once: it would only wait."""
+ALONE = 1.5
+"""A request is given at least so many times what it takes by itself, whatever the release promises."""
+MOST_PIECES = 1000
 RECALLED_ROWS = 256
 """Larger requests are not looked up before they are batched: that would hold up everybody else."""
-
-
-class Exchange(Protocol):
-    """A request that waits for its answer. ``arrived`` is on the clock of time.perf_counter."""
-
-    arrived: float
-    ran: tuple[float, float] | None
-
-    def finish(self, status: int, body: bytes) -> None: ...
-
-    def refuse(self, status: int, message: str) -> None: ...
-
-
-Form = Callable[[list[Answer], "PredictionJob"], bytes]
-_encode: Callable[[Any], bytes] = msgspec.json.Encoder().encode
-
-
-def one(answers: list[Answer], job: "PredictionJob") -> bytes:
-    return _encode(answers[0])
-
-
-def many(answers: list[Answer], job: "PredictionJob") -> bytes:
-    return _encode(answers)
-
-
-class PredictionJob:
-    """The rows of one request. ``ids``: one each; None for a single row that gets its id when it is batched.
-
-    ``at``: event times in a replay, else None (now).
-    """
-
-    __slots__ = ("at", "exchange", "form", "group", "ids", "rows", "size")
-
-    def __init__(
-        self, exchange: Exchange, live: Live, rows: list[Row], ids: list[str] | None, at: list[int] | None, form: Form
-    ) -> None:
-        self.exchange = exchange
-        self.group = live
-        self.rows = rows
-        self.ids = ids
-        self.at = at
-        self.form = form
-        self.size = len(rows)
 
 
 class Batch:
@@ -133,14 +95,22 @@ class Predictor:
         return [reader.identity(row) or self.new_id() for row in rows]
 
     def submit(self, job: PredictionJob) -> None:
-        """Raises RequestError when it is too large or too much waits."""
-        if job.size > REQUEST_ROWS:
-            raise RequestError(f"{job.size} rows in one request; send at most {REQUEST_ROWS}.", status=413)
-        if job.group.recalls and 0 < job.size <= RECALLED_ROWS and self._recall(job):
+        """Raises RequestError when it is too large, would be late, or too much waits."""
+        size, live = job.size, job.group
+        if live.recalls and 0 < size <= RECALLED_ROWS and self._recall(job):
             return
-        if self.batcher.waiting > WAITING_ROWS:
-            raise RequestError("Too many rows wait here already; try again in a second.", status=503)
-        if job.size:
+        if live.budget and job.at is None:  # a replay waits as long as it takes
+            exchange = job.exchange
+            if exchange.deadline == NEVER:
+                alone = live.cost.predict(size) * self.batcher.queue.stretch
+                exchange.deadline = exchange.arrived + max(live.budget, ALONE * alone)
+        if size == 1:
+            self.batcher.submit(job)
+        elif size > REQUEST_ROWS:
+            raise RequestError(f"{size} rows in one request; send at most {REQUEST_ROWS}.", status=413)
+        elif size > (largest := self.batcher.largest(live)):
+            self.batcher.submit_all(split(job, max(largest, 2, size // MOST_PIECES)))
+        elif size:
             self.batcher.submit(job)
         else:
             job.exchange.finish(200, job.form([], job))
@@ -300,7 +270,7 @@ class Predictor:
             return self._answer_each(batch, answers, [champion] * len(answers))
         # A row a request, all answered by the champion: by far the most frequent batch.
         for job, answer in zip(batch.jobs, answers, strict=True):
-            job.exchange.finish(200, _encode(answer) if job.form is one else job.form([answer], job))  # type: ignore[list-item]
+            job.exchange.finish(200, encode(answer) if job.form is one else job.form([answer], job))  # type: ignore[list-item]
         now = time.perf_counter()
         latency = [now - job.exchange.arrived for job in batch.jobs]
         champion.observe_all(latency)
@@ -319,10 +289,23 @@ class Predictor:
             else:
                 job.exchange.finish(200, job.form(ours, job))  # type: ignore[arg-type]
             seconds = time.perf_counter() - job.exchange.arrived
-            observers[place].observe(seconds)
+            if type(job.exchange) is not Collector or not job.exchange.left:  # once a request
+                observers[place].observe(seconds)
             latency += [seconds] * job.size
             place = end
         return latency
+
+    def drop(self, jobs: list[PredictionJob], seconds: float) -> None:
+        for job in jobs:
+            exchange = job.exchange
+            if exchange.deadline == GONE:
+                exchange.refuse(499, "The client left before its request was run.", reason="gone")
+            else:
+                budget = (exchange.deadline - exchange.arrived) * 1e3
+                message = (
+                    f"Too much else was waiting: the answer would not come within {budget:.0f} ms. Try again later."
+                )
+                exchange.refuse(503, message, reason="deadline", retry_after=seconds)
 
     def fail(self, jobs: list[PredictionJob], error: Exception) -> None:
         self.errors["server"] = repr(error)
@@ -337,7 +320,7 @@ class Predictor:
         shadow = Batch(batch.live, [], batch.ids, batch.rows, batch.at)
         shadow.units = batch.units
         shadow.shadow = True
-        self.batcher.defer(shadow, len(batch.rows))
+        self.batcher.defer(shadow, len(batch.rows), owed=replay)
 
     def meter(self, version: int, role: str) -> Meter:
         found = self.meters.get((version, role))

@@ -20,6 +20,7 @@ from everloop.serve.predictor import Form, PredictionJob, Predictor, many, one
 from everloop.serve.replay import Channel
 from everloop.serve.rows import Integer
 from everloop.serve.traffic import overridden
+from everloop.serve.urgency import prefer
 from everloop.store.home import Home
 from everloop.store.segments import OutcomeFrame
 
@@ -145,7 +146,7 @@ class Service:
             group = self._overridden(live, exchange, headers)
         priority, seconds = v2.urgency(request.parameters)
         if priority is not None:
-            exchange.priority = priority
+            prefer(exchange, priority)
         if seconds is not None:
             exchange.deadline = min(exchange.deadline, exchange.arrived + seconds)
         rows = v2.rows(request, live)
