@@ -32,6 +32,7 @@ EARLY_BYTES = 64 * 2**10
 """A longer body is read on only from who may come in: a stranger cannot make the server hold megabytes."""
 PROBES = 2
 PROBE_SECONDS = 0.05
+"""How often, and with what pauses, a client that closed its side while it waits is asked whether it is still there."""
 PARTS = 64
 """Parts of a body that are kept as they came; a body in smaller parts goes into one buffer: each part has its price."""
 
@@ -364,7 +365,7 @@ class Connection(asyncio.Protocol):
                 if times > 1:
                     self._probe(times - 1)
 
-        if self._parser.get_http_version() == "1.1":
+        if self._parser.get_http_version() != "1.0":  # which knows no interim answers; a known head is never of it
             asyncio.get_running_loop().call_later(PROBE_SECONDS, write)
 
     def pause_writing(self) -> None:
