@@ -151,7 +151,7 @@ def test_the_release_gives_every_request_its_deadline(tmp_path: Path) -> None:
         one.send(burst)
         statuses = [status for status, _ in one.answers(100)]
         assert set(statuses) == {200, 503}  # 100 rows take more than a second
-        assert statuses.index(503) > 3
+        assert statuses[0] == 200
         other.send(message("POST", "/predict", {"x": 1}, x_everloop_deadline_ms="20000"))
         assert other.answers(1)[0][0] == 200
         # Alone it takes longer than the release promises: it is run all the same, for it could never be in time.
