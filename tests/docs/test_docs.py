@@ -2,6 +2,7 @@
 
 import dataclasses
 import http.client
+import json
 import os
 import re
 import runpy
@@ -16,8 +17,9 @@ from contextlib import contextmanager
 from datetime import timedelta
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
+import msgspec
 import polars as pl
 import pytest
 import typer
@@ -29,6 +31,7 @@ from everloop.data import sources
 from everloop.loop import environment
 from everloop.loop.installation import label_facts
 from everloop.loop.simulate import simulate
+from everloop.serve.settings import ServerSettings
 from everloop.spec.load import load
 from everloop.spec.resolve import resolve
 from everloop.spec.trace import trace
@@ -314,6 +317,34 @@ def test_every_place_of_a_home_is_in_the_operations_page() -> None:
 def test_every_key_of_everloop_toml_is_in_the_operations_page() -> None:
     rows = rows_of(OPERATIONS.read_text("utf-8"))
     assert not environment.KNOWN - set(rows)
+
+
+def test_every_setting_of_the_server_is_in_a_page_with_its_default() -> None:
+    rows = {
+        name: cells
+        for page in PAGES
+        if page.stem.startswith("serving")
+        for name, cells in rows_of(page.read_text("utf-8")).items()
+    }
+
+    def parts_of(hint: Any) -> list[Any]:
+        return [hint, *(part for each in get_args(hint) for part in parts_of(each))]
+
+    def leaves_of(shape: Any, before: str = "") -> Iterator[tuple[str, Any]]:
+        for field in msgspec.structs.fields(shape):
+            inner = [each for each in parts_of(field.type) if hasattr(each, "__struct_fields__")]
+            if inner:
+                yield from leaves_of(inner[0], f"{before}{field.name}.")
+            else:
+                yield f"{before}{field.name}", field.default
+
+    for name, default in leaves_of(ServerSettings):
+        assert name in rows, f"{name} of [ENV.serve] is in no page"
+        shown = rows[name][0].strip("`")
+        if default is None or default is msgspec.NODEFAULT:
+            assert shown == "–", name
+        elif name != "cors.headers":
+            assert json.loads(shown) == json.loads(msgspec.json.encode(default)), name
 
 
 def test_every_metric_is_in_the_operations_page() -> None:
