@@ -9,7 +9,7 @@ import pytest
 from everloop.errors import ReleaseError
 from everloop.loop.decide import decide
 from everloop.loop.events import Asked, ChangeRelease, Event, KeepTrigger, Looked, Note, StartTurn, State, TurnEnded
-from everloop.records import Evidence, Release, Verdict
+from everloop.records import Evidence, Experiment, ExperimentArm, Release, Route, RouteArm, Verdict
 from everloop.release.judge import Judgement
 from everloop.spec.gate import Better, NotWorse
 from everloop.spec.rollout import Canary, Direct
@@ -23,6 +23,16 @@ STEADY = Release(
 SHADOW = replace(STEADY, stage="shadow", challenger=4, started=NOW - timedelta(hours=1), since=NOW - timedelta(hours=1))
 CANARY = replace(SHADOW, stage="canary", share=0.1)
 PAUSED = replace(STEADY, paused=True, paused_at=NOW - timedelta(hours=2))
+PRICE = Experiment(
+    loop="parcels",
+    name="price",
+    arms=(ExperimentArm(name="a", version=3, share=0.5), ExperimentArm(name="b", version=2, share=0.5)),
+    salt="s",
+    started=NOW,
+)
+ROUTE = Route(arms=(RouteArm(name="cheap", version=1), RouteArm(name="dear", version=3)), threshold=0.8, started=NOW)
+TRIED = replace(STEADY, experiment="price")
+ROUTED = replace(STEADY, route=ROUTE)
 DRIFT = Fired(because="drift of distance", evidence=(Evidence(name="psi", value=0.4, limit=0.2),))
 WEEK = Fired(because="every 7 days", evidence=())
 HARM = Judgement(rollback=True, promote=False, because="errors 9% against 1%")
@@ -173,6 +183,38 @@ CASES: list[tuple[str, State, Event, list[str]]] = [
     ("return to the one before", state(), Asked(action="rollback"), ["rolled back: 2/None steady 0"]),
     ("pause", state(CANARY), Asked(action="pause"), ["paused: 3/4 canary 0.1"]),
     ("resume", state(PAUSED), Asked(action="resume"), ["resumed: 3/None steady 0"]),
+    # The traffic is divided.
+    (
+        "an experiment starts",
+        state(),
+        Asked(action="start experiment", experiment=PRICE),
+        ["experiment started: 3/None steady 0"],
+    ),
+    (
+        "an experiment stops",
+        state(TRIED),
+        Asked(action="stop experiment", name="price"),
+        ["experiment stopped: 3/None steady 0"],
+    ),
+    ("a route starts", state(), Asked(action="route", route=ROUTE), ["routed: 3/None steady 0"]),
+    ("a route stops", state(ROUTED), Asked(action="unroute"), ["unrouted: 3/None steady 0"]),
+    (
+        "a trigger during an experiment is kept",
+        state(TRIED),
+        Looked(fired=DRIFT),
+        ["keep: drift of distance", "note: kept"],
+    ),
+    ("and during a route", state(ROUTED), Looked(fired=DRIFT), ["keep: drift of distance", "note: kept"]),
+    ("what waited for it follows", state(waiting=DRIFT), Looked(), ["keep: nothing", "turn: drift of distance"]),
+    (
+        "a turn that ends during an experiment releases nothing",
+        state(TRIED),
+        ended("better", promote=True),
+        ["note: kept champion"],
+    ),
+    ("nor is it turned for", state(TRIED), Asked(action="run"), ["keep: asked for by command", "note: kept"]),
+    ("promote wins", state(TRIED), Asked(action="promote", version=5), ["promoted: 5/None steady 0"]),
+    ("rollback wins", state(ROUTED), Asked(action="rollback"), ["rolled back: 2/None steady 0"]),
 ]
 
 
@@ -240,3 +282,15 @@ def test_commands_name_the_version_and_the_run_that_they_are_about() -> None:
     (back,) = decide(state(), Asked(action="rollback"), NOW)
     assert isinstance(back, ChangeRelease)
     assert back.version == 2
+
+
+def test_a_version_made_during_an_experiment_says_how_it_is_released() -> None:
+    (note,) = decide(state(TRIED), ended("better", promote=True), NOW)
+    assert isinstance(note, Note)
+    assert "experiment price divides the traffic; `everloop promote 4` ends that and releases it" in note.because
+
+
+def test_an_experiment_travels_with_the_change_that_starts_it() -> None:
+    (change,) = decide(state(), Asked(action="start experiment", experiment=PRICE), NOW)
+    assert isinstance(change, ChangeRelease)
+    assert (change.experiment, change.change.release.experiment) == (PRICE, "price")

@@ -1,5 +1,6 @@
 """Experiments, routes and testers' overrides over a real server: who answers, what is logged, what can be said again."""
 
+import time
 from array import array
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 
 from everloop.errors import ServeError
-from everloop.serve import releases
+from everloop.serve import keys, releases, settings
 from everloop.serve.arms import HOUR, assign, bounds
 from everloop.serve.settings import ServerSettings, overriding
 from everloop.store.files import write_atomically
@@ -80,7 +81,7 @@ def test_every_row_of_an_experiment_has_the_arm_that_its_unit_or_id_is_assigned(
     sides: dict[tuple[str, int], set[str]] = {}
     seen = 0
     for id, at, unit, _, frame in rows_of(served.predictions()):
-        place = assign(unit or None, id, ends, salt=declared["salt"], at=at, sticky=sticky)
+        place = assign(unit or id, ends, salt=declared["salt"], at=at, sticky=sticky)
         chosen = declared["arms"][place]
         assert (frame.arm, frame.experiment) == ("experiment", "price")
         assert (frame.variant, frame.version, frame.share) == (chosen["name"], chosen["version"], chosen["share"])
@@ -253,13 +254,25 @@ def test_who_may_name_a_version_is_a_setting(setting: Any, host: str, caller: An
 
 
 def test_where_it_is_not_allowed_the_header_is_refused(served: ServedHome, tmp_path: Path) -> None:
-    settings = tmp_path / "settings.json"
-    settings.write_text('{"override": "no"}')
+    file = tmp_path / "settings.json"
+    file.write_text('{"override": "no"}')
     served.release(1)
-    with served.serve("--settings", str(settings)) as server, Client(server.port) as client:
+    with served.serve("--settings", str(file)) as server, Client(server.port) as client:
         status, answer = client.post("/predict", {"x": 0.5}, x_everloop_version="1")
         assert (status, "for testers" in answer["error"]) == (403, True)
         assert client.post("/predict", {"x": 0.5})[0] == 200
+
+
+def test_a_key_that_may_operate_may_name_a_version_and_another_one_may_not(served: ServedHome) -> None:
+    served.release(1, 2, stage="canary", share=0.5)
+    now = time.time()
+    asks = keys.add(served.home, "client", now=now)
+    operates = keys.add(served.home, "tester", now=now, scopes=("predict", "operate"))
+    served.home.settings.write_bytes(settings.encode(ServerSettings(keys=True)))
+    with served.serve("--settings", str(served.home.settings)) as server, Client(server.port) as client:
+        for key, status in ((asks, 403), (operates, 200)):
+            assert client.post("/predict", {"x": 0.5}, x_api_key=key, x_everloop_version="2")[0] == status
+            assert client.post("/predict", {"x": 0.5}, x_api_key=key)[0] == 200
 
 
 # Routes

@@ -51,6 +51,9 @@ class Log:
         texts: Sequence[str] | None = None,
         units: list[str] | None = None,
         values: Sequence[float] | None = None,
+        experiment: str = "",
+        variant: str = "",
+        certainty: Sequence[float] = (),
     ) -> None:
         n = len(ids)
         positive = np.full(n, 0.5) if chance is None else np.asarray(chance, dtype=np.float64)
@@ -76,6 +79,9 @@ class Log:
             decision=b"" if values is not None else np.where(bad, -1, positive > 0.5).astype("<i8").tobytes(),
             width=2 if values is None else 1,
             units=units or [],
+            experiment=experiment,
+            variant=variant,
+            certainty=np.asarray(certainty, dtype="<f8").tobytes(),
         )
         self.writer.append(encode(frame), rows=n)
         self.writer.flush()

@@ -227,3 +227,22 @@ def test_the_value_of_a_regression_stands_in_value(log: Any, lake: Lake) -> None
     rows = lake.read("predictions").sort("id")
     assert rows["value"].to_list() == [12.5, None]
     assert rows["decision"].null_count() == 2
+
+
+def test_the_arm_of_an_experiment_or_a_route_comes_with_its_rows(log: Any, lake: Lake, signatures: Signatures) -> None:
+    log.predictions(["plain"])
+    fold(log.folder, lake, signatures)
+    assert not {"experiment", "variant", "certainty"} & set(lake.schema("predictions")), "nobody needs them yet"
+
+    log.predictions(["tried"], arm="experiment", experiment="price", variant="treatment", share=0.3)
+    log.predictions(["easy", "lost"], arm="route", variant="easy", certainty=[0.9, np.nan])
+    log.predictions(["plain too"])
+    fold(log.folder, lake, signatures)
+    rows = lake.read("predictions", columns=["id", "arm", "experiment", "variant", "certainty", "share"])
+    assert {row[0]: row[1:] for row in rows.rows()} == {
+        "plain": ("champion", None, None, None, 0.0),
+        "tried": ("experiment", "price", "treatment", None, 0.3),
+        "easy": ("route", None, "easy", 0.9, 0.0),
+        "lost": ("route", None, "easy", None, 0.0),
+        "plain too": ("champion", None, None, None, 0.0),
+    }

@@ -18,7 +18,7 @@ from everloop.spec.metric import Accuracy, LogLoss
 from everloop.spec.retrain import AnyOf, Degraded, Drift, Rows, Trigger
 from everloop.spec.rollout import Canary
 from everloop.store.lake import Lake
-from everloop.watch.drift import PREDICTION
+from everloop.watch.drift import PREDICTION, Window, observe
 from everloop.watch.fold import fold
 from everloop.watch.labels import Truth
 from everloop.watch.look import Champion, Seen, Watched, WatchState, begin, look
@@ -185,6 +185,22 @@ def test_moved_inputs_and_a_new_category_are_seen_after_two_windows(
     assert (PREDICTION, "distribution") in columns
     assert not {"items", "insured", "region"} & {column for column, _ in columns}
     assert seen.largest_drift > 0.5
+
+
+def test_inputs_are_watched_whoever_answers_them_and_testers_are_nobody(
+    log: Any, lake: Lake, signatures: dict[str, Signature], service: Service
+) -> None:
+    window = Window(since=START, until=at(7))
+    reference = profile.build({"distance": np.linspace(-3, 3, 100)}, types={"distance": "number"})
+    times = [microseconds(at(1))] * 40
+    for arm in ("champion", "challenger", "experiment", "route", "shadow", "fallback", "override"):
+        log.predictions([f"{arm}{n}" for n in range(40)], at=times, arm=arm, chance=[0.9] * 40)
+    fold(log.folder, lake, signatures)
+    seen = observe(lake, window, signatures["package"], reference, champion=1)
+    assert seen.profile.rows == 4 * 40
+    answers = profile.build({PREDICTION: np.linspace(0, 1, 100)}, types={PREDICTION: "number"})
+    said = observe(lake, window, signatures["package"], answers, champion=1)
+    assert sum(said.profile.columns[PREDICTION].counts) == 3 * 40, "what a route gave it was chosen for what it is"
 
 
 def test_a_column_with_one_value_a_day_does_not_cry_wolf(

@@ -50,6 +50,16 @@ def test_a_row_is_judged_when_its_label_is_due_and_not_before(log: Any, lake: La
     assert answers(second, TRUTH).tolist() == [pytest.approx([0.2, 0.8])]
 
 
+def test_a_score_is_of_rows_as_the_world_sends_them(log: Any, lake: Lake, signatures: Signatures) -> None:
+    log.predictions(["a"], at=[us(0)])
+    log.predictions(["b"], at=[us(0)], arm="experiment", experiment="e", variant="control", share=0.5)
+    log.predictions(["c"], at=[us(0)], arm="route", variant="easy")
+    log.predictions(["d"], at=[us(0)], arm="override")
+    fold(log.folder, lake, signatures)
+    found = matured(lake, TRUTH, since=None, until=START + td(days=3), versions=[1])
+    assert sorted(found["id"]) == ["a", "b"], "a route chooses its rows, and so does a tester"
+
+
 def test_the_latest_label_counts_and_one_from_the_future_does_not(log: Any, lake: Lake, signatures: Signatures) -> None:
     log.predictions(["a"], at=[us(0)])
     log.outcomes([("a", 0, us(4)), ("a", 1, us(2)), ("a", 0, us(9))])

@@ -92,6 +92,52 @@ def test_a_unit_counts_once_an_hour_whatever_it_sends(log: Any, lake: Lake, sign
     assert (always.challenger_units, always.challenger_events[0]) == (3, 1)
 
 
+def test_a_unit_that_stays_for_good_counts_once_in_a_release_and_another_one_once_a_share(
+    log: Any, lake: Lake, signatures: Signatures
+) -> None:
+    for epoch, share, hour in ((3, 0.1, 0.2), (4, 0.5, 0.4)):
+        log.predictions(
+            names(2, f"{epoch}-"), at=[us(hour)] * 2, units=["ada", "bob"], failed=[True, False], arm="challenger",
+            version=2, epoch=epoch, share=share,
+        )  # fmt: skip
+    log.predictions(["new"], at=[us(0.5)], units=["eve"], arm="challenger", version=2, epoch=4, share=0.5)
+    fold(log.folder, lake, signatures)
+    rows = lake.read(PREDICTIONS)
+    always = tally(rows, RELEASE, GUARDS, FROZEN, unit=True, sticky="always")
+    assert [(each.epoch, each.challenger_units, each.challenger_events[0]) for each in always] == [(3, 2, 1), (4, 1, 0)]
+    hourly = tally(rows, RELEASE, GUARDS, FROZEN, unit=True)
+    assert [(each.epoch, each.challenger_units, each.challenger_events[0]) for each in hourly] == [(3, 2, 1), (4, 3, 1)]
+
+
+def test_what_testers_experiments_and_routes_answered_is_no_part_of_a_release(
+    log: Any, lake: Lake, signatures: Signatures
+) -> None:
+    log.predictions(names(9, "a"), arm="champion", epoch=3, share=0.1)
+    log.predictions(names(1, "b"), arm="challenger", version=2, epoch=3, share=0.1)
+    fold(log.folder, lake, signatures)
+    before = tally(lake.read(PREDICTIONS), RELEASE, GUARDS, FROZEN)
+    frozen = baseline(lake, 1, GUARDS, before=START + td(hours=9))
+    for version in (1, 2):
+        for arm in ("override", "experiment", "route", "fallback"):
+            log.predictions(
+                names(40, f"{arm}{version}-"), arm=arm, version=version, epoch=3, share=0.1, failed=[True] * 40,
+                latency=[90_000] * 40, experiment="e", variant="v", certainty=[0.5] * 40,
+            )  # fmt: skip
+    fold(log.folder, lake, signatures)
+    assert tally(lake.read(PREDICTIONS), RELEASE, GUARDS, FROZEN) == before
+    assert baseline(lake, 1, GUARDS, before=START + td(hours=9)) == frozen
+
+
+def test_what_testers_sent_makes_no_pair(log: Any, lake: Lake, signatures: Signatures) -> None:
+    rows = shadowed(log, lake, signatures, [0.9, 0.2], [0.8, 0.7], [1, 0])
+    once = pairs(rows, Accuracy(), TRUTH, champion=1, challenger=2)
+    log.predictions(names(2), at=[us(0)] * 2, chance=[0.1, 0.9], arm="override")
+    log.predictions(names(2), at=[us(0)] * 2, chance=[0.1, 0.9], arm="override", version=2)
+    fold(log.folder, lake, signatures)
+    again = matured(lake, TRUTH, since=None, until=START + td(days=1), arms=("champion", "shadow"))
+    assert pairs(again, Accuracy(), TRUTH, champion=1, challenger=2) == once
+
+
 def test_counting_by_and_by_is_counting_at_once(log: Any, lake: Lake, signatures: Signatures) -> None:
     random = np.random.default_rng(0)
     for part in range(6):

@@ -69,10 +69,9 @@ def new_experiment(
 
 
 def arm_of(experiment: Experiment, unit: str, at: datetime) -> ExperimentArm:
-    """The arm of a unit (or, in an experiment without a unit, of a prediction's id), as every server assigns it."""
+    """The arm of a unit (or, where a row brought none, of its prediction's id), as every server assigns it."""
     ends = bounds([each.share for each in experiment.arms])
-    named, id = (None, unit) if experiment.unit is None else (unit, "")
-    place = assign(named, id, ends, salt=experiment.salt, at=microseconds(at), sticky=experiment.sticky)
+    place = assign(unit, ends, salt=experiment.salt, at=microseconds(at), sticky=experiment.sticky)
     return experiment.arms[place]
 
 

@@ -42,20 +42,16 @@ def bounds(shares: Sequence[float]) -> tuple[float, ...]:
     return tuple(accumulate(shares))[:-1]
 
 
-def assign(
-    unit: str | None, id: str, ends: Sequence[float], *, salt: str, at: int, sticky: Literal["hour", "always"]
-) -> int:
-    """The place of the arm that answers: by the unit, or by the prediction's id where the row brought no unit.
+def assign(key: str, ends: Sequence[float], *, salt: str, at: int, sticky: Literal["hour", "always"]) -> int:
+    """The place of the arm that answers. ``key``: the unit, or the prediction's id where the row brought no unit.
 
     ``ends`` as `bounds` gives them. ``at``: microseconds since 1970, for the salt that changes every hour unless
-    ``sticky`` is "always"; an id keeps its arm at any time.
+    ``sticky`` is "always".
 
-    >>> assign("customer 7", "", (0.5,), salt="s", at=0, sticky="always")
+    >>> assign("customer 7", (0.5,), salt="s", at=0, sticky="always")
     1
     """
-    if unit is None:
-        return bisect_right(ends, unit_point(id, salt))
-    return bisect_right(ends, unit_point(unit, f"{salt}/{at // HOUR}" if sticky == "hour" else salt))
+    return bisect_right(ends, unit_point(key, f"{salt}/{at // HOUR}" if sticky == "hour" else salt))
 
 
 def draw(

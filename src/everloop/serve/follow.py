@@ -69,6 +69,7 @@ class Follower:
         self._wait = RETRY_SECONDS
         self._again = 0.0
         """When to try again, monotonic."""
+        self._most = KEPT_MODELS
         self._models: dict[str, Model] = {}  # touched by whoever loads, one at a time; the newest last
 
     def start(self, ahead: Ahead | None = None) -> None:
@@ -132,6 +133,8 @@ class Follower:
             raise ServeError(f"{self._path} is about the loop {release.loop[:80]!r}, not {self.loop}.")
         if release.champion is None:
             return Found(release=release, live=None, accepted=True)
+        needed = traffic.besides(release)
+        self._most = max(KEPT_MODELS, len(needed) + 2)
         champion = self._model(release.champion.package, self.loop)
         challenger: Model | None = None
         problem = refused = None
@@ -142,7 +145,7 @@ class Follower:
                 problem, refused = str(error), _kind(error)
         besides: dict[str, Model] = {}
         try:
-            besides = {package: self._model(package, loop) for package, loop in traffic.besides(release)}
+            besides = {package: self._model(package, loop) for package, loop in needed}
         except Exception as error:
             problem, refused = str(error), _kind(error)
         cache = self._cache(release)
@@ -203,7 +206,7 @@ class Follower:
         if model.manifest.loop != loop:
             raise NotFound(f"Package {package[:12]} belongs to loop {model.manifest.loop}, not {loop}.")
         self._models[package] = model
-        while len(self._models) > KEPT_MODELS:
+        while len(self._models) > self._most:
             del self._models[next(iter(self._models))]
         return model
 

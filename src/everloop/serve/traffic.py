@@ -132,7 +132,7 @@ class Split:
         units = batch.units or [""] * len(batch.ids)
         places: list[list[int]] = [[] for _ in self._arms]
         for place, (unit, id, at) in enumerate(zip(units, batch.ids, batch.at, strict=True)):
-            chosen = assign(unit or None, id, ends, salt=experiment.salt, at=at, sticky=experiment.sticky)
+            chosen = assign(unit or id, ends, salt=experiment.salt, at=at, sticky=experiment.sticky)
             places[chosen].append(place)
         for arm, ours in zip(self._arms, places, strict=True):
             if ours:

@@ -1,16 +1,29 @@
 """What every ledger must do, whatever database is under it. Knows no database."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from threading import Barrier, Thread
 
-from everloop.errors import NotFound, ReleaseConflict
-from everloop.records import Batch, Candidate, Decision, Evidence, Release, Signature, Snapshot, Verdict
+from everloop.errors import NotFound, ReleaseConflict, ReleaseError
+from everloop.records import (
+    Batch,
+    Candidate,
+    Decision,
+    Evidence,
+    Experiment,
+    ExperimentArm,
+    Release,
+    Signature,
+    Snapshot,
+    Verdict,
+)
 from everloop.store.ledger import (
     Ledger,
     batches,
     candidates,
     decisions,
+    experiments,
     loops,
     releases,
     snapshots,
@@ -33,6 +46,7 @@ def check_ledger(open_ledger: Callable[[], Ledger]) -> None:
         _versions_count_from_one(first)
         _a_release_changes_by_compare_and_swap(first, second)
         _a_release_is_known_by_its_time(first)
+        _an_experiment_has_its_name_for_ever_and_ends_with_its_release(first, second)
         _of_two_at_once_one_wins(first, second)
         _what_is_not_there_is_not_found(first)
     finally:
@@ -172,6 +186,35 @@ def _a_release_is_known_by_its_time(ledger: Ledger) -> None:
         assert [each.revision for each in releases.history(connection, "conform")] == [1, 2]
         since = decisions.of(connection, "conform", since=AT + day)
         assert [each.action for each in since] == ["canary"]
+
+
+def _an_experiment_has_its_name_for_ever_and_ends_with_its_release(first: Ledger, second: Ledger) -> None:
+    arms = (ExperimentArm(name="a", version=1, share=0.1 + 0.2), ExperimentArm(name="b", version=2, share=0.7))
+    wanted = Experiment(loop="tried", name="price", arms=arms, salt="s", unit="käufer", started=AT)
+    hour = timedelta(hours=1)
+
+    def change(revision: int, experiment: str | None) -> None:
+        release = Release(loop="tried", revision=revision, stage="steady", champion=1, experiment=experiment)
+        with first.write() as connection:
+            if experiment is not None:
+                experiments.add(connection, wanted)
+            releases.change(connection, revision - 1, release, decision("as told", AT + revision * hour, loop="tried"))
+
+    change(1, "price")
+    with second.read() as connection:
+        assert experiments.of(connection, "tried") == (wanted,)
+        assert releases.get(connection, "tried").experiment == "price"
+    change(2, None)
+    stopped = replace(wanted, stopped=AT + 2 * hour)
+    with second.read() as connection:
+        assert experiments.get(connection, "tried", "price") == stopped
+        assert experiments.of(connection, "conform") == ()
+    raised(ReleaseError, lambda: change(3, "price"), "the name of an experiment must not be used twice")
+    with second.read() as connection:
+        assert releases.get(connection, "tried").revision == 2, "what is refused changes nothing"
+        error = raised(NotFound, lambda: experiments.get(connection, "tried", "colour"), "an unknown name is not found")
+        assert "colour" in str(error)
+        assert "price" in str(error)
 
 
 def _of_two_at_once_one_wins(first: Ledger, second: Ledger, rounds: int = 20) -> None:
