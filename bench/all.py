@@ -7,7 +7,19 @@ import subprocess
 import sys
 import time
 
-SCRIPTS = ("imports", "durable", "data", "watch", "looks", "statistics", "release", "serving", "turn", "replay")
+SCRIPTS = (
+    "imports",
+    "durable",
+    "data",
+    "watch",
+    "looks",
+    "statistics",
+    "release",
+    "serving",
+    "serving_costs",
+    "turn",
+    "replay",
+)
 
 
 def main(arguments: list[str]) -> int:

@@ -21,6 +21,8 @@ from typing import Any
 
 LUA = Path(__file__).with_name("rotate.lua")
 SATURATED = 0.95
+NUMBER = b"@@@@@@@@"
+"""Where a message has this stands a number that no other request has."""
 Messages = Sequence[bytes]
 
 
@@ -132,7 +134,7 @@ def _sent(port: int, messages: Messages, connections: int, seconds: float, core:
     def ask(number: int) -> None:
         nonlocal turn
         sent[number] = time.perf_counter()
-        sockets[number].sendall(messages[turn % len(messages)])
+        sockets[number].sendall(messages[turn % len(messages)].replace(NUMBER, b"%08x" % turn, 1))
         turn += 1
 
     def connect() -> None:

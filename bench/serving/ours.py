@@ -16,6 +16,7 @@ from typing import Any
 
 import msgspec
 from bench.serving.contenders import Answers, message
+from bench.serving.load import NUMBER
 from bench.serving.models import Model
 from bench.serving.processes import Server, free_port
 
@@ -26,7 +27,7 @@ LOOP = "bench"
 KEY = {"keys": True}
 RATE = {"limits": {"rate": "10000000/s"}}
 IDS = {"request_ids": True}
-ID_HEADER = {"x-request-id": "7f3c9a52-2f5e-4f7e-9a55-3d1f4a0c8b11"}
+ID_HEADER = {"x-request-id": "7f3c9a52-2f5e-4f7e-9a55-3d1f" + NUMBER.decode()}
 URGENCY = {"x-everloop-deadline-ms": "20000", "x-everloop-priority": "normal"}
 
 

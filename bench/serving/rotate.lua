@@ -1,12 +1,16 @@
 -- Sends whole HTTP requests from a file, in turn; prints what became of them as one line of JSON.
-local requests, turn = {}, 0
+-- Where a request has @@@@@@@@ stands a number that no other request has.
+local requests, rest, turn, count = {}, {}, 0, 0
 
 function init(arguments)
   local file = assert(io.open(arguments[1], "rb"))
   while true do
     local length = file:read("*l")
     if not length then break end
-    requests[#requests + 1] = file:read(tonumber(length))
+    local whole = file:read(tonumber(length))
+    local place = whole:find("@@@@@@@@", 1, true)
+    requests[#requests + 1] = place and whole:sub(1, place - 1) or whole
+    rest[#requests] = place and whole:sub(place + 8) or false
   end
   file:close()
   if arguments[2] then turn = tonumber(arguments[2]) end
@@ -14,7 +18,9 @@ end
 
 function request()
   turn = turn % #requests + 1
-  return requests[turn]
+  if not rest[turn] then return requests[turn] end
+  count = count + 1
+  return requests[turn] .. string.format("%08x", count) .. rest[turn]
 end
 
 function done(summary, latency)
