@@ -21,7 +21,7 @@ from everloop.serve.journal import say
 from everloop.serve.live import Answer, Live
 from everloop.serve.predictor import PredictionJob
 from everloop.serve.service import Service
-from everloop.serve.v2_values import ALL_DATATYPES, Given
+from everloop.serve.v2_values import ALL_DATATYPES, FLOATING, Given, check_finite
 
 CODES = {
     400: grpc.StatusCode.INVALID_ARGUMENT, 401: grpc.StatusCode.UNAUTHENTICATED,
@@ -271,7 +271,10 @@ def _typed(tensor: Any, shown: str) -> list[Any]:
     for field, _ in tensor.contents.ListFields():
         if field.name != wanted:
             raise RequestError(f"{shown} is {tensor.datatype} but brings {field.name}; send {wanted}.")
-    return list(getattr(tensor.contents, wanted))
+    values = list(getattr(tensor.contents, wanted))
+    if tensor.datatype in FLOATING:
+        check_finite(tensor.name, values)
+    return values
 
 
 def _version(text: str, service: Service) -> int | None:

@@ -120,7 +120,9 @@ class Reader:
         timed: Any = msgspec.defstruct(
             "Timed", [("rows", list[row]), ("at", list[Integer])], forbid_unknown_fields=True
         )
-        self._absent = [column.absent for column in self.columns]
+        self.absent = {column.name: column.absent for column in self.columns}
+        """What stands in a row for a column that a request does not bring, in the order of a row."""
+        self._texts = [c for c in self.columns if c.type in ("text", None) and c.tensor is None]
         self._decode: Callable[[bytes], Any] = msgspec.json.Decoder(row | list[row]).decode
         self._decode_timed: Callable[[bytes], Any] = msgspec.json.Decoder(timed).decode
         self._instants = [(n, instants.reader(c.time_zone)) for n, c in enumerate(self.columns) if c.type == "instant"]
@@ -161,18 +163,18 @@ class Reader:
             values = columns.get(name, ())
             if any(type(value) is str for value in values):
                 columns = {**columns, name: [_moment(name, value, read, n, count) for n, value in enumerate(values)]}
-        for column in self.columns:
-            if column.name not in columns:
-                if column.tensor is not None and count:
-                    raise RequestError(f"Column {column.name!r} is missing; expected {column.words}.")
-            elif column.type in ("text", None) and column.tensor is None and MISSING_TEXT in columns[column.name]:
-                raise RequestError(
-                    _wrong(column.name, MISSING_TEXT, column.words, columns[column.name].index(MISSING_TEXT), count)
-                )
+        for _, tensor in self._tensors:
+            if tensor.name not in columns and count:
+                raise RequestError(f"Column {tensor.name!r} is missing; expected {tensors.words(tensor)}.")
+        for column in self._texts:
+            values = columns.get(column.name, ())
+            if MISSING_TEXT in values:
+                raise RequestError(_wrong(column.name, MISSING_TEXT, column.words, values.index(MISSING_TEXT), count))
         if not self.columns:
             return [()] * count
-        absent = (repeat(value, count) for value in self._absent)
-        return list(zip(*map(columns.get, self.names, absent), strict=True))
+        return list(
+            zip(*(columns.get(name) or repeat(value, count) for name, value in self.absent.items()), strict=True)
+        )
 
     def _finished(self, rows: list[Row], body: bytes) -> list[Row]:
         """Instants as microseconds, tensors as bytes; the text that stands for a missing one is refused."""

@@ -57,7 +57,7 @@ def annotation(column: TensorColumn) -> Any:
 
 
 @lru_cache(maxsize=256)
-def _packer(count: int, datatype: str) -> struct.Struct:
+def packer(count: int, datatype: str) -> struct.Struct:
     return struct.Struct(f"<{count}{FORMATS[datatype]}")
 
 
@@ -73,7 +73,7 @@ def value(found: Any, column: TensorColumn) -> Value:
 def written(values: Sequence[Any], column: TensorColumn) -> bytes:
     """Flat values as bytes. Raises ValueError with what is wrong."""
     try:
-        return _packer(len(values), column.datatype).pack(*values)
+        return packer(len(values), column.datatype).pack(*values)
     except (struct.error, OverflowError, TypeError):
         raise ValueError(f"a value that does not fit into {column.datatype}") from None
 

@@ -71,6 +71,14 @@ def decode(body: bytes, header: bytes | None) -> v2.Request:
         raise RequestError(f"This is not an inference request of the Open Inference Protocol V2: {error}.") from None
     inputs = []
     for tensor in sent.inputs:
+        if tensor.parameters is None:  # by far the most frequent
+            try:
+                values = _readers[tensor.datatype](tensor.data)
+            except (ValueError, RecursionError, KeyError):
+                pass  # nested or wrong
+            else:
+                inputs.append(Given(tensor.name, tensor.datatype, tensor.shape, values))
+                continue
         given, rest = _given(tensor, rest)
         inputs.append(given)
     if rest:
@@ -93,7 +101,7 @@ def _given(tensor: SentTensor, rest: memoryview | None) -> tuple[Given, memoryvi
     if size is None:
         if tensor.data is ABSENT:
             raise RequestError(f"{shown} has no data; send them, or binary_data_size and the bytes after the JSON.")
-        return Given(name, tensor.datatype, tensor.shape, _values(tensor, shown)), rest
+        return Given(name, tensor.datatype, tensor.shape, _values(tensor)), rest
     if tensor.data is not ABSENT:
         raise RequestError(f"{shown} has both data and a binary_data_size; send one of them.")
     if type(size) is not int or size < 0:
@@ -105,12 +113,13 @@ def _given(tensor: SentTensor, rest: memoryview | None) -> tuple[Given, memoryvi
     return Given(name, tensor.datatype, tensor.shape, rest[:size], raw=True), rest[size:]
 
 
-def _values(tensor: SentTensor, shown: str) -> list[Any]:
+def _values(tensor: SentTensor) -> list[Any]:
     try:
         return _readers[tensor.datatype](tensor.data)
     except (ValueError, RecursionError):
         pass
     # Nested, or wrong: looked at again, slowly.
+    shown = f"Input {tensor.name[:80]!r}"
     try:
         found = msgspec.json.decode(tensor.data)
     except (ValueError, RecursionError) as error:

@@ -10,22 +10,22 @@ from typing import Any
 
 import msgspec
 import numpy as np
-from numpy.typing import NDArray
 
 from everloop.errors import RequestError
-from everloop.records import MISSING_INTEGER, TensorColumn
+from everloop.records import MISSING_INTEGER, ColumnType, TensorColumn
 from everloop.serve import tensors
-from everloop.serve.rows import Column
 
 WHOLE = frozenset({f"{sign}INT{bits}" for sign in ("", "U") for bits in (8, 16, 32, 64)})
 FLOATING = frozenset({"FP16", "FP32", "FP64"})
 ALL_DATATYPES = (*tensors.DTYPES, "BYTES")
 LENGTH = struct.Struct("<I")
 """Before each element of a BYTES tensor."""
+LARGEST = 2**63 - 1
+FEW = 64
 
 
 class Given(msgspec.Struct):
-    """One input. ``data`` is a flat list of values (None: missing), or with ``raw`` the bytes of all, little-endian."""
+    """One input. ``data`` is a flat list of finite values (None or NaN: missing), or with ``raw`` the bytes of all."""
 
     name: str
     datatype: str
@@ -39,8 +39,7 @@ def flat(given: Given, count: int) -> list[Any]:
     if given.datatype == "BYTES":
         return _texts(given, count)
     if given.raw:
-        read: list[Any] = _read(given, count).tolist()
-        return read
+        return _few(given, count) if count <= FEW else _read(given, count)
     values: list[Any] = given.data
     if len(values) != count:
         raise RequestError(
@@ -50,36 +49,73 @@ def flat(given: Given, count: int) -> list[Any]:
     return values
 
 
-def _read(given: Given, count: int) -> NDArray[Any]:
-    dtype = tensors.DTYPES[given.datatype]
-    if len(given.data) != count * dtype.itemsize:
-        raise RequestError(
-            f"Input {quoted(given.name)} has {len(given.data)} bytes; its shape {sizes(given.shape)} of "
-            f"{given.datatype} says {count * dtype.itemsize}."
-        )
-    values: NDArray[Any] = np.frombuffer(given.data, dtype)
-    if given.datatype == "BOOL" and count and values.view(np.uint8).max() > 1:
-        raise RequestError(f"Input {quoted(given.name)} has bytes other than 0 and 1; BOOL is one of them.")
-    if dtype.kind == "f" and np.isinf(values).any():
-        raise RequestError(f"Input {quoted(given.name)} has an infinite value; a missing one is NaN.")
-    if given.datatype == "UINT64" and count and values.max() > 2**63 - 1:
-        raise RequestError(f"Input {quoted(given.name)} has the value {values.max()}; at most {2**63 - 1} is taken.")
+def _few(given: Given, count: int) -> list[Any]:
+    """The same as `_read`: for a handful of values numpy costs more than they do."""
+    layout = tensors.packer(count, given.datatype)
+    data = given.data
+    if len(data) != layout.size:
+        raise _other_length(given, layout.size)
+    if given.datatype == "BOOL" and max(data, default=0) > 1:
+        raise _no_boolean(given)
+    values = list(layout.unpack(data))
+    if given.datatype in FLOATING:
+        check_finite(given.name, values)
+    elif given.datatype == "UINT64" and max(values, default=0) > LARGEST:
+        raise _too_large(given, max(values))
     return values
 
 
-def _check_range(given: Given, values: Sequence[Any]) -> None:
+def _read(given: Given, count: int) -> list[Any]:
+    dtype = tensors.DTYPES[given.datatype]
+    if len(given.data) != count * dtype.itemsize:
+        raise _other_length(given, count * dtype.itemsize)
+    array = np.frombuffer(given.data, dtype)
+    if given.datatype == "BOOL" and array.view(np.uint8).max() > 1:
+        raise _no_boolean(given)
+    if dtype.kind == "f" and np.isinf(array).any():
+        raise _infinite(given.name)
+    if given.datatype == "UINT64" and array.max() > LARGEST:
+        raise _too_large(given, int(array.max()))
+    values: list[Any] = array.tolist()
+    return values
+
+
+def _other_length(given: Given, size: int) -> RequestError:
+    return RequestError(
+        f"Input {quoted(given.name)} has {len(given.data)} bytes; its shape {sizes(given.shape)} of {given.datatype} "
+        f"says {size}."
+    )
+
+
+def _no_boolean(given: Given) -> RequestError:
+    return RequestError(f"Input {quoted(given.name)} has bytes other than 0 and 1; BOOL is one of them.")
+
+
+def _too_large(given: Given, value: int) -> RequestError:
+    return RequestError(f"Input {quoted(given.name)} has the value {value}; at most {LARGEST} is taken.")
+
+
+def _infinite(name: str) -> RequestError:
+    return RequestError(f"Input {quoted(name)} has an infinite value; a missing one is NaN.")
+
+
+def check_finite(name: str, values: list[Any]) -> None:
+    """Raises RequestError; NaN is missing."""
+    if inf in values or -inf in values:
+        raise _infinite(name)
+
+
+def _check_range(given: Given, values: list[Any]) -> None:
     if given.datatype in WHOLE:
         limits = np.iinfo(tensors.DTYPES[given.datatype])
         # What stands for a missing integer can be said in bytes only; there is null for it here.
-        least, most = max(int(limits.min), MISSING_INTEGER + 1), min(int(limits.max), 2**63 - 1)
+        least, most = max(int(limits.min), MISSING_INTEGER + 1), min(int(limits.max), LARGEST)
         for value in values:
             if value is not None and not least <= value <= most:
                 raise RequestError(
                     f"Input {quoted(given.name)} has the value {shown(value)}; {given.datatype} goes from {least} "
                     f"to {most} here."
                 )
-    elif given.datatype in FLOATING and (inf in values or -inf in values):
-        raise RequestError(f"Input {quoted(given.name)} has an infinite value; a missing one is NaN.")
 
 
 def _texts(given: Given, count: int) -> list[Any]:
@@ -109,8 +145,9 @@ def split(given: Given) -> list[Any]:
     return parts
 
 
-def as_column(given: Given, column: Column, values: list[Any]) -> Sequence[Any]:
-    if column.type == "number" and given.datatype in WHOLE:
+def as_column(given: Given, kind: ColumnType | None, values: list[Any]) -> Sequence[Any]:
+    """The values as a row holds those of a column of ``kind``."""
+    if kind == "number" and given.datatype in WHOLE:
         return [None if value is None else float(value) for value in values]
     return values
 
