@@ -10,9 +10,13 @@ from typing import Any
 import pytest
 
 from everloop.errors import NotFound, SpecError, StoreError
-from everloop.serve import keys
-from everloop.serve.gate import network
+from everloop.serve import keys, urgency
+from everloop.serve.application import Application
+from everloop.serve.gate import Gate, network
+from everloop.serve.http import Connection, Exchange
+from everloop.serve.keys import Keyring, Priority
 from everloop.serve.settings import Cors, Limits, ServerSettings, encode
+from everloop.serve.urgency import HIGH, LOW, NORMAL
 from everloop.testing.serving import Client, ServedHome, ServerProcess, signature_of
 
 SIGNATURE = signature_of({"x": "number"})
@@ -212,9 +216,9 @@ def test_keys_are_followed_without_a_restart(tmp_path: Path) -> None:
 
 def test_a_key_ends_at_its_time_while_the_server_runs(tmp_path: Path) -> None:
     served = home(tmp_path)
-    key = keys.add(served.home, "brief", now=time.time(), seconds=1.0)
     with guarded(served, keys=True) as server, Client(server.port) as client:
-        assert client.post("/predict", ROW, x_api_key=key)[0] == 200
+        key = keys.add(served.home, "brief", now=time.time(), seconds=3.0)
+        eventually(lambda: client.post("/predict", ROW, x_api_key=key)[0] == 200)
         eventually(lambda: client.post("/predict", ROW, x_api_key=key)[0] == 401)
         assert "has expired" in client.post("/predict", ROW, x_api_key=key)[1]["error"]
 
@@ -295,6 +299,34 @@ def test_names_are_one_active_key_each_and_unknown_ones_are_said(tmp_path: Path)
     with pytest.raises(NotFound, match="there are: none"):
         keys.rotate(served.home, "partner", now=0.0, overlap=1.0)
     keys.add(served.home, "partner", now=0.0)
+
+
+# Classes
+
+
+@pytest.mark.parametrize(
+    ("priority", "asked_for", "given"),
+    [
+        ("high", b"high", HIGH),
+        ("normal", b"high", NORMAL),
+        ("normal", b"low", LOW),
+        ("low", b"high", LOW),
+        ("low", None, LOW),
+        ("high", None, NORMAL),
+    ],
+)
+def test_nobody_is_put_before_the_class_of_his_key(
+    tmp_path: Path, priority: Priority, asked_for: bytes | None, given: int
+) -> None:
+    served = home(tmp_path)
+    key = keys.add(served.home, "caller", now=time.time(), priority=priority)
+    ring = Keyring(keys.read(keys.path_of(served.home)))
+    gate = Gate(ServerSettings(keys=True), keyring=ring, usage=None, addresses=None)
+    exchange = Exchange(Connection(Application([])), b"POST", b"/predict/made")
+    headers = {b"x-api-key": key.encode()} | ({} if asked_for is None else {urgency.PRIORITY: asked_for})
+    assert gate.admit(exchange, headers, b"")
+    urgency.read(exchange, headers)
+    assert exchange.priority == given
 
 
 # Request ids and CORS
