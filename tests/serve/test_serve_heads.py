@@ -149,11 +149,11 @@ def test_a_request_id_of_its_own_makes_no_head_of_its_own() -> None:
     kept = Kept()
     one = connection(kept)
     for n in range(50):
-        lines = (b"X-Request-Id: id-%d" % n, b"host: there", b"x-everloop-deadline-ms: %d" % (n + 100))
+        lines = (b"X-Request-Id: id-%d" % n, b"host: there", b"traceparent: 00-%d" % n)
         one.data_received(message(b"{}", lines[0], lines[2]))
     assert len(http.known) == 1
     assert [asked[2][b"x-request-id"] for asked in kept.asked] == [b"id-%d" % n for n in range(50)]
-    assert [asked[2][b"x-everloop-deadline-ms"] for asked in kept.asked] == [b"%d" % (n + 100) for n in range(50)]
+    assert [asked[2][b"traceparent"] for asked in kept.asked] == [b"00-%d" % n for n in range(50)]
     assert all(asked[2][b"content-length"] == b"2" for asked in kept.asked)
 
 

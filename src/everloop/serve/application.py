@@ -88,7 +88,11 @@ class Application:
                 message = f"{method.decode()} is not for this path; it takes {allowed.decode()}."
                 exchange.refuse(405, message, b"allow: " + allowed + b"\r\n")
                 return
-            if b"content-encoding" in headers and headers[b"content-encoding"].lower() != b"identity":
+            if (
+                not exchange.plain
+                and b"content-encoding" in headers
+                and headers[b"content-encoding"].lower() != b"identity"
+            ):
                 raise RequestError("Send the body as it is, without a content-encoding.", status=415)
             if urgency.DEADLINE in headers or urgency.PRIORITY in headers:
                 urgency.read(exchange, headers)

@@ -16,7 +16,7 @@ import httptools
 import msgspec
 
 from everloop.errors import RequestError
-from everloop.serve.heads import ALONE, Head, Heads
+from everloop.serve.heads import ALONE, Head, Heads, Place
 from everloop.serve.heads import Headers as Headers
 from everloop.serve.urgency import GONE as GONE
 from everloop.serve.urgency import HIGH as HIGH
@@ -48,7 +48,8 @@ REFUSALS = {
 }  # fmt: skip
 """What a refusal is counted under when nothing more exact is said."""
 OK_LINES = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n"
-OK_HEADS = [OK_LINES % length + b"\r\n" for length in range(2048)]
+OK_BEGINS = [OK_LINES % length for length in range(2048)]
+OK_HEADS = [begin + b"\r\n" for begin in OK_BEGINS]
 """The head of a good answer by the length of its body: put together once, not at each answer."""
 JSON = b"application/json"
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -138,6 +139,8 @@ class Exchange:
     """Its place in a trace; None: it is not traced."""
     ran: tuple[float, float] | None = None
     """When the model began and ended, for a request that is traced."""
+    plain = False
+    """None of the headers that make a request special is there (everloop.serve.heads)."""
     response: bytes | None = None
     close = False
     bare = False
@@ -163,8 +166,10 @@ class Exchange:
             kind = self.kind
         if status == 200 and kind is JSON and not (self.close or self.bare or self.kept):
             length = len(body)
-            if extra or length >= 2048:
+            if length >= 2048:
                 self.response = b"%b%b\r\n%b" % (OK_LINES % length, extra, body)
+            elif extra:
+                self.response = OK_BEGINS[length] + extra + b"\r\n" + body
             else:
                 self.response = OK_HEADS[length] + body
         else:
@@ -196,7 +201,7 @@ class Connection(asyncio.Protocol):
 
     __slots__ = (
         "_began", "_body", "_body_bytes", "_bounds", "_chunked", "_completed", "_ended", "_headers", "_inside", "_lingers",
-        "_parser", "_paused", "_queue", "_rest", "_stuck", "_unfinished", "_url", "application", "peer", "seen", "transport",
+        "_near", "_parser", "_paused", "_queue", "_rest", "_stuck", "_unfinished", "_url", "application", "peer", "seen", "transport",
     )  # fmt: skip
 
     def __init__(self, application: Application) -> None:
@@ -217,6 +222,8 @@ class Connection(asyncio.Protocol):
         """Nothing more is read: the connection closes when what waits is answered."""
         self._inside = False
         """The parser is in the middle of a request."""
+        self._near: Place = (0, 0, 0)
+        """Where the last head ended."""
         self._completed: Head | None = None
         """The last request that the parser found whole, if its head may be known from then on."""
         self._unfinished = 0
@@ -300,17 +307,18 @@ class Connection(asyncio.Protocol):
     def _take_known(self, data: bytes) -> bytes:
         """Take the requests at the beginning of ``data`` whose heads are known and whose bodies are there; the rest."""
         while data:
-            end = data.find(b"\r\n\r\n") + 4
-            found = known.find(data[:end])
+            found = known.near(data, self._near) or known.find(data)
             if found is None:
                 return data
-            head, headers = found
+            head, headers, self._near = found
+            end = self._near[0]
             whole = end + head.length
             if whole > len(data):
                 return data
             body = data[end:whole]
             data = data[whole:]
             exchange = Exchange(self, head.method, head.url)
+            exchange.plain = head.plain
             self._queue.append(exchange)
             self.application.handle(exchange, head.method, head.url, headers, body)
             if self._ended:

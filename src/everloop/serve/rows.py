@@ -129,6 +129,8 @@ class Reader:
         self._tensors = [(n, c.tensor) for n, c in enumerate(self.columns) if c.tensor is not None]
         key = signatures[0].key if signatures else ()
         self._key = [(places[name], self.columns[places[name]].type) for name in key]
+        self.nameless = not key
+        """There is no key: rows have no name of their own."""
         self._unit = places[unit] if unit is not None else None
         self._plain = all(c.type in ("number", "integer", "boolean") for c in self.columns)
         """A row is what was decoded: there is nothing to finish."""

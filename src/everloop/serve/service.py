@@ -81,6 +81,11 @@ class Service:
 
     def predict(self, exchange: Exchange, headers: Headers, body: bytes) -> None:
         live = self.predictor.live or self.live()
+        if exchange.plain:
+            rows, several = live.reader.read(body)
+            ids = None if live.reader.nameless and not several else self.predictor.ids_for(live, rows, None)
+            self.predictor.submit(PredictionJob(exchange, live, rows, ids, None, many if several else one))
+            return
         at: list[int] | None = None
         given: str | None = None
         if headers:

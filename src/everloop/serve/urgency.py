@@ -24,17 +24,30 @@ class Asked(Protocol):
     caller: Any
 
 
+_read: dict[bytes, float] = {}
+"""Times that were read before: a client has a few."""
+REMEMBERED = 1024
+
+
 def read(exchange: Asked, headers: dict[bytes, bytes]) -> None:
     """Write to the exchange what the headers say. Raises RequestError (400) for a value that says nothing."""
     wanted = headers.get(PRIORITY)
     if wanted is not None:
-        priority = PRIORITIES.get(wanted.lower())
+        priority = PRIORITIES.get(wanted)
+        if priority is None:
+            priority = PRIORITIES.get(wanted.lower())
         if priority is None:
             raise RequestError(f"x-everloop-priority is {_shown(wanted)}; send high, normal or low.")
-        prefer(exchange, priority)
+        if priority != NORMAL:  # whoever the gate put behind that stays there
+            prefer(exchange, priority)
     given = headers.get(DEADLINE)
     if given is not None:
-        exchange.deadline = exchange.arrived + _seconds(given)
+        seconds = _read.get(given)
+        if seconds is None:
+            seconds = _seconds(given)
+            if len(_read) < REMEMBERED:
+                _read[given] = seconds
+        exchange.deadline = exchange.arrived + seconds
 
 
 def prefer(exchange: Asked, priority: int) -> None:
