@@ -26,8 +26,11 @@ from everloop.serve.urgency import NORMAL as NORMAL
 
 PIPELINED = 128
 """Requests of one connection that may wait before it is no longer read."""
-PIECE = 16 * 2**10
-"""Bytes that are parsed at once: between two pieces it shows whether the client has asked for too much already."""
+PIECE = 4 * 2**10
+"""Bytes that are parsed at once, but for a body whose length is known: between two pieces it shows whether the client
+has asked for too much already."""
+TURN_SECONDS = 0.002
+"""Requests of one connection that came together are worked on for so long before the others have their turn."""
 EARLY_BYTES = 64 * 2**10
 """A longer body is read on only from who may come in: a stranger cannot make the server hold megabytes."""
 PROBES = 2
@@ -200,7 +203,7 @@ class Connection(asyncio.Protocol):
     """One client. The parser calls the ``on_`` methods."""
 
     __slots__ = (
-        "_began", "_body", "_body_bytes", "_bounds", "_chunked", "_completed", "_ended", "_headers", "_inside", "_lingers",
+        "_began", "_body", "_body_bytes", "_bounds", "_chunked", "_completed", "_cutting", "_ended", "_headers", "_inside", "_lingers",
         "_near", "_parser", "_paused", "_queue", "_rest", "_stuck", "_unfinished", "_url", "application", "peer", "seen", "transport",
     )  # fmt: skip
 
@@ -232,6 +235,8 @@ class Connection(asyncio.Protocol):
         """The tick of its first byte."""
         self._lingers = False
         """The last answer is out and what still comes is thrown away, so that the client gets to read it."""
+        self._cutting = False
+        """What was received is handed on piece by piece."""
         self._rest: memoryview | None = None
         """What was received and is not parsed while the connection is paused."""
         self._reset()
@@ -269,7 +274,7 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes | memoryview) -> None:
         if self._ended:
             return
-        if len(data) > PIECE:
+        if len(data) > PIECE and not self._cutting:
             self._in_pieces(memoryview(data))
             return
         self.seen = self.application.tick
@@ -297,12 +302,31 @@ class Connection(asyncio.Protocol):
             self._pause()
 
     def _in_pieces(self, data: memoryview) -> None:
+        end = perf_counter() + TURN_SECONDS
         while data and not self._ended:
             if self._paused:
                 self._rest = data
                 return
-            self.data_received(data[:PIECE])
-            data = data[PIECE:]
+            size = self._piece()
+            self._cutting = True
+            self.data_received(data[:size])
+            self._cutting = False
+            data = data[size:]
+            if data and not self._paused and perf_counter() > end:
+                self._pause()
+                self._rest = data
+                asyncio.get_running_loop().call_soon(self._go_on)
+                return
+
+    def _piece(self) -> int:
+        if self._inside and not self._chunked:
+            length = self._headers.get(b"content-length", b"0")
+            return max(PIECE, int(length) - self._body_bytes) if length.isdigit() else PIECE
+        return PIECE
+
+    def _go_on(self) -> None:
+        if self._rest and not self._stuck and len(self._queue) <= PIPELINED:
+            self._resume()
 
     def _take_known(self, data: bytes) -> bytes:
         """Take the requests at the beginning of ``data`` whose heads are known and whose bodies are there; the rest."""
