@@ -266,6 +266,13 @@ def test_bytes_that_are_no_message_and_methods_that_are_none_are_refused(channel
         assert refused.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
 
 
+def test_an_answer_that_would_come_too_late_is_refused_before_it_is_computed(asked: Any) -> None:
+    for late in ({"timeout": 1}, {"headers": {"x-everloop-deadline-ms": "0.001"}}):
+        with pytest.raises(InferenceServerException, match="to be answered within") as refused:
+            asked.infer("made", [image()], **late)
+        assert refused.value.status() == "StatusCode.DEADLINE_EXCEEDED"
+
+
 def test_probes_ask_the_standard_health_service(channel: Any) -> None:
     check = channel.unary_unary(
         "/grpc.health.v1.Health/Check",

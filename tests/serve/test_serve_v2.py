@@ -17,6 +17,7 @@ from tritonclient.utils import InferenceServerException
 from everloop.errors import RequestError
 from everloop.records import MISSING_INTEGER
 from everloop.serve import v2, v2_body
+from everloop.serve.settings import ServerSettings, encode
 from everloop.serve.v2_values import ALL_DATATYPES
 from everloop.testing.serving import Client, ServedHome, ServerProcess, expected, live_of, message, signature_of
 
@@ -222,6 +223,29 @@ def test_a_version_that_is_asked_for_answers_and_counts_for_nobody(tmp_path: Pat
                 assert refused.value.status() == "404"
         server.terminate()
     assert sum(len(frame.ids) for frame in home.predictions("override")) == 40
+
+
+def test_only_testers_may_ask_for_a_version_that_nobody_was_to_see_yet(tmp_path: Path) -> None:
+    home = ServedHome(tmp_path)
+    for version in (1, 2):
+        home.seal(version, signature_of({"x": "number"}))
+    home.release(1, 2)
+    home.home.settings.write_bytes(encode(ServerSettings(override="no")))
+    sent = [tensor("x", np.zeros(1), "FP64")]
+    with (
+        home.serve("--settings", str(home.home.settings)) as server,
+        triton.InferenceServerClient(f"127.0.0.1:{server.port}") as asked,
+    ):
+        assert asked.infer("made", sent, model_version="1").as_numpy("version").tolist() == [1]
+        with pytest.raises(InferenceServerException, match="testers") as refused:
+            asked.infer("made", sent, model_version="2")
+        assert refused.value.status() == "403"
+
+
+def test_an_answer_that_would_come_too_late_is_refused_before_it_is_computed(asked: Any) -> None:
+    with pytest.raises(InferenceServerException, match="to be answered within") as refused:
+        asked.infer("made", [image()], timeout=1)
+    assert refused.value.status() == "503"
 
 
 def test_the_only_version_counts_as_the_champion_when_it_is_asked_for(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import grpc
 from google.protobuf.message import DecodeError
 
 from everloop.errors import RequestError
-from everloop.serve import v2, v2_routes
+from everloop.serve import urgency, v2, v2_routes
 from everloop.serve.application import Application
 from everloop.serve.grpc_messages import CONTENTS, HEALTH, NOT_SERVING, SERVICE, SERVING, message
 from everloop.serve.http import JSON, WANTED, Exchange, Headers
@@ -26,10 +26,9 @@ from everloop.serve.v2_values import ALL_DATATYPES, FLOATING, Given, check_finit
 CODES = {
     400: grpc.StatusCode.INVALID_ARGUMENT, 401: grpc.StatusCode.UNAUTHENTICATED,
     403: grpc.StatusCode.PERMISSION_DENIED, 404: grpc.StatusCode.NOT_FOUND, 413: grpc.StatusCode.OUT_OF_RANGE,
-    429: grpc.StatusCode.RESOURCE_EXHAUSTED, 500: grpc.StatusCode.INTERNAL, 503: grpc.StatusCode.UNAVAILABLE,
+    429: grpc.StatusCode.RESOURCE_EXHAUSTED, 499: grpc.StatusCode.CANCELLED, 500: grpc.StatusCode.INTERNAL, 503: grpc.StatusCode.UNAVAILABLE,
     507: grpc.StatusCode.RESOURCE_EXHAUSTED,
 }  # fmt: skip
-GONE = float("-inf")
 Handler = Callable[["Call", Any, Headers], bytes | None]
 """Answers at once with the bytes of its message, or later through the call: None."""
 
@@ -138,7 +137,7 @@ class Calls:
             try:
                 await call.answered
             except asyncio.CancelledError:
-                call.deadline = GONE  # whatever is done for it now comes too late
+                call.deadline = urgency.GONE  # whatever is done for it now comes too late
                 raise
             if call.trailers:
                 context.set_trailing_metadata(call.trailers)
@@ -154,6 +153,9 @@ class Calls:
         try:
             if application.gate is not None and not application.gate.admit(call, headers, b""):
                 return
+            allowed = call.deadline
+            urgency.read(call, headers)
+            call.deadline = min(call.deadline, allowed)
             body = handler(call, request, headers)
             if body is not None:
                 call.finish(200, body)

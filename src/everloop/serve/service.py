@@ -106,14 +106,17 @@ class Service:
 
     def _overridden(self, live: Live, exchange: Exchange, headers: Headers) -> Live:
         """The version that a tester names. Raises RequestError (403, 404)."""
+        self._check_override(exchange, "The header x-everloop-version")
+        return overridden(live, headers[b"x-everloop-version"].decode("latin-1").strip())
+
+    def _check_override(self, exchange: Exchange, what: str) -> None:
+        """Raises RequestError (403) unless the caller may say which version answers."""
         if not self.may_override(exchange.caller):
             raise RequestError(
-                "The header x-everloop-version is for testers; this server takes it on loopback, or with a key that may "
-                "operate. Leave it out.",
+                f"{what} is for testers; this server takes it on loopback, or with a key that may operate. Leave it out.",
                 status=403,
                 reason="override",
             )
-        return overridden(live, headers[b"x-everloop-version"].decode("latin-1").strip())
 
     def _submit(
         self, exchange: Exchange, live: Live, rows: list[Any], several: bool, at: list[int] | None, given: str | None
@@ -147,6 +150,8 @@ class Service:
     ) -> None:
         """Answer a request of the Open Inference Protocol V2, however it came. Raises RequestError."""
         group = live if version is None else live.pinned(version)
+        if version is not None and version != live.champion.version:
+            self._check_override(exchange, f"Version {version} is not the champion; to ask for another")
         if b"x-everloop-version" in headers:
             group = self._overridden(live, exchange, headers)
         priority, seconds = v2.urgency(request.parameters)
