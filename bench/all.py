@@ -17,6 +17,7 @@ SCRIPTS = (
     "release",
     "serving",
     "serving_costs",
+    "offline",
     "turn",
     "replay",
 )

@@ -90,24 +90,24 @@ def typed(
     return Typed(found, [bad[row] for row in sorted(bad)])
 
 
-def packed(columns: Mapping[str, pl.Series | NDArray[Any]], signature: Signature, start: int, end: int) -> Packed:
-    """The graph's inputs (records.Signature) from rows ``start`` to ``end`` of typed columns."""
+def packed(columns: Mapping[str, pl.Series | NDArray[Any]], signature: Signature, rows: int) -> Packed:
+    """The graph's inputs (records.Signature) from typed columns of so many rows."""
     made: Packed = {}
     for kind, types in KINDS.items():
         inputs = sorted((c for c in signature.inputs if c.type in types), key=lambda column: column.index)
         if not inputs:
             continue
         dtype: Any = {"numbers": np.float64, "integers": np.int64, "texts": object}[kind]
-        array = np.empty((end - start, len(inputs)), dtype=dtype)
+        array = np.empty((rows, len(inputs)), dtype=dtype)
         for place, column in enumerate(inputs):
             series = columns[column.name]
             assert isinstance(series, pl.Series)
-            array[:, place] = _plain(series[start:end], kind)
+            array[:, place] = _plain(series, kind)
         made[kind] = array
     for tensor in signature.tensors:
         whole = columns[tensor.name]
         assert isinstance(whole, np.ndarray)
-        made[tensor.name] = whole[start:end]
+        made[tensor.name] = whole
     return made
 
 

@@ -105,13 +105,14 @@ class Lanes:
         prediction = np.empty((rows, model.width))
         decision = None if signature.task == "regression" else np.zeros(rows, np.int64)
         bad = {each.row: each for each in found.bad}
+        inputs = packed(found.columns, signature, rows)
         begin = 0
         while begin < rows:
             size = self.sizes.next()
             stop = min(begin + size, rows)
-            inputs = packed(found.columns, signature, begin, stop)
             before = time.thread_time()
-            problems = self._run(inputs, begin, stop, prediction, decision)
+            some = {name: array[begin:stop] for name, array in inputs.items()}
+            problems = self._run(some, begin, stop, prediction, decision)
             if stop - begin == size:
                 self.sizes.took(size, time.thread_time() - before)
             for each in problems:
