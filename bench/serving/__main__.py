@@ -23,9 +23,12 @@ from bench.serving import contenders as peers
 from bench.serving.figures import PARTS, Part, Plan
 from bench.serving.load import generator
 from bench.serving.ours import Ours
+from bench.serving.processes import Neighbours, adopt_orphans
 
 from bench import rows as table
 
+BUSY = 0.05
+"""A share of the machine that ran something else, above which a table says so."""
 SCRIPTS = ("overload", "offline")
 """Scripts of their own, of which a whole run takes the rows."""
 
@@ -58,13 +61,14 @@ def main() -> int:
     unknown = set(given.parts) - set(PARTS)
     if unknown:
         parser.error(f"there is no part {', '.join(sorted(unknown))}; parts are {', '.join(PARTS)}")
+    adopt_orphans()
     shape = machine(given.peers)
     if not given.json:
         print(_told(shape), flush=True)
     found: dict[str, Part] = {}
     failed: dict[str, str] = {}
     for name in given.parts or (name for name in PARTS if given.peers or name not in SCRIPTS):
-        began = time.perf_counter()
+        began, neighbours = time.perf_counter(), Neighbours()
         with tempfile.TemporaryDirectory(prefix="bench-serving-") as folder:
             plan = Plan(folder=Path(folder), quick=given.quick, peers=given.peers)
             try:
@@ -74,6 +78,11 @@ def main() -> int:
                 failed[name] = repr(error)
                 continue
         part.more["seconds"] = round(time.perf_counter() - began)
+        others, stolen = part.more["others"], part.more["stolen"] = [round(each, 3) for each in neighbours.share()]
+        if others > BUSY or stolen > BUSY:
+            part.notes.append(
+                f"The machine was not quiet: others ran on {others:.0%} of it, the host took {stolen:.0%}; trust CPU and ratios only"
+            )
         if not given.json:
             print(_side(name, part), flush=True)
     if not given.quick:

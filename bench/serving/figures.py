@@ -13,7 +13,7 @@ from typing import Any
 from bench.rows import Row
 from bench.serving import contenders as peers
 from bench.serving import safety
-from bench.serving.alone import rows_a_second
+from bench.serving.alone import measured as graph_alone
 from bench.serving.cells import Cell, Measured, measure, say, side_by_side
 from bench.serving.contenders import ROOT, Contender
 from bench.serving.load import Loader
@@ -60,19 +60,26 @@ class Alone:
         heavy = model.name != "tabular"
         short = (1, 16, 64, 1024) if not heavy else (4, 8, 16)
         self._seconds = (0.3 if plan.quick else 0.5) * (2 if heavy else 1)
-        self.curve = self._rates(short if plan.quick else model.batches)
+        curve = self._measured(short if plan.quick else model.batches)
+        self.curve = {batch: rate for batch, (rate, _) in curve.items()}
         self.batch = max(self.curve, key=lambda batch: self.curve[batch])
-        self._again: list[float] = []
+        self._again: list[tuple[float, float]] = []
 
-    def _rates(self, batches: Sequence[int]) -> dict[int, float]:
-        return rows_a_second(self._path, self._model.input, batches, self._seconds, cores()[0])
+    def _measured(self, batches: Sequence[int]) -> dict[int, tuple[float, float]]:
+        return graph_alone(self._path, self._model.input, batches, self._seconds, cores()[0])
 
     def measure(self) -> None:
-        self._again.append(self._rates([self.batch])[self.batch])
+        self._again.append(self._measured([self.batch])[self.batch])
 
     @property
     def best(self) -> float:
-        return median(self._again)
+        """Rows a second."""
+        return median(rate for rate, _ in self._again)
+
+    @property
+    def cpu_us(self) -> float:
+        """Of a row."""
+        return median(cpu for _, cpu in self._again)
 
 
 def tabular(plan: Plan) -> Part:
@@ -91,7 +98,7 @@ def tabular(plan: Plan) -> Part:
         what, rounds = f"tabular, c={each}", len(cell.loads)
         promised = each == 64
         part.rows += [
-            Row(what=f"{what}: CPU a request", ours=cell.cpu_us, unit="µs", limit=1e6 / best,
+            Row(what=f"{what}: CPU a request", ours=cell.cpu_us, unit="µs", limit=limit.cpu_us,
                 target=20.0 if promised else None, rounds=rounds),
             Row(what=f"{what}: requests a second", ours=cell.rate, unit="1/s", limit=best, rounds=rounds),
             Row(what=f"{what}: p50", ours=cell.p50, unit="ms", rounds=rounds),
@@ -124,7 +131,7 @@ def dense(plan: Plan, name: str) -> Part:
         Row(what=f"{what}: share of ONNX Runtime at its best batch", ours=cell.rate / best, unit="of 1", limit=1.0,
             target={"cnn": 0.88, "transformer": 0.92}[name], greater_is_better=True, rounds=rounds),
         Row(what=f"{what}: requests a second", ours=cell.rate, unit="1/s", limit=best, rounds=rounds),
-        Row(what=f"{what}: CPU a request", ours=cell.cpu_us / 1e3, unit="ms", limit=1e3 / best, rounds=rounds),
+        Row(what=f"{what}: CPU a request", ours=cell.cpu_us / 1e3, unit="ms", limit=limit.cpu_us / 1e3, rounds=rounds),
     ]  # fmt: skip
     part.rows += _against(measured, cell, what, {"FastAPI": 1.25, "MLServer": 1.0, "LitServe": 1.0, "BentoML": 1.0})
     others = [each for key, each in measured.cells.items() if key[0] != "everloop"]
