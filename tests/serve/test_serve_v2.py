@@ -1,6 +1,7 @@
 """The Open Inference Protocol V2 over HTTP: Triton's own client against a real server, and whatever else a body may be."""
 
 import json
+import re
 import struct
 from collections.abc import Iterator
 from pathlib import Path
@@ -507,3 +508,20 @@ def test_named_columns_json_tensors_and_bytes_give_the_graph_the_same(rows: list
         packed = PLAIN.champion.packer.pack(v2.rows(request, PLAIN))
         for kind, array in wanted.items():
             np.testing.assert_array_equal(packed[kind], array)
+
+
+def test_the_examples_of_the_page_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    page = Path(__file__).parents[2] / "docs" / "serving-protocols.md"
+    examples = re.findall(r"```py\n(.*?)```", page.read_text("utf-8"), re.S)
+    assert len(examples) == 2
+    home = ServedHome(tmp_path, "parcels")
+    home.seal(1, signature_of({"distance_km": "number", "carrier": "text"}))
+    home.release(1)
+    with home.serve("--grpc-port", "0") as server:
+        for example in examples:
+            code = example.replace("localhost:8700", f"127.0.0.1:{server.port}")
+            code = code.replace("localhost:8701", f"127.0.0.1:{server.grpc_port}")
+            exec(compile(f"{code}\nclient.close()", "example", "exec"), {})
+    probabilities, decisions = capsys.readouterr().out.splitlines()
+    assert probabilities.count("1.") == 2
+    assert decisions == "[ True  True]"

@@ -154,11 +154,12 @@ class Service:
             self._check_override(exchange, f"Version {version} is not the champion; to ask for another")
         if b"x-everloop-version" in headers:
             group = self._overridden(live, exchange, headers)
-        priority, seconds = v2.urgency(request.parameters)
-        if priority is not None:
-            prefer(exchange, priority)
-        if seconds is not None:
-            exchange.deadline = min(exchange.deadline, exchange.arrived + seconds)
+        if request.parameters:
+            priority, seconds = v2.urgency(request.parameters)
+            if priority is not None:
+                prefer(exchange, priority)
+            if seconds is not None:
+                exchange.deadline = min(exchange.deadline, exchange.arrived + seconds)
         rows = v2.rows(request, live)
         moment = self.channel.event_time(headers) if self.channel.asked(headers) else None
         at = None if moment is None else [moment] * len(rows)

@@ -1,8 +1,8 @@
 """The Open Inference Protocol V2: its tensors as rows, answers as its tensors. Knows nothing of HTTP, JSON or gRPC.
 
 A column is a tensor [n] or [n, 1], a tensor column [n, *shape]; or all columns of one kind come together as one tensor
-[n, k], named ``numbers``, ``integers`` or ``texts``. Outputs are ``id`` and ``version`` of each row and, by task,
-``decision`` and ``probability`` or ``value``.
+[n, k], named ``numbers``, ``integers`` or ``texts``. Outputs are ``id`` and ``version`` of each row, by task
+``decision`` and ``probability`` or ``value``, and ``variant`` while an experiment or a route runs.
 """
 
 from array import array
@@ -102,21 +102,21 @@ class Described:
         classes = list(dict.fromkeys((type(each), each) for signature in signatures for each in signature.classes))
         self.classes = tuple(class_name(each) for _, each in classes)
         """Of all that may answer, the champion's first: a version that knows fewer gives the others 0."""
-        self.outputs: list[tuple[str, str, list[int]]] = [("id", "BYTES", []), ("version", "INT64", [])]
+        self.outputs: dict[str, tuple[str, list[int]]] = {"id": ("BYTES", []), "version": ("INT64", [])}
+        """Name → datatype and the shape of a row."""
         if signatures[0].task == "regression":
-            self.outputs.append(("value", "FP64", []))
+            self.outputs["value"] = ("FP64", [])
         else:
-            self.outputs.append(("decision", _datatype([each for _, each in classes]), []))
-            self.outputs.append(("probability", "FP64", [len(classes)]))
+            self.outputs["decision"] = (_datatype([each for _, each in classes]), [])
+            self.outputs["probability"] = ("FP64", [len(classes)])
         if live.way is not None and live.way.named:
-            self.outputs.append(("variant", "BYTES", []))
+            self.outputs["variant"] = ("BYTES", [])
 
     def __call__(self, request: Request, live: Live) -> list[Row]:
         """The rows of a request. Raises RequestError naming the tensor and what is wrong with it."""
         for wanted in request.outputs:
-            if not any(wanted.name == name for name, _, _ in self.outputs):
-                known = ", ".join(name for name, _, _ in self.outputs)
-                raise RequestError(f"There is no output {quoted(wanted.name)}; outputs are {known}.")
+            if wanted.name not in self.outputs:
+                raise RequestError(f"There is no output {quoted(wanted.name)}; outputs are {', '.join(self.outputs)}.")
         if not request.inputs:
             raise RequestError('The request has no inputs; send "inputs" with a tensor for each column.')
         if self.whole is not None and len(request.inputs) == 1 and request.inputs[0].name == "numbers":
@@ -230,14 +230,14 @@ def metadata(name: str, live: Live) -> dict[str, Any]:
         ],
         "outputs": [
             {"name": name, "datatype": datatype, "shape": [-1, *shape]}
-            for name, datatype, shape in described(live).outputs
+            for name, (datatype, shape) in described(live).outputs.items()
         ],
     }
 
 
 def outputs(live: Live, answers: Sequence[Answer], wanted: Sequence[Wanted] = ()) -> list[Output]:
     """The tensors of the answers, in the order of ``wanted`` if it names any."""
-    known = {name: (datatype, shape) for name, datatype, shape in described(live).outputs}
+    known = described(live).outputs
     count = len(answers)
     made: list[Output] = []
     for name in [each.name for each in wanted] or list(known):
