@@ -57,7 +57,7 @@ class Queue(Generic[J]):
     """
 
     __slots__ = (
-        "_crowd", "_each", "_group", "_high", "_high_rows", "_last", "_limit", "_ordered", "_overhead", "_plain", "_rest",
+        "_crowd", "_each", "_group", "_high", "_high_rows", "_limit", "_ordered", "_overhead", "_plain", "_rest",
         "_roomy", "_runs", "_sequence", "_tight", "_tight_before", "_tight_until", "rows", "stretch", "taken",
         "until",
     )  # fmt: skip
@@ -69,8 +69,6 @@ class Queue(Generic[J]):
         self.stretch = 1.0
         self._plain: deque[J] = deque()
         """While everybody is of the normal class and each is due no earlier than the one before."""
-        self._last = GONE
-        """When the last one is due."""
         self._ordered = False
         self._high: list[Entry[J]] = []
         self._rest: list[Entry[J]] = []
@@ -95,17 +93,18 @@ class Queue(Generic[J]):
     def push(self, job: J, now: float) -> None:
         """Let a job wait. Raises RequestError (503, "deadline" or "queue_full") when that is of no use."""
         exchange = job.exchange
-        deadline = exchange.deadline
-        due = exchange.arrived + PATIENCE
-        if deadline < due:
-            due = deadline
-        if self._ordered or due < self._last or exchange.priority != NORMAL:
+        if self._ordered or exchange.priority != NORMAL:
             self._insert(job, now)
             return
         rows = self.rows + job.size
-        if deadline < NEVER or rows > self._roomy:
+        if exchange.deadline != NEVER:
+            last = self._plain[-1].exchange if self._plain else exchange
+            if exchange.deadline < last.deadline and _due(exchange) < _due(last):
+                self._insert(job, now)
+                return
             self._admit(job, rows - job.size, job.size, now)
-        self._last = due
+        elif rows > self._roomy:
+            self._admit(job, rows - job.size, job.size, now)
         self._plain.append(job)
         self.rows = rows
 
@@ -277,8 +276,6 @@ class Queue(Generic[J]):
         else:
             self.taken, lost = rows, 0
         self.rows -= self.taken + lost
-        if not plain:
-            self._last = GONE
 
     def _take_ordered(self, jobs: list[J], dropped: list[J], now: float) -> None:
         choice = _Choice(self, jobs, dropped, 0, now)
@@ -300,7 +297,6 @@ class Queue(Generic[J]):
         self._high_rows = sum(entry[2].size for entry in self._high) if self._high else 0
         if not self._high and not self._rest:
             self._ordered = False
-            self._last = GONE
 
 
 class _Choice(Generic[J]):
