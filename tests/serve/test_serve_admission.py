@@ -225,6 +225,23 @@ def test_one_hurried_client_does_not_halve_the_rate_of_the_rest() -> None:
     assert rows / model.cost.predict(rows) > 0.5 * 64 / model.cost.predict(64)
 
 
+def test_what_larger_batches_cost_is_learned_where_only_single_rows_were_seen() -> None:
+    """Everybody is in a hurry, and the line of a model that was warmed with one row makes two look twice as dear."""
+    queue, model = Queue[Job](), Group(CostLine())
+    for _ in range(3):
+        model.cost.observe(1, 0.0105)
+    sizes = []
+    for turn in range(20):
+        for _ in range(50):
+            queue.push(Job(Asked(float(turn), turn + 0.040), model), turn) if len(queue) < 2 else None
+            queue.push_all([Job(Asked(float(turn)), model)], turn)
+        jobs, _ = queue.take(float(turn))
+        model.cost.observe(len(jobs), 0.010 + 0.0005 * len(jobs))
+        sizes.append(len(jobs))
+    assert sizes[0] <= 2
+    assert sizes[-1] >= 20
+
+
 def test_jobs_of_two_releases_never_share_a_batch() -> None:
     for priority in (NORMAL, HIGH):
         queue, old, new = Queue[Job](), group(), group()

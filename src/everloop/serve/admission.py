@@ -35,12 +35,11 @@ TIGHT_SECONDS = 10.0
 """For one to two times so long the tightest budget that was given is remembered."""
 UNHURRIED = 0.5
 HURRIED = 0.98
-"""The share of the rate that a batch keeps when it is made smaller so that its first request is not late: half while
-one batch holds all that waits, nearly all of it when there is more."""
+"""The share of the rate that a batch keeps when it is made smaller so that its first request is not late: half for the
+high class and while one batch holds all that waits, nearly all of it when there is more."""
 SURE = 0.8
-STEP = 0.02
-"""``stretch`` is where so many of the runs end earlier; how fast it moves."""
-FIRST_RUNS = 10
+RUNS = 20
+"""``stretch`` is what so many of the last runs stayed below."""
 CROWDED, QUIETER, MOST_CROWDED = 1.03, 0.99, 4.0
 """How the outlook of all but the high class worsens with each batch that had to drop somebody, and gets better."""
 
@@ -57,8 +56,25 @@ class Queue(Generic[J]):
     """
 
     __slots__ = (
-        "_crowd", "_each", "_group", "_high", "_high_rows", "_limit", "_ordered", "_overhead", "_plain", "_rest",
-        "_roomy", "_runs", "_sequence", "_tight", "_tight_before", "_tight_until", "rows", "stretch", "taken",
+        "_crowd",
+        "_each",
+        "_group",
+        "_high",
+        "_high_rows",
+        "_limit",
+        "_ordered",
+        "_overhead",
+        "_plain",
+        "_ratios",
+        "_rest",
+        "_roomy",
+        "_sequence",
+        "_tight",
+        "_tight_before",
+        "_tight_until",
+        "rows",
+        "stretch",
+        "taken",
         "until",
     )  # fmt: skip
 
@@ -79,7 +95,7 @@ class Queue(Generic[J]):
         self._tight_until = 0.0
         self._roomy = 0
         """With fewer rows than this nobody without a deadline is refused."""
-        self._runs = 0
+        self._ratios: deque[float] = deque(maxlen=RUNS)
         self._crowd = 1.0
         """How much longer the others wait than what is before them takes: who overtakes them is yet to come."""
         self._group: Group | None = None
@@ -138,15 +154,10 @@ class Queue(Generic[J]):
     def ran(self, group: Group, rows: int, seconds: float) -> None:
         """A batch of so many rows took so long, from `take` to its end."""
         predicted = group.cost.overhead + group.cost.each * rows
-        if predicted <= 0.0:
-            return
-        if self._runs < FIRST_RUNS:
-            self._runs += 1
-            self.stretch += (seconds / predicted - self.stretch) / self._runs
-        elif seconds > predicted * self.stretch:
-            self.stretch *= 1.0 + STEP * SURE
-        else:
-            self.stretch *= 1.0 - STEP * (1.0 - SURE)
+        if predicted > 0.0:
+            ratios = self._ratios
+            ratios.append(seconds / predicted)
+            self.stretch = sorted(ratios)[int(len(ratios) * SURE)]
 
     def largest(self, group: Group, now: float) -> int:
         """The most rows of this group that go together."""
@@ -205,7 +216,7 @@ class Queue(Generic[J]):
         deadline = exchange.deadline
         if deadline == NEVER:
             return
-        all_rows = self.rows + rows
+        all_rows = self.rows + rows if exchange.priority != HIGH else ahead + rows  # its batch may be made smaller
         seconds = self.until - now if self.until > now else 0.0
         if all_rows <= self._limit:
             seconds += self._overhead + self._each * all_rows
@@ -249,7 +260,8 @@ class Queue(Generic[J]):
             half = max(min(self._tight, self._tight_before) / 2, SHORT_SECONDS)
             if overhead + each * limit > half:
                 # Never below half the rate that the largest batches reach: one hurried client must not stop the rest.
-                limit = max(1, int(max(half - overhead, overhead) / each))
+                # Two at the least: from batches of one nobody could ever learn what a larger one costs.
+                limit = min(limit, max(2, int(max(half - overhead, overhead) / each)))
         self._limit = limit
         run = overhead + each * limit
         self._roomy = min(WAITING_ROWS, int(WAITING_SECONDS * limit / run)) if run else WAITING_ROWS
@@ -360,7 +372,8 @@ class _Choice(Generic[J]):
         waiting = queue.rows - self.lost
         whole = min(waiting, self._limit)
         kept = fitting * (overhead + each * whole) / ((overhead + each * fitting) * whole)
-        if kept < (HURRIED if waiting > self._limit else UNHURRIED):
+        much = waiting > self._limit and job.exchange.priority != HIGH
+        if kept < (HURRIED if much else UNHURRIED):
             return False
         self._limit = int(fitting)
         self._predict()

@@ -15,9 +15,12 @@ REMEMBERED = 20
 """Runs that the mean of one size looks back on."""
 EARLY_RUNS = 64
 """So many runs are each followed by a fit; later every eighth is."""
-FIRST_SECONDS = 0.025
+FIRST_SECONDS, LONGEST_FIRST_SECONDS = 0.025, 0.1
 FIRST_ROWS = 16
-"""The first guess at the best size: what takes so long, but no fewer rows than these."""
+FIRST_RATE = 0.8
+"""The first guess at the best size: what takes so long; more where so much of the greatest rate would not be reached;
+but no fewer rows than these."""
+FIRST_LOOK_RUNS = 16
 SHORT_SECONDS = 0.010
 """Batches are not made smaller than what takes so long: there is nothing to win."""
 LOOKS = 5
@@ -56,7 +59,7 @@ class CostLine:
         self._looked: dict[int, list[float]] = {}
         """Seconds a row by size, of the comparison under way."""
         self._pause = LOOK_RUNS
-        self._look_at = LOOK_RUNS
+        self._look_at = FIRST_LOOK_RUNS
 
     def observe(self, rows: int, seconds: float) -> None:
         """Take in that ``rows`` took ``seconds``."""
@@ -99,8 +102,10 @@ class CostLine:
 
     def guess(self) -> None:
         """Set ``best`` from the line: called once, when the graph has been warmed."""
-        fitting = (FIRST_SECONDS - self.overhead) / max(self.each, 1e-9)
-        self.best = min(max(1 << max(int(fitting), 1).bit_length() - 1, FIRST_ROWS), LARGEST)
+        each = max(self.each, 1e-9)
+        rows = (FIRST_SECONDS - self.overhead) / each
+        wanted = min(FIRST_RATE / (1 - FIRST_RATE) * self.overhead, LONGEST_FIRST_SECONDS - self.overhead) / each
+        self.best = min(max(1 << max(int(rows), int(wanted), 1).bit_length() - 1, FIRST_ROWS), LARGEST)
 
     def size(self, waiting: int) -> int:
         """The most rows to take of so many that wait: ``best``, or now and then half or twice of it, to compare."""
