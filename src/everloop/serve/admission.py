@@ -1,6 +1,6 @@
 """Who waits, who goes next, who is turned away. Pure: time comes in, nothing runs. Knows nothing of models or sockets.
 
-The rule (Clockwork, OSDI 2020; Nexus, SOSP 2019; our simulation in tests/serve/test_serve_admission.py):
+The rule (Clockwork, OSDI 2020; Nexus, SOSP 2019; our simulation in tests/serve/test_serve_goodput.py):
 
 - The high class goes first; within a class the earliest deadline. What has no deadline stands in line as if it had
   one of a second, so that it never starves; the low class a second behind that.
@@ -42,7 +42,6 @@ RUNS = 20
 """``stretch`` is what so many of the last runs stayed below."""
 CROWDED, QUIETER, MOST_CROWDED = 1.03, 0.99, 4.0
 """How the outlook of all but the high class worsens with each batch that had to drop somebody, and gets better."""
-
 
 J = TypeVar("J", bound=Job)
 Entry = tuple[float, int, J]
@@ -166,7 +165,7 @@ class Queue(Generic[J]):
 
     def seconds(self, now: float) -> float:
         """How long until all that waits now has run, as predicted."""
-        return max(self.until - now, 0.0) + self._through(self.rows, self.rows)
+        return max(self.until - now, 0.0) + (self._through(self.rows, self.rows) if self.rows else 0.0)
 
     # Coming in
 

@@ -18,7 +18,8 @@ from everloop.serve.waiting import Group, Job
 
 INLINE_SECONDS = 0.001
 DEFERRED_ROWS = 20_000
-"""Above this work that was deferred, but must be done, no longer waits for a quiet moment."""
+DEFERRED_SECONDS = 10.0
+"""Above this deferred work is left out, or where it must be done no longer waits for a quiet moment (the rows)."""
 
 J = TypeVar("J", bound=Job)
 B = TypeVar("B")
@@ -69,6 +70,11 @@ class Batcher(Generic[J, B]):
     def waiting(self) -> int:
         """The rows that wait."""
         return self.queue.rows
+
+    @property
+    def waiting_seconds(self) -> float:
+        """How long until they all have run, as predicted."""
+        return self.queue.seconds(perf_counter())
 
     def submit(self, job: J) -> None:
         """Raises RequestError (503) when it would be late or too much waits."""

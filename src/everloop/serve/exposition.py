@@ -64,6 +64,7 @@ def _add(page: Exposition, service: Service) -> None:
         page.add(metric, "counter", words, [(name, value)])
     gauges: list[tuple[str, str, float]] = [
         ("everloop_waiting_rows", "Rows that wait to be run.", predictor.batcher.waiting),
+        ("everloop_waiting_seconds", "When they will have run, as predicted.", predictor.batcher.waiting_seconds),
         ("everloop_release_revision", "The revision that is served.", follower.revision),
         (
             "everloop_log_trouble",

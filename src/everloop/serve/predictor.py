@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from everloop.errors import RequestError
-from everloop.serve.batch import DEFERRED_ROWS, Batcher
+from everloop.serve.batch import DEFERRED_ROWS, DEFERRED_SECONDS, Batcher
 from everloop.serve.jobs import Collector, encode, split
 from everloop.serve.jobs import Form as Form
 from everloop.serve.jobs import PredictionJob as PredictionJob
@@ -314,7 +314,9 @@ class Predictor:
 
     def _defer_shadow(self, batch: Batch) -> None:
         replay = batch.jobs[0].at is not None
-        if self.batcher.deferred > DEFERRED_ROWS and not replay:
+        cost = (batch.live.challenger or batch.live.champion).model.cost
+        deferred = self.batcher.deferred
+        if not replay and (deferred > DEFERRED_ROWS or cost.predict(deferred) > DEFERRED_SECONDS):
             self.shadow_skipped += len(batch.rows)
             return
         shadow = Batch(batch.live, [], batch.ids, batch.rows, batch.at)

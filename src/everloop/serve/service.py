@@ -236,6 +236,8 @@ class Service:
             "refused": self.follower.refusals,
             "errors": self.predictor.errors,
             "waiting_rows": self.predictor.batcher.waiting,
+            "waiting_seconds": round(self.predictor.batcher.waiting_seconds, 3),
+            "cost": self._cost(),
             "shadow_waiting_rows": self.predictor.batcher.deferred,
             "shadow_skipped_rows": self.predictor.shadow_skipped,
             "log": {
@@ -248,6 +250,18 @@ class Service:
                 "refused": self.outcomes_refused,
                 "trouble": str(self.outcome_log.writer.trouble) if self.outcome_log.writer.trouble else None,
             },
+        }
+
+    def _cost(self) -> dict[str, float] | None:
+        """What the champion's runs cost, and how much longer a batch takes than the graph."""
+        if self.predictor.live is None:
+            return None
+        cost = self.predictor.live.cost
+        return {
+            "overhead_ms": round(cost.overhead * 1e3, 4),
+            "row_ms": round(cost.each * 1e3, 5),
+            "best_rows": cost.best,
+            "stretch": round(self.predictor.batcher.queue.stretch, 2),
         }
 
     def close(self) -> None:
