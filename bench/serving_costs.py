@@ -14,8 +14,8 @@ from bench.rows import Row, parser, show
 
 from everloop.serve import keys
 from everloop.serve.access import AccessLog
+from everloop.serve.exchange import Exchange
 from everloop.serve.gate import Gate
-from everloop.serve.http import Exchange
 from everloop.serve.keys import Keyring
 from everloop.serve.limits import Usage
 from everloop.serve.settings import Cors, Limits, ServerSettings

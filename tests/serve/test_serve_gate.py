@@ -12,8 +12,9 @@ import pytest
 from everloop.errors import NotFound, SpecError, StoreError
 from everloop.serve import keys, urgency
 from everloop.serve.application import Application
+from everloop.serve.exchange import Exchange
 from everloop.serve.gate import Gate, network
-from everloop.serve.http import Connection, Exchange
+from everloop.serve.http import Connection
 from everloop.serve.keys import Keyring, Priority
 from everloop.serve.settings import Cors, Limits, ServerSettings, encode
 from everloop.serve.urgency import HIGH, LOW, NORMAL

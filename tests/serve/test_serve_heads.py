@@ -9,7 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from everloop.errors import RequestError
 from everloop.serve import heads, http
+from everloop.serve.exchange import Exchange, Observer
 from everloop.testing.serving import Client, ServedHome, signature_of
 
 
@@ -33,14 +35,17 @@ class Kept:
         self.draining = False
         self.tick = 0
         self.bounds = http.Bounds()
-        self.observer: http.Observer | None = None
+        self.observer: Observer | None = None
         self.refused: dict[tuple[int, str], int] = {}
         self.connections: set[http.Connection] = set()
         self.asked: list[tuple[bytes, bytes, dict[bytes, bytes], bytes]] = []
 
-    def handle(self, exchange: http.Exchange, method: bytes, url: bytes, headers: http.Headers, body: bytes) -> None:
+    def handle(self, exchange: Exchange, method: bytes, url: bytes, headers: heads.Headers, body: bytes) -> None:
         self.asked.append((method, url, dict(headers), body))
         exchange.finish(200, body)
+
+    def turned_away(self, exchange: Exchange, headers: heads.Headers) -> RequestError | None:
+        return None
 
 
 class Written:

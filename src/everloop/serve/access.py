@@ -14,8 +14,8 @@ from typing import Any
 
 import msgspec
 
+from everloop.serve.exchange import Exchange
 from everloop.serve.gate import peer_of
-from everloop.serve.http import Exchange
 from everloop.serve.journal import say
 from everloop.store.files import write_all
 

@@ -9,8 +9,10 @@ import msgspec
 
 from everloop.errors import RequestError
 from everloop.serve import urgency, v2_routes
+from everloop.serve.exchange import Exchange, Observer
 from everloop.serve.exposition import exposition
-from everloop.serve.http import Bounds, Connection, Exchange, Headers, Observer
+from everloop.serve.heads import Headers
+from everloop.serve.http import Bounds, Connection
 from everloop.serve.journal import say
 from everloop.serve.metrics import CONTENT_TYPE
 from everloop.serve.paths import plain_path

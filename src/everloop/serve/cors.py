@@ -1,6 +1,7 @@
 """Lets pages of declared origins ask from a browser (CORS). Knows nothing of keys or paths."""
 
-from everloop.serve.http import Exchange, Headers
+from everloop.serve.exchange import Exchange
+from everloop.serve.heads import Headers
 from everloop.serve.settings import Cors
 
 EXPOSED = b"x-request-id, retry-after, ratelimit, ratelimit-policy"

@@ -13,12 +13,14 @@ from typing import Any, Protocol
 
 from everloop.errors import RequestError
 from everloop.serve.cors import CrossOrigin
-from everloop.serve.http import HIGH, NORMAL, Exchange, Headers, Observer
+from everloop.serve.exchange import Exchange, Observer
+from everloop.serve.heads import Headers
 from everloop.serve.keys import PRIORITIES, Keyring, StoredKey, refusal_of
 from everloop.serve.limits import Allowance, Usage, name_of
 from everloop.serve.paths import Place, place_of
 from everloop.serve.rates import Rate, quota
 from everloop.serve.settings import ServerSettings, is_loopback
+from everloop.serve.urgency import HIGH, NORMAL
 
 FOREVER = float("inf")
 REMEMBERED = 4096

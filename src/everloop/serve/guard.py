@@ -6,8 +6,8 @@ from typing import Any, Protocol
 from everloop.errors import SpecError, StoreError
 from everloop.serve import keys
 from everloop.serve.access import AccessLog
+from everloop.serve.exchange import Exchange, Observer
 from everloop.serve.gate import Gate
-from everloop.serve.http import Exchange, Observer
 from everloop.serve.journal import say
 from everloop.serve.keys import KeyFile, Keyring
 from everloop.serve.limits import Usage

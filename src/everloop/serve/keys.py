@@ -18,8 +18,8 @@ from typing import Literal, get_args
 import msgspec
 
 from everloop.errors import NotFound, RequestError, SpecError, StoreError
-from everloop.serve.http import HIGH, LOW, NORMAL
 from everloop.serve.rates import Rate, quota
+from everloop.serve.urgency import HIGH, LOW, NORMAL
 from everloop.store.files import write_atomically
 from everloop.store.home import Home
 

@@ -7,7 +7,7 @@ write history.
 import hmac
 
 from everloop.errors import RequestError
-from everloop.serve.http import Headers
+from everloop.serve.heads import Headers
 
 TOKEN = b"x-everloop-replay"
 EVENT_TIME = b"x-everloop-event-time"

@@ -10,8 +10,9 @@ import msgspec
 
 from everloop.errors import RequestError, StoreError, StoreFull
 from everloop.serve import v2, v2_body
+from everloop.serve.exchange import Exchange
 from everloop.serve.follow import Follower
-from everloop.serve.http import Exchange, Headers
+from everloop.serve.heads import Headers
 from everloop.serve.instants import reader as instant_reader
 from everloop.serve.live import Answer, Live
 from everloop.serve.loading import Allowance

@@ -14,7 +14,8 @@ from random import Random
 from typing import Any
 
 from everloop.errors import SpecError
-from everloop.serve.http import Exchange, Headers
+from everloop.serve.exchange import Exchange
+from everloop.serve.heads import Headers
 from everloop.serve.journal import say
 from everloop.serve.paths import place_of, plain_path
 

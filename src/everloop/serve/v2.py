@@ -14,9 +14,9 @@ import msgspec
 
 from everloop.errors import RequestError
 from everloop.records import ColumnType
-from everloop.serve.http import HIGH
 from everloop.serve.live import Answer, Classified, Live, class_name
 from everloop.serve.rows import KINDS, NAN, Row
+from everloop.serve.urgency import HIGH
 from everloop.serve.v2_values import (
     FLOATING,
     LENGTH,

@@ -8,7 +8,8 @@ import msgspec
 from everloop import __version__
 from everloop.errors import RequestError
 from everloop.serve import v2
-from everloop.serve.http import Exchange, Headers
+from everloop.serve.exchange import Exchange
+from everloop.serve.heads import Headers
 from everloop.serve.service import Service
 
 Handler = Callable[[Exchange, Headers, bytes], None]
