@@ -60,9 +60,9 @@ def test_keys_limits_and_request_ids_hold_for_calls(tmp_path: Path) -> None:
                 asked.infer("made", sent, headers={"x-api-key": secret})
             assert refused.value.status() == "StatusCode.RESOURCE_EXHAUSTED"
         with grpc.insecure_channel(f"127.0.0.1:{server.grpc_port}") as opened:
+            request = grpc_messages.message("ModelInferRequest")().SerializeToString()
+            metadata = [("x-api-key", secret), ("x-request-id", "my-1")]
             with pytest.raises(grpc.RpcError) as told:
-                request = grpc_messages.message("ModelInferRequest")().SerializeToString()
-                metadata = [("x-api-key", secret), ("x-request-id", "my-1")]
                 opened.unary_unary(INFER)(request, timeout=30, metadata=metadata)
             trailers = dict(told.value.trailing_metadata())
             assert trailers["x-request-id"] == "my-1"
