@@ -14,6 +14,7 @@ EverloopError
 │   ├── ParityError        the graph and the trainer disagree
 │   └── PackageTampered    a byte, a digest or the signature does not match
 ├── ServeError             the server cannot do what was asked
+│   ├── CannotListen       the address is taken, not allowed or not here
 │   └── RequestError       a client's mistake: becomes a 4xx
 ├── ReleaseError           a release cannot be changed as asked
 │   └── ReleaseConflict    somebody else changed it first
@@ -82,6 +83,10 @@ class PackageTampered(PackageError):
 
 class ServeError(EverloopError):
     exit_code = 7
+
+
+class CannotListen(ServeError):
+    pass
 
 
 class RequestError(ServeError):

@@ -12,7 +12,8 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from everloop.errors import StoreFull
+from everloop.errors import CannotListen, StoreFull
+from everloop.loop.installation import install_all
 from everloop.loop.server import ServingProcess
 from everloop.loop.up import Upkeep
 from everloop.serve.settings import ServerSettings, encode, read
@@ -25,17 +26,17 @@ PATIENCE = 60.0
 class Kept:
     """One upkeep in a thread of this process."""
 
-    def __init__(self, loop: SmallLoop, *, port: int = 0) -> None:
+    def __init__(self, loop: SmallLoop, *, port: int = 0, processes: int = 1) -> None:
         self.said: list[str] = []
         self.told: list[str] = []
         self.stop = threading.Event()
         self.failed: BaseException | None = None
-        self.installation = loop.install()
+        self.installations = install_all(loop.file)
         self.upkeep = Upkeep(
-            self.installation,
+            self.installations,
             host="127.0.0.1",
             port=port,
-            processes=1,
+            processes=processes,
             every=timedelta(milliseconds=50),
             told=lambda decision: self.told.append(decision.action),
             said=self.said.append,
@@ -69,15 +70,18 @@ class Kept:
 
 
 @contextmanager
-def kept(loop: SmallLoop, *, port: int = 0, prepared: Callable[[Kept], None] = lambda each: None) -> Iterator[Kept]:
-    each = Kept(loop, port=port)
+def kept(
+    loop: SmallLoop, *, port: int = 0, processes: int = 1, prepared: Callable[[Kept], None] = lambda each: None
+) -> Iterator[Kept]:
+    each = Kept(loop, port=port, processes=processes)
     prepared(each)
     each.thread.start()
     try:
         yield each
     finally:
         each.end()
-        each.installation.close()
+        for installation in each.installations:
+            installation.close()
 
 
 @pytest.fixture(autouse=True)
@@ -124,8 +128,8 @@ def test_what_fails_is_said_and_the_server_serves_all_the_same(turned: SmallLoop
         raise StoreFull("No space is left.")
 
     def prepared(up: Kept) -> None:
-        up.upkeep._controller.look = full  # type: ignore[method-assign,assignment]
-        up.upkeep._controller.take_in = full  # type: ignore[method-assign,assignment]
+        up.upkeep.turning[0].controller.look = full  # type: ignore[method-assign,assignment]
+        up.upkeep.turning[0].controller.take_in = full  # type: ignore[method-assign,assignment]
 
     with kept(turned, prepared=prepared) as up:
         up.serves()
@@ -141,7 +145,7 @@ def test_an_error_that_nobody_thought_of_leaves_the_server_to_the_next_controlle
         def broken() -> None:
             raise RuntimeError("nobody thought of this")
 
-        up.upkeep._controller.look = broken  # type: ignore[method-assign,assignment]
+        up.upkeep.turning[0].controller.look = broken  # type: ignore[method-assign,assignment]
         up.until(lambda: not up.thread.is_alive())
     assert isinstance(up.failed, RuntimeError)
     assert servers(turned) == [server]
@@ -201,6 +205,50 @@ def test_several_processes_on_one_port_are_one_server(turned: SmallLoop) -> None
         assert found.pid == server.pid, "the one that leads the others"
         assert len(servers(turned)) == 3
         found.stop()
+    assert servers(turned) == []
+
+
+def test_a_server_left_in_one_process_drains_before_one_of_two_takes_its_place(turned: SmallLoop) -> None:
+    left = ServingProcess.start(Home(turned.home), [turned.name])
+    with kept(turned, port=left.port, processes=2) as up:
+        assert f":{left.port}/" in up.serves()
+        assert up.heard(f"the server left on port {left.port} drains")
+        assert up.heard("in 2 processes")
+        assert not left.alive()
+        assert len(servers(turned)) == 3
+
+
+def test_a_port_that_another_has_ends_it_at_once_with_one_error(turned: SmallLoop) -> None:
+    import socket
+
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        with kept(turned, port=taken.getsockname()[1]) as up:
+            up.until(lambda: not up.thread.is_alive())
+        assert isinstance(up.failed, CannotListen)
+        assert up.said == []
+        ended = turned.command("up", str(turned.file), "--port", str(taken.getsockname()[1]))
+    assert ended.code == 7
+    assert ended.err.splitlines()[-1].startswith("CannotListen: Cannot listen on 127.0.0.1:")
+    assert "Traceback" not in ended.err
+    assert servers(turned) == []
+
+
+def test_two_loops_of_one_file_are_kept_by_one_controller_with_one_server(turned: SmallLoop) -> None:
+    text = turned.file.read_text()
+    second = text[text.index("loop = el.Loop") :].replace("loop = ", "other = ", 1).replace('"parcels"', '"boxes"', 1)
+    turned.file.write_text(f"{text}\n\n{second}")
+    with kept(turned) as up:
+        up.serves()
+        up.until(lambda: up.told.count("released") == 1)  # parcels was released before
+        (server,) = servers(turned)
+        told = Home(turned.home).servers / f"{server}.json"
+        up.until(lambda: json.loads(told.read_bytes())["loops"] == {"parcels": 1, "boxes": 1})
+        assert up.heard("boxes: no version yet: the first turn starts now")
+        assert not up.heard("parcels: no version yet")
+        assert len([line for line in up.said if "serving on" in line]) == 2
+    assert up.failed is None
     assert servers(turned) == []
 
 

@@ -22,7 +22,7 @@ from everloop.loop import trial
 from everloop.loop.controller import Controller
 from everloop.loop.environment import Environment
 from everloop.loop.events import Asked
-from everloop.loop.installation import Installation, chosen, install, label_facts
+from everloop.loop.installation import Installation, chosen, install, install_all, label_facts
 from everloop.loop.preload import modules
 from everloop.loop.publish import publish
 from everloop.loop.turn import plain
@@ -142,7 +142,7 @@ def _refuse_undecided(installation: Installation) -> None:
 def up(
     path: Path, *, loop: str | None, environment: str | None, host: str | None, port: int | None, every: float
 ) -> None:
-    installation = install(path, name=loop, environment=environment)
+    installations = install_all(path, name=loop, environment=environment)
     console = Console(soft_wrap=True, highlight=False)
     stop = threading.Event()
 
@@ -153,14 +153,15 @@ def up(
         signal.signal(each, asked_to_stop)
 
     def told(decision: Decision) -> None:
+        whose = f"{decision.loop}: " if len(installations) > 1 else ""
         version = f" v{decision.version}" if decision.version is not None else ""
-        console.print(f"{when(decision.at)}  {decision.action}{version}  {decision.because}", markup=False)
+        console.print(f"{when(decision.at)}  {whose}{decision.action}{version}  {decision.because}", markup=False)
 
-    settings = installation.environment
+    settings = installations[0].environment
     try:
         settings.serve.check_open(host or settings.host)
         upkeep = Upkeep(
-            installation,
+            installations,
             host=host or settings.host,
             port=settings.port if port is None else port,
             processes=settings.processes,
@@ -170,4 +171,5 @@ def up(
         )
         upkeep.run(stop)
     finally:
-        installation.close()
+        for installation in installations:
+            installation.close()

@@ -3,7 +3,7 @@
 import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from everloop.errors import SpecError
 from everloop.serve.settings import ServerSettings
@@ -21,7 +21,8 @@ class Environment:
     """A database address such as postgresql+psycopg://…; None: SQLite in the home."""
     host: str = "127.0.0.1"
     port: int = 8700
-    processes: int = 1
+    processes: int | Literal["auto"] = 1
+    """That share the port; "auto": one for each core."""
     serve: ServerSettings = field(default_factory=ServerSettings)
     """How the server guards itself; files in it are whole paths."""
 
@@ -52,7 +53,12 @@ class Environment:
         unknown = sorted(set(table) - KNOWN)
         if unknown:
             raise SpecError(f"{path.name}: [{name}] has {', '.join(unknown)}; known are {', '.join(sorted(KNOWN))}.")
-        for key, kind in (("port", int), ("processes", int), ("home", str), ("ledger", str), ("host", str)):
+        processes = table.get("processes", 1)
+        if processes != "auto" and (not isinstance(processes, int) or isinstance(processes, bool) or processes < 1):
+            raise SpecError(
+                f'{path.name}: {name}.processes is {processes!r}; write a whole number from 1 up, or "auto".'
+            )
+        for key, kind in (("port", int), ("home", str), ("ledger", str), ("host", str)):
             if key in table and not isinstance(table[key], kind):
                 raise SpecError(f"{path.name}: {name}.{key} is {table[key]!r}; write a {kind.__name__}.")
         settings = {key: table[key] for key in ("ledger", "host", "port", "processes") if key in table}

@@ -97,6 +97,21 @@ def install(
     )
 
 
+def install_all(path: Path, *, name: str | None = None, environment: str | None = None) -> list[Installation]:
+    """Open every loop that ``path`` declares, or the one of that name: all in one home. Raises as `install` does."""
+    declaration = load(path)
+    names = [each.name for each in declaration.loops] if name is None else [chosen(declaration, name).name]
+    opened: list[Installation] = []
+    try:
+        for each in names:
+            opened.append(install(path, name=each, environment=environment))
+    except BaseException:
+        for installation in opened:
+            installation.close()
+        raise
+    return opened
+
+
 def _found(loop: Loop, folder: Path, home: Home) -> tuple[Mapping[str, ColumnType], LabelFacts | None]:
     """Columns and labels as the source has them now, or as it had them when this declaration was last opened.
 

@@ -214,7 +214,7 @@ class Replay:
             with (
                 self._timing("server"),
                 ServingProcess.start(
-                    self.installation.home, [self.installation.name], token=token, seed=self._plan.seed
+                    self.installation.home, [self.installation.name], token=token, seed=self._plan.seed, bound=True
                 ) as server,
             ):
                 self._seconds["server"] = time.perf_counter() - begin - sum(self._seconds.values())

@@ -11,17 +11,20 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Literal
 
 import psutil
 
-from everloop.errors import ServeError, SpecError
+from everloop.errors import CannotListen, ServeError, SpecError
+from everloop.serve.cores import cores
 from everloop.serve.settings import ServerSettings, encode, read
+from everloop.serve.sockets import DRAIN_SECONDS, cannot_listen, listen
 from everloop.store.files import write_atomically
 from everloop.store.home import Home
 
 TOKEN_VARIABLE = "EVERLOOP_REPLAY_TOKEN"
 POLL_SECONDS = 0.005
+STOP_SECONDS = DRAIN_SECONDS + 10.0
 
 
 class ServingProcess:
@@ -41,15 +44,17 @@ class ServingProcess:
         *,
         host: str = "127.0.0.1",
         port: int = 0,
-        processes: int = 1,
+        processes: int | Literal["auto"] = 1,
         token: str | None = None,
         seed: int | None = None,
         settings: ServerSettings | None = None,
+        bound: bool = False,
         patience: float = 30.0,
     ) -> ServingProcess:
         """Start and return once it listens. Raises ServeError with the server's own last words if it does not.
 
-        Raises SpecError, and starts nothing, when ``host`` can be reached by others without a key.
+        ``bound``: it ends with this process, however that ends. Raises CannotListen when the address cannot be had;
+        SpecError, and starts nothing, when ``host`` can be reached by others without a key.
         """
         (settings or ServerSettings()).check_open(host)
         command = [
@@ -65,11 +70,13 @@ class ServingProcess:
         ]
         for loop in loops:
             command += ["--loop", loop]
-        if processes > 1:
+        if processes != 1:
             command += ["--processes", str(processes)]
         if settings is not None:
             hand_over(settings, home)
             command += ["--settings", str(home.settings)]
+        if bound:
+            command += ["--parent", str(os.getpid())]
         if seed is not None:
             command += ["--seed", str(seed)]
         environment = dict(os.environ)
@@ -92,7 +99,10 @@ class ServingProcess:
 
     @classmethod
     def find(cls, home: Home, loops: Sequence[str]) -> ServingProcess | None:
-        """A server of this home and these loops that runs already: one that a killed controller left behind."""
+        """A server of this home and these loops that runs already: one that a killed controller left behind.
+
+        It may listen elsewhere than is wanted now, and in more or fewer processes: `serves_as` says.
+        """
         for file in sorted(home.servers.glob("*.json")):
             process = _server(file, home)
             if process is None:
@@ -100,12 +110,18 @@ class ServingProcess:
                 continue
             server = cls(process, home)
             status = server.status()
-            # Of several processes on one port the supervisor is the server; the others are its children.
-            led = process.ppid() in _told(home)
-            if not led and status.get("ready") and set(loops) == set(status.get("loops", {})):
+            # Of several processes on one port the supervisor is the server, and they end when it does.
+            if status.get("leader") is None and status.get("ready") and set(loops) == set(status.get("loops", {})):
                 server.port = int(status["port"])
                 return server
         return None
+
+    def serves_as(self, host: str, port: int, processes: int | Literal["auto"]) -> bool:
+        """Whether it listens there (port 0: anywhere) in so many processes."""
+        status = self.status()
+        wanted = len(cores()) if processes == "auto" else processes
+        found = len(status.get("processes", [self.pid]))
+        return status.get("host", host) == host and port in (0, status.get("port")) and found == wanted
 
     @property
     def pid(self) -> int:
@@ -138,6 +154,8 @@ class ServingProcess:
         while not reached(self.status()):
             if not self.alive():
                 code = getattr(self._process, "returncode", "a code that only its parent knew")
+                if code == CannotListen.exit_code:
+                    raise CannotListen(self.last_words(1))
                 raise ServeError(f"The server ended with {code} before it could {what}: {self.last_words()}")
             if time.monotonic() > deadline:
                 raise ServeError(f"The server did not {what} within {patience:g} s: {self.last_words()}")
@@ -151,8 +169,8 @@ class ServingProcess:
         except FileNotFoundError:
             return "it said nothing"
 
-    def stop(self, *, patience: float = 10.0) -> None:
-        """Drain and end; by force after ``patience`` seconds."""
+    def stop(self, *, patience: float = STOP_SECONDS) -> None:
+        """Drain and end; by force after ``patience`` seconds, longer than the server gives itself."""
         if not self.alive():
             return
         group = os.getpgid(self.pid)
@@ -172,6 +190,14 @@ class ServingProcess:
         self.stop()
 
 
+def check_address(host: str, port: int) -> None:
+    """Raises CannotListen when nobody could listen there now."""
+    try:
+        listen(host, port, share_port=False).close()
+    except (OSError, OverflowError) as error:
+        raise CannotListen(cannot_listen(host, port, error)) from None
+
+
 def hand_over(settings: ServerSettings, home: Home) -> None:
     """Write the settings where servers of this home follow them; an unchanged file is left alone."""
     data = encode(settings)
@@ -189,10 +215,6 @@ def handed_over(home: Home) -> ServerSettings:
         return read(home.settings)
     except SpecError:
         return ServerSettings()
-
-
-def _told(home: Home) -> set[int]:
-    return {int(file.stem) for file in home.servers.glob("*.json") if file.stem.isdigit()}
 
 
 def _server(file: Path, home: Home) -> psutil.Process | None:

@@ -10,7 +10,19 @@ import msgspec
 from everloop.errors import SpecError
 from everloop.serve import settings
 from everloop.serve.ahead import Ahead
+from everloop.serve.cores import cores, keep_on
 from everloop.store.home import Home
+
+AUTO = 0
+"""As many processes as there are cores."""
+
+
+def _processes(text: str) -> int:
+    if text == "auto":
+        return AUTO
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"it is {text!r}; write a whole number from 1 up, or auto")
+    return int(text)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -22,21 +34,29 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--grpc-port", type=int, help="also listen for gRPC there (0: a free one); needs everloop[grpc]"
     )
-    parser.add_argument("--processes", type=int, default=1, help="processes that share the port")
+    parser.add_argument(
+        "--processes", type=_processes, default=1, help='processes that share the port; "auto": one for each core'
+    )
     parser.add_argument("--replay-token-env", help="the environment variable with the token of the replay channel")
     parser.add_argument("--seed", type=int, help="makes the draw of arms repeatable")
-    parser.add_argument("--share-port", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--parent", type=int, help="end when the process with this number does")
+    # What a supervisor gives to each of its processes: its number, how many they are, where to listen, which core.
+    for name in ("--leader", "--of", "--listen-on", "--channel", "--core"):
+        parser.add_argument(name, type=int, help=argparse.SUPPRESS)
     parser.add_argument("--settings", type=Path, help="keys, limits, TLS and the rest, as JSON; `up` writes it")
     parser.add_argument(
         "--open-to-the-world", action="store_true", help="serve a host that others reach without asking for a key"
     )
     given = parser.parse_args(arguments)
+    processes = len(cores()) if given.processes == AUTO else given.processes
+    if given.core is not None:
+        keep_on(given.core)
     try:
         server = settings.read(given.settings) if given.settings is not None else settings.ServerSettings()
         if given.open_to_the_world:
             server = msgspec.structs.replace(server, open_to_the_world=settings.OPEN)
         server.check_open(given.host)
-        if server.tls is not None and given.processes > 1:
+        if server.tls is not None and processes > 1:
             from everloop.serve.tls import Certificate
 
             Certificate(server.tls)  # here it is said once, not by each process that would end of it
@@ -45,11 +65,11 @@ def main(arguments: list[str] | None = None) -> int:
         return error.exit_code
     if given.grpc_port is None:
         given.grpc_port = server.grpc_port
-    if given.processes > 1:
+    if processes > 1:
         # Loaded only here: one process needs none of it.
         from everloop.serve.supervisor import supervise
 
-        return supervise(given, sys.argv[1:] if arguments is None else arguments)
+        return supervise(given, sys.argv[1:] if arguments is None else arguments, processes)
     home, loops = Home(given.home), tuple(dict.fromkeys(given.loop))
     ahead = Ahead(home, loops)
     # Loaded only now, half of the time that a start takes: meanwhile the packages are read.
@@ -63,8 +83,12 @@ def main(arguments: list[str] | None = None) -> int:
             port=given.port,
             replay_token=token_from(given.replay_token_env, list(os.environ.items())),
             seed=given.seed,
-            share_port=given.share_port,
             grpc_port=given.grpc_port,
+            listen_on=given.listen_on,
+            channel=given.channel,
+            leader=given.leader,
+            processes=given.of or 1,
+            parent=given.parent if given.leader is None else given.leader,
             server=server,
             server_file=given.settings,
             open_to_the_world=given.open_to_the_world,

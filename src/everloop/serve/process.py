@@ -5,6 +5,7 @@ import gc
 import importlib
 import os
 import signal
+import socket
 import sys
 import time
 from collections.abc import Sequence
@@ -25,23 +26,26 @@ from everloop.serve.journal import say
 from everloop.serve.loading import Allowance, Loader
 from everloop.serve.memory import trim
 from everloop.serve.notify import Notify
+from everloop.serve.parent import Parent
 from everloop.serve.replay import Channel
 from everloop.serve.service import Service
 from everloop.serve.settings import ServerSettings, overriding
-from everloop.serve.sockets import BACKLOG, DRAIN_SECONDS, allow_files, listen
+from everloop.serve.sockets import BACKLOG, DRAIN_SECONDS, GIVE, REPLACED, allow_files, cannot_listen, listen
 from everloop.serve.tls import HANDSHAKE_SECONDS
 from everloop.store.files import write_atomically
 from everloop.store.home import Home
 
 POLL_SECONDS = 0.05
 """How often the files are looked at where the kernel does not say that one has changed."""
+LEAVE_SECONDS = 1.0
+"""How long a process that is replaced waits for clients to ask once more, so that it can tell them to come again."""
 SWITCH_SECONDS = 0.0005
 """How long the worker thread may wait for the interpreter when the loop is busy: Python's own 5 ms is a long batch."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """Where to serve what. ``seed`` makes the draw of arms repeatable; ``share_port``: others listen there too."""
+    """Where to serve what. ``seed`` makes the draw of arms repeatable."""
 
     home: Home
     loops: tuple[str, ...]
@@ -49,9 +53,18 @@ class Settings:
     port: int = 0
     replay_token: bytes | None = None
     seed: int | None = None
-    share_port: bool = False
     grpc_port: int | None = None
     """None: no gRPC. 0: a free one."""
+    listen_on: int | None = None
+    """The number of a bound socket that a supervisor gave to this process; None: bind one."""
+    channel: int | None = None
+    """The number of the socket over which it asks for that one again, to give it to the next process."""
+    leader: int | None = None
+    """The number of that supervisor."""
+    processes: int = 1
+    """How many serve the same port."""
+    parent: int | None = None
+    """End when the process with this number does."""
     server: ServerSettings = field(default_factory=ServerSettings)
     server_file: Path | None = None
     """Where those came from: read again when it changes."""
@@ -82,7 +95,8 @@ class Process:
             package_bytes=server.package_bytes, model_bytes=server.model_bytes, load_seconds=server.load_seconds
         )
         self.services = [
-            Service(settings.home, name, self.loop, channel, random, tag, allowance) for name in settings.loops
+            Service(settings.home, name, self.loop, channel, random, tag, allowance, settings.processes)
+            for name in settings.loops
         ]
         for service in self.services:
             service.may_override = overriding(server, settings.host)
@@ -113,6 +127,8 @@ class Process:
         self._file = settings.home.servers / f"{os.getpid()}.json"
         self._stopping = asyncio.Event()
         self._notify = Notify()
+        self._replaced = False
+        self._parent = Parent(settings.parent) if settings.parent is not None else None
 
     def run(self) -> int:
         """Serve until SIGTERM or SIGINT; then answer what is in flight, write the logs to their end and return 0."""
@@ -135,7 +151,7 @@ class Process:
     async def _main(self) -> None:
         for service in self.services:
             service.follower.start(self.settings.ahead)
-        sock = listen(self.settings.host, self.settings.port, share_port=self.settings.share_port)
+        sock = self._socket()
         self._port = sock.getsockname()[1]
         certificate = self.guard.certificate
         self._server = await self.loop.create_server(
@@ -148,9 +164,17 @@ class Process:
         if self.settings.grpc_port is not None:
             self._grpc = grpc_server(self.application, self.settings)
             await self._grpc.start(self.settings.host, self.settings.grpc_port)
+        if self.settings.channel is not None:
+            channel = socket.socket(fileno=self.settings.channel)
+            channel.set_inheritable(False)
+            self.loop.add_reader(channel, self._give, channel, sock)
         allow_files(self.settings.server.connections)
         for number in (signal.SIGTERM, signal.SIGINT):
             self.loop.add_signal_handler(number, self._stopping.set)
+        self.loop.add_signal_handler(REPLACED, self._leave)
+        self.loop.add_signal_handler(
+            signal.SIGHUP, say, "no rolling restart of one process: restart it, or run several"
+        )
         gc.collect()
         trim()
         sys.setswitchinterval(SWITCH_SECONDS)
@@ -162,6 +186,34 @@ class Process:
         await self._stopping.wait()
         await self._drain()
 
+    def _socket(self) -> socket.socket:
+        given = self.settings.listen_on
+        if given is None:
+            return listen(self.settings.host, self.settings.port, share_port=False)
+        sock = socket.socket(fileno=given)
+        sock.set_inheritable(False)
+        sock.setblocking(False)
+        return sock
+
+    def _give(self, channel: socket.socket, listening: socket.socket) -> None:
+        """The next process takes over the socket, with the connections that wait in it."""
+        if channel.recv(len(GIVE)) == GIVE:
+            socket.send_fds(channel, [GIVE], [listening.fileno()])
+        else:  # the other end is closed
+            self.loop.remove_reader(channel)
+
+    def _leave(self) -> None:
+        """Another process has this one's place and takes what comes from now on."""
+        self._replaced = True
+        self._stopping.set()
+
+    def _outlived(self) -> None:
+        """Nobody is left for whom this process runs."""
+        assert self._parent is not None
+        if self._parent.gone and not self._stopping.is_set():
+            say("the process for which this one runs has ended", pid=os.getpid(), parent=self._parent.pid)
+            self._stopping.set()
+
     def _watch(self) -> None:
         """From now on look at the files when the kernel says that one has changed; often, where it does not say."""
         home, given = self.settings.home, self.settings.server_file
@@ -171,6 +223,8 @@ class Process:
         else:
             self._poll()
         self._look()  # at what changed while nobody watched
+        if self._parent is not None and self._parent.descriptor >= 0:
+            self.loop.add_reader(self._parent.descriptor, self._outlived)
 
     def _changed(self) -> None:
         self._notify.clear()
@@ -197,14 +251,18 @@ class Process:
         for connection in list(application.connections):
             connection.look_at_time()
         self._look()  # a network file system changes without a word
+        if self._parent is not None:
+            self._outlived()
         self.loop.call_later(application.bounds.tick_seconds, self._tick)
 
     def _tell(self) -> None:
         """Write ``home/servers/<pid>.json``: what others may know of this process."""
         content = {
             "pid": os.getpid(),
+            "host": self.settings.host,
             "port": self._port,
             "grpc_port": self._grpc and self._grpc.port,
+            "leader": self.settings.leader,
             "loops": {service.name: service.follower.revision for service in self.services},
             "problems": {s.name: s.follower.problem for s in self.services if s.follower.problem is not None},
             "ready": self._server is not None and not self._stopping.is_set(),
@@ -221,6 +279,11 @@ class Process:
         self._tell()
         self._server.close()
         calls = self._grpc and self.loop.create_task(self._grpc.stop(DRAIN_SECONDS))
+        if self._replaced:
+            # A client that keeps its connection may be writing at this moment: each answer tells it to come again.
+            end = self.loop.time() + LEAVE_SECONDS
+            while self.application.connections and self.loop.time() < end:
+                await asyncio.sleep(0.01)
         for connection in list(self.application.connections):
             connection.end()
         end = self.loop.time() + DRAIN_SECONDS
@@ -243,7 +306,7 @@ def grpc_server(application: Application, settings: Settings) -> Any:
         raise ServeError(
             f"gRPC needs a library that is not here ({error.name}): pip install 'everloop[grpc]'."
         ) from None
-    return module.GrpcServer(application, share_port=settings.share_port, tls=settings.server.tls)
+    return module.GrpcServer(application, share_port=settings.leader is not None, tls=settings.server.tls)
 
 
 def serve(settings: Settings) -> int:
@@ -253,11 +316,8 @@ def serve(settings: Settings) -> int:
     except EverloopError as error:
         print(error, file=sys.stderr)
         return error.exit_code
-    except OSError as error:
-        print(
-            f"Cannot listen on {settings.host}:{settings.port}: {error.strerror}. Choose another --port or --host.",
-            file=sys.stderr,
-        )
+    except (OSError, OverflowError) as error:
+        print(cannot_listen(settings.host, settings.port, error), file=sys.stderr)
         return 7
 
 

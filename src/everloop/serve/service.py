@@ -49,14 +49,14 @@ class Service:
 
     def __init__(
         self, home: Home, name: str, loop: asyncio.AbstractEventLoop, channel: Channel, random: Random, tag: str,
-        allowance: Allowance,
+        allowance: Allowance, processes: int = 1,
     ) -> None:  # fmt: skip
         self.name = name
         self.channel = channel
         self.log = PredictionLog(home.segments(name), f"{tag}-p")
         self.outcome_log = OutcomeLog(home.segments(name), f"{tag}-o")
         self.predictor = Predictor(loop, self.log, random)
-        self.follower = Follower(home, name, self._switch, allowance=allowance)
+        self.follower = Follower(home, name, self._switch, allowance=allowance, processes=processes)
         self.outcomes_taken = 0
         self.outcomes_refused = 0
         self.may_override: Callable[[Any], bool] = lambda caller: False

@@ -1,12 +1,17 @@
 """Binds where a server listens and sees to the files that connections need. Knows nothing of what is served."""
 
 import resource
+import signal
 import socket
 
 from everloop.serve.journal import say
 
 BACKLOG = 1024
 OTHER_FILES = 256
+GIVE = b"?"
+"""Asks a process, over its channel, for the socket on which it listens."""
+REPLACED = signal.SIGUSR2
+"""Tells a process that another one has its place: it finishes what it has, and ends."""
 DRAIN_SECONDS = 20.0
 """How long what is in flight may take when a process ends. Whoever ends one waits longer than this."""
 
@@ -37,3 +42,8 @@ def allow_files(connections: int) -> None:
             resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
         if most < wanted:
             say("few files", connections=connections, files=most, remedy="raise the limit of open files (ulimit -n)")
+
+
+def cannot_listen(host: str, port: int | str, error: OSError | OverflowError) -> str:
+    because = getattr(error, "strerror", None) or str(error)
+    return f"Cannot listen on {host}:{port}: {because}. Choose another --port or --host."

@@ -292,7 +292,7 @@ class ServerProcess:
 
     def __init__(self, served: ServedHome, arguments: Sequence[str], token: str | None, before: str | None) -> None:
         self._served = served
-        given = ["--home", str(served.home.root), "--loop", served.loop, *arguments]
+        given = ["--home", str(served.home.root), "--loop", served.loop, "--parent", str(os.getpid()), *arguments]
         environment = dict(os.environ)
         if token is not None:
             environment["EVERLOOP_TEST_TOKEN"] = token
