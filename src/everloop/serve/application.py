@@ -96,7 +96,7 @@ class Application:
                 and headers[b"content-encoding"].lower() != b"identity"
             ):
                 raise RequestError("Send the body as it is, without a content-encoding.", status=415)
-            if urgency.DEADLINE in headers or urgency.PRIORITY in headers:
+            if exchange.urgent:
                 urgency.read(exchange, headers)
             handler(exchange, headers, body)
         except RequestError as error:

@@ -76,6 +76,8 @@ class Exchange:
     """When the model began and ended, for a request that is traced."""
     plain = False
     """None of the headers that make a request special is there (everloop.serve.heads)."""
+    urgent = True
+    """A deadline or a class may be among the headers."""
     response: bytes | None = None
     close = False
     bare = False

@@ -9,6 +9,8 @@ import re
 from collections.abc import Set
 from itertools import islice
 
+from everloop.serve.urgency import DEADLINE, PRIORITY
+
 Headers = dict[bytes, bytes]
 
 KNOWN_HEADS = 512
@@ -23,6 +25,7 @@ SPECIAL: Set[bytes] = frozenset(
     {b"content-encoding", b"x-everloop-event-time", b"x-everloop-replay", b"x-everloop-version", b"x-prediction-id"}
 )
 """What makes a prediction another one than the body alone says."""
+URGENT: Set[bytes] = frozenset({DEADLINE, PRIORITY})
 plain = re.compile(rb"[!-~]{1,128}").fullmatch
 """A value that any parser reads as it stands."""
 
@@ -31,10 +34,11 @@ class Head:
     """All that comes before a body, as the parser took it apart. ``length``: of the body.
 
     ``cut``: the names of varying headers whose values were taken out of the bytes and are not in ``headers``; ``at``:
-    where, when there is one. ``plain``: none of the headers in `SPECIAL` is there.
+    where, when there is one. ``plain``: none of the headers in `SPECIAL` is there; ``urgent``: one of those in
+    `URGENT` is.
     """
 
-    __slots__ = ("at", "cut", "headers", "length", "method", "plain", "url")
+    __slots__ = ("at", "cut", "headers", "length", "method", "plain", "urgent", "url")
 
     def __init__(self, method: bytes, url: bytes, headers: Headers, length: int) -> None:
         self.method = method
@@ -44,6 +48,7 @@ class Head:
         self.cut: tuple[bytes, ...] = ()
         self.at = 0
         self.plain = SPECIAL.isdisjoint(headers)
+        self.urgent = not URGENT.isdisjoint(headers)
 
 
 Place = tuple[int, int, int]

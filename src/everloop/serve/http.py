@@ -234,12 +234,14 @@ class Connection(asyncio.Protocol):
             head, headers, self._near = found
             end = self._near[0]
             whole = end + head.length
-            if whole > len(data):
+            if whole == len(data):
+                body, data = data[end:], b""
+            elif whole > len(data):
                 return data
-            body = data[end:whole]
-            data = data[whole:]
+            else:
+                body, data = data[end:whole], data[whole:]
             exchange = Exchange(self, head.method, head.url)
-            exchange.plain = head.plain
+            exchange.plain, exchange.urgent = head.plain, head.urgent
             self._queue.append(exchange)
             self.application.handle(exchange, head.method, head.url, headers, body)
             if self._ended:
