@@ -279,5 +279,11 @@ def memory(process: int) -> int:
         return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
+def most_memory(process: int) -> int:
+    """The most bytes that were ever resident."""
+    with open(f"/proc/{process}/status", "rb") as file:  # noqa: PTH123
+        return next(int(line.split()[1]) * 1024 for line in file if line.startswith(b"VmHWM"))
+
+
 def descriptors(process: int) -> int:
     return len(os.listdir(f"/proc/{process}/fd"))  # noqa: PTH208

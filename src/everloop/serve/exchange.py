@@ -25,6 +25,7 @@ OK_BEGINS = [OK_LINES % length for length in range(2048)]
 OK_HEADS = [begin + b"\r\n" for begin in OK_BEGINS]
 """The head of a good answer by the length of its body: put together once, not at each answer."""
 JSON = b"application/json"
+MESSAGE_LENGTH = 2_000
 
 
 class Answering(Protocol):
@@ -130,4 +131,6 @@ class Exchange:
         refused[counted] = refused.get(counted, 0) + 1
         if status in (429, 503):
             extra += b"retry-after: %d\r\n" % max(1, ceil(retry_after or 1))
+        if len(message) > MESSAGE_LENGTH:  # a name in it may be as long as a body
+            message = message[:MESSAGE_LENGTH] + "…"
         self.finish(status, msgspec.json.encode({"error": message}), JSON, extra)

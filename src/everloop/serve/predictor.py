@@ -10,7 +10,6 @@ from random import Random
 import numpy as np
 from numpy.typing import NDArray
 
-from everloop.errors import RequestError
 from everloop.serve.batch import DEFERRED_ROWS, DEFERRED_SECONDS, Batcher
 from everloop.serve.jobs import Collector, encode, split
 from everloop.serve.jobs import Form as Form
@@ -20,11 +19,10 @@ from everloop.serve.jobs import one as one
 from everloop.serve.live import Answer, Live, Meter, Part
 from everloop.serve.log import PredictionLog
 from everloop.serve.metrics import ROWS, Histogram
-from everloop.serve.rows import Row
+from everloop.serve.rows import REQUEST_ROWS, Row, too_many
 from everloop.serve.traffic import gathered, picked
 from everloop.serve.urgency import GONE, NEVER
 
-REQUEST_ROWS = 20_000
 ALONE = 1.5
 """A request is given at least so many times what it takes by itself, whatever the release promises."""
 MOST_PIECES = 1000
@@ -107,7 +105,7 @@ class Predictor:
         if size == 1:
             self.batcher.submit(job)
         elif size > REQUEST_ROWS:
-            raise RequestError(f"{size} rows in one request; send at most {REQUEST_ROWS}.", status=413)
+            raise too_many(size)
         elif size > (largest := self.batcher.largest(live)):
             self.batcher.submit_all(split(job, max(largest, 2, size // MOST_PIECES)))
         elif size:

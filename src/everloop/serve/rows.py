@@ -41,6 +41,9 @@ KINDS: dict[str, tuple[ColumnType, ...]] = {
     "texts": ("text",),
 }
 MOST_PROBLEMS = 8
+REQUEST_ROWS = 20_000
+CROWDED = 2 * REQUEST_ROWS
+"""A shorter body cannot hold more rows."""
 
 
 class Column(msgspec.Struct, frozen=True):
@@ -137,6 +140,8 @@ class Reader:
 
     def read(self, body: bytes) -> tuple[list[Row], bool]:
         """The rows of a body and whether it was an array. Raises RequestError naming column, value and type."""
+        if len(body) > CROWDED and body.count(b"{") > REQUEST_ROWS:
+            _few_enough(body)
         try:
             found = self._decode(body)
         except (ValueError, RecursionError) as error:
@@ -294,7 +299,30 @@ def _moment(name: str, value: Any, read: Callable[[str], int], number: int, rows
         raise RequestError(_wrong(name, value, str(error), number, rows)) from None
 
 
+class _Nothing(msgspec.Struct, gc=False):
+    """Of an object, that it is one."""
+
+
+_counted: Callable[[bytes], list[_Nothing]] = msgspec.json.Decoder(list[_Nothing]).decode
+
+
+def _few_enough(body: bytes) -> None:
+    """Refuse more rows than a request may have before each is an object of its own: 12 MB of "{}," would take 900."""
+    try:
+        count = len(_counted(body))
+    except (ValueError, RecursionError):
+        return  # not rows at all, or a text full of brackets: whoever reads it says so
+    if count > REQUEST_ROWS:
+        raise too_many(count)
+
+
+def too_many(rows: int) -> RequestError:
+    return RequestError(f"{rows} rows in one request; send at most {REQUEST_ROWS}.", status=413)
+
+
 def _parsed(body: bytes) -> Any:
+    if len(body) > CROWDED and body.count(b"{") + body.count(b"[") > 2 * REQUEST_ROWS:
+        raise RequestError("The body is not JSON of rows: an object with named columns, or an array of such objects.")
     try:
         return msgspec.json.decode(body)
     except (ValueError, RecursionError) as error:
