@@ -18,12 +18,13 @@ from everloop.spec.metric import Accuracy, LogLoss
 from everloop.spec.retrain import AnyOf, Degraded, Drift, Rows, Trigger
 from everloop.spec.rollout import Canary
 from everloop.store.lake import Lake
-from everloop.watch.drift import PREDICTION, Window, observe
+from everloop.watch.drift import PREDICTION, observe
 from everloop.watch.fold import fold
 from everloop.watch.labels import Truth
 from everloop.watch.look import Champion, Seen, Watched, WatchState, begin, look
 from everloop.watch.recent import Recent
 from everloop.watch.triggers import Fired, fired
+from everloop.watch.windows import Window
 
 START = datetime(2024, 1, 1, tzinfo=UTC)
 TRUTH = Truth(column="late", delay=td(days=3), task="binary", classes=(0, 1))
@@ -218,9 +219,9 @@ def test_too_few_rows_make_a_longer_window(service: Service, lake: Lake, signatu
     watch.days(service, [0, 1])
     for day in range(2, 10):
         watch.look(service, day)
-    assert list(watch.state.drift.closed) == []
+    assert list(next(iter(watch.state.drifts.values())).closed) == []
     watch.days(service, [10])
-    window = watch.state.drift.closed[-1]
+    window = next(iter(watch.state.drifts.values())).closed[-1]
     assert window.until - window.since == td(days=11)
 
 

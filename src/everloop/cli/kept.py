@@ -25,6 +25,7 @@ from everloop.loop.events import Asked
 from everloop.loop.installation import Installation, reopen
 from everloop.loop.outcomes import read_outcomes, report
 from everloop.loop.publish import publish
+from everloop.loop.signals import drift_state
 from everloop.loop.turn import plain
 from everloop.records import Batch, Release, Version
 from everloop.store import packages
@@ -54,16 +55,22 @@ def status(home: Path, *, loop: str | None, as_json: bool) -> None:
             newest = decisions.of(connection, each.name, newest=8)
             known = version_ledger.of(connection, each.name)
             under_way = runs.under_way(connection, each.name)
+        watched = drift_state(each)
         value = {
             "loop": each.name,
             "release": plain(release),
             "versions": len(known),
             "runs": [plain(run) for run in under_way],
             "decisions": [plain(decision) for decision in newest],
+            "drift": watched,
         }
 
         def people(console: Console) -> None:
             console.print(f"[bold]{each.name}[/bold]: {serving(release)}")
+            for one in watched:
+                console.print(f"drift, windows of {one['window']}: limits {one['limits']}", markup=False)
+                for alarm in one["alarms"]:
+                    console.print(f"  {alarm}", markup=False)
             for run in under_way:
                 because = f" ({run.because})" if run.because else ""
                 console.print(f"run {run.id}: {run.status}{because}", markup=False)

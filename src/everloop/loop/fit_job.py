@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 import polars as pl
@@ -24,6 +24,7 @@ from everloop.errors import TrainError
 from everloop.loop.functions import binder
 from everloop.measure import encode as encoding
 from everloop.measure import profile as profiles
+from everloop.measure import season
 from everloop.measure.metrics import score as measure_score
 from everloop.package.build import build, columns_of
 from everloop.package.predict import Predictor
@@ -31,6 +32,7 @@ from everloop.package.threshold import choose
 from everloop.records import Candidate, ColumnType, InputColumn, Signature, Snapshot, encode
 from everloop.spec import codec
 from everloop.spec.resolve import LabelFacts, Resolved, resolve
+from everloop.spec.retrain import Drift, leaves
 from everloop.spec.rollout import Canary
 from everloop.spec.train import Train
 from everloop.store.home import Home
@@ -265,7 +267,13 @@ def profile_of(
     said = answers[:, resolved.positive or 0]
     own = profiles.build(columns, types=types)
     beside = profiles.build({PREDICTION: said})
-    return profiles.Profile(rows=own.rows, columns={**own.columns, **beside.columns})
+    whole = profiles.Profile(rows=own.rows, columns={**own.columns, **beside.columns})
+    times = rows["_event_time"].dt.epoch("us").to_numpy()
+    declared = {each.season for each in leaves(resolved.loop.retrain) if isinstance(each, Drift)} - {"none", "detect"}
+    wanted: season.Season | Literal["detect"] = (
+        "detect" if len(declared) != 1 else "week" if "week" in declared else "day"
+    )
+    return season.seasonal(whole, {**columns, PREDICTION: said}, times, season=wanted)
 
 
 def leave(

@@ -21,7 +21,7 @@ from everloop.spec.rollout import Canary
 from everloop.store import packages
 from everloop.store.lake import OUTCOMES, RAW
 from everloop.store.ledger import releases, snapshots, versions, watermarks
-from everloop.watch import fold, triggers
+from everloop.watch import drift, fold, triggers
 from everloop.watch.labels import Truth
 from everloop.watch.look import Champion, Seen, Watched, WatchState, begin, look
 
@@ -39,6 +39,17 @@ class Found:
     before: Any
     """What was remembered when the look began, as plain JSON."""
     after: WatchState
+
+
+def drift_state(installation: Installation) -> list[dict[str, Any]]:
+    """Each drift trigger's windows and limits as they were at the last look; empty before the first."""
+    with installation.ledger.read() as connection:
+        kept = watermarks.get(connection, installation.name, MEMORY)
+    if not kept:
+        return []
+    state = msgspec.convert(kept, WatchState, str_keys=True)
+    declared = [each for _, each in triggers.placed(installation.loop.retrain) if isinstance(each, Drift)] or [Drift()]
+    return [drift.described(each, state.drifts[repr(each)]) for each in declared if repr(each) in state.drifts]
 
 
 class Watcher:
@@ -128,7 +139,7 @@ class Watcher:
             state,
             retrain=repr(trigger),
             triggers=replace(before, began=before.looked, used=used),
-            drift=replace(state.drift, compared=None, found={}),
+            began=before.looked,
         )
 
     def _shadow_margin(self, champion: Champion | None) -> float | None:
@@ -179,4 +190,5 @@ class Watcher:
             test_rows=snapshot.test_rows,
             signature=opened.manifest.signature,
             profile=profiles.from_json(opened.files["profile.json"]),
+            trained_until=snapshot.to if each.loop.window.refit else snapshot.test_from,
         )

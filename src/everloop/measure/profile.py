@@ -47,6 +47,8 @@ class ColumnProfile:
     other: int = 0
     """Categories: rows with a value that is not among ``values``."""
     distinct: int = 0
+    slots: tuple[tuple[int, ...], ...] = ()
+    """Of each slot of the profile's season: rows per bin, or per listed value with all others last."""
 
     @property
     def present(self) -> int:
@@ -59,6 +61,8 @@ class Profile:
 
     rows: int
     columns: dict[str, ColumnProfile]
+    season: Literal["", "day", "week"] = ""
+    """What ``slots`` are: hours of the day (24) or of the week (168, from Monday), in UTC. Made by `measure.season`."""
 
 
 def build(
@@ -192,6 +196,8 @@ class ColumnComparison:
     new: float
     """Categories: share with a value that the reference does not list."""
     reference_new: float
+    total: int = 0
+    """Rows now, missing ones among them."""
 
 
 def compare(reference: Profile, current: Profile) -> tuple[ColumnComparison, ...]:
@@ -206,8 +212,9 @@ def compare(reference: Profile, current: Profile) -> tuple[ColumnComparison, ...
 def _compare(name: str, before: ColumnProfile, now: ColumnProfile) -> ColumnComparison:
     if before.kind == "number":
         then, present = np.array(before.counts, dtype=np.float64), _counts_in(now, before.edges)
+        # A reference that was made for a season has bins alone: then the distance is that at the edges.
+        distance = ks(before.quantiles, now.quantiles) if before.quantiles else _ks_of_bins(then, present)
         then, present = _merged(then, present, now.present)
-        distance = ks(before.quantiles, now.quantiles)
         new = reference_new = 0.0
     else:
         found = dict(zip(now.values, now.value_counts, strict=True))
@@ -232,7 +239,32 @@ def _compare(name: str, before: ColumnProfile, now: ColumnProfile) -> ColumnComp
         reference_missing=before.missing / max(before.rows, 1),
         new=new,
         reference_new=reference_new,
+        total=now.rows,
     )
+
+
+def places(values: NDArray[Any], column: ColumnProfile) -> NDArray[np.int64]:
+    """The bin or the place among ``column.values`` of each row (other: after the last), −1 where missing."""
+    if column.kind == "number":
+        number = values.astype(np.float64)
+        absent = values == MISSING_INTEGER if values.dtype == np.int64 else ~np.isfinite(number)
+        found = np.searchsorted(np.array(column.edges), number, side="left")
+        return np.where(absent, -1, found).astype(np.int64)
+    place = {value: index for index, value in enumerate(column.values)}
+    other = len(place)
+    if values.dtype == np.int64 or values.dtype == np.bool_:
+        yes, no = place.get("true", other), place.get("false", other)
+        return np.where(values == MISSING_INTEGER, -1, np.where(values != 0, yes, no)).astype(np.int64)
+    return np.array(
+        [-1 if each is None or each == MISSING_TEXT else place.get(each, other) for each in values.tolist()],
+        dtype=np.int64,
+    )
+
+
+def _ks_of_bins(then: NDArray[np.float64], now: NDArray[np.float64]) -> float:
+    if not then.sum() or not now.sum():
+        return 0.0
+    return float(np.max(np.abs(np.cumsum(then) / then.sum() - np.cumsum(now) / now.sum())))
 
 
 def _counts_in(now: ColumnProfile, edges: tuple[float, ...]) -> NDArray[np.float64]:

@@ -316,7 +316,19 @@ def _trigger(trigger: Trigger) -> str:
             return f"every {_span(trigger.period)}{zone}{missed}"
         case Drift():
             which = " or ".join(trigger.columns) if trigger.columns else "any column that the features read"
-            return f"when {which} drifts from the training rows (about one false alarm in {_span(trigger.false_alarm_every)})"
+            rows = isinstance(trigger.window, int)
+            window = f"{trigger.window:,} requests" if rows else _span(trigger.window)  # type: ignore[arg-type]
+            looked = "" if trigger.window == timedelta(days=7) else f", {window} at a time"
+            habits = {
+                "detect": "",
+                "day": " of the same hours",
+                "week": " of the same hours and weekdays",
+                "none": " of all hours",
+            }[trigger.season]
+            return (
+                f"when {which} drifts from the training rows{habits}{looked} "
+                f"(about one false alarm in {_span(trigger.false_alarm_every)})"
+            )
         case Degraded():
             over = f" over {_span(trigger.over)}" if trigger.over else ""
             return f"when the score on matured labels{over} is {trigger.by:g} worse than what the champion once reached"

@@ -31,13 +31,24 @@ class Every:
         known_zone(self.time_zone, "Every.time_zone")
 
 
+LEAST_WINDOW = 300
+"""Rows of the smallest window: thirty for each of ten bins."""
+
+
 @taught
 @dataclass(frozen=True, kw_only=True)
 class Drift:
-    """When inputs (all, or ``columns``) have moved away from the champion's training rows, with an alarm budget."""
+    """When inputs (all, or ``columns``) have moved away from the champion's training rows, with an alarm budget.
+
+    ``window``: how long, or how many rows, are looked at together. ``season``: what a window is held against, "day" for
+    training rows of the same hours, "week" for those of the same hours of the same weekdays, "detect" for what the
+    training rows show, "none" for all of them.
+    """
 
     columns: tuple[str, ...] | None = None
     false_alarm_every: timedelta = timedelta(days=90)
+    window: timedelta | int = timedelta(days=7)
+    season: Literal["detect", "day", "week", "none"] = "detect"
 
     if TYPE_CHECKING:  # the short forms that people write
 
@@ -46,6 +57,8 @@ class Drift:
             *,
             columns: str | Sequence[str] | None = None,
             false_alarm_every: timedelta = timedelta(days=90),
+            window: timedelta | int = timedelta(days=7),
+            season: Literal["detect", "day", "week", "none"] = "detect",
         ) -> None: ...
 
     def __post_init__(self) -> None:
@@ -56,6 +69,13 @@ class Drift:
         if self.columns is not None and len(set(self.columns)) < len(self.columns):
             raise SpecError(f"Drift.columns is {self.columns}; name each column once.")
         positive(self.false_alarm_every, "Drift.false_alarm_every", example="timedelta(days=90)")
+        if isinstance(self.window, timedelta):
+            if not timedelta(minutes=1) <= self.window <= timedelta(days=366):
+                raise SpecError(f"Drift.window is {self.window}; write a minute to a year, such as timedelta(days=1).")
+        elif self.window < LEAST_WINDOW:
+            raise SpecError(
+                f"Drift.window is {self.window} rows; write at least {LEAST_WINDOW}: fewer say nothing of a distribution."
+            )
 
 
 @taught

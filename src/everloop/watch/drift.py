@@ -1,13 +1,13 @@
 """Do requests still look like the rows the champion learned from? Windows of requests against its profile.
 
-A window is a whole week, because weekdays differ by nature, and longer where a week brings too few rows. Two windows
-running must agree. The limits come from an alarm budget (``measure.drift``) and allow for columns that clump: the rain
-of a day is one draw, however many rows of that day carry it. Knows no triggers.
+A window is a whole week unless the declaration says otherwise, because weekdays differ by nature, and longer where it
+brings too few rows. Two windows running must agree. The limits come from an alarm budget (``measure.drift``): from the
+loop's own quiet windows as soon as there are 28 days of them (``watch.history``), before that from formulas that allow
+for columns that clump: the rain of a day is one draw, however many rows of that day carry it. Knows no triggers.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
@@ -19,19 +19,18 @@ import polars as pl
 
 from everloop.measure import drift as measure
 from everloop.measure import profile as profiles
-from everloop.measure.profile import ColumnProfile, Profile
+from everloop.measure import season
+from everloop.measure.calibration import Calibration
+from everloop.measure.drift import Signal
+from everloop.measure.profile import Profile, places
 from everloop.records import MISSING_INTEGER, Signature
 from everloop.spec.retrain import Drift
-from everloop.store.lake import PREDICTIONS, Lake, moment
-from everloop.watch import fold
+from everloop.store.lake import PREDICTIONS, Lake
+from everloop.watch import fold, history, windows
+from everloop.watch.history import History
 from everloop.watch.recent import newest
+from everloop.watch.windows import Window, inside
 
-WINDOW = timedelta(days=7)
-STEP = timedelta(days=1)
-LEAST_ROWS = 300
-"""Thirty rows for each of ten bins."""
-LIVE = ["champion", "challenger", "experiment", "route"]
-"""The arms of requests that came from the world, once each: not shadows, fallbacks or what testers sent."""
 MOST_ROWS = 50_000
 """More rows than this tell a distribution no better; a fixed sample of them is taken."""
 PREDICTION = "(prediction)"
@@ -46,6 +45,7 @@ class DriftedColumn:
     size: float
     limit: float
     because: str
+    calibrated: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,51 +60,123 @@ class Drifted:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Window:
-    since: datetime
-    until: datetime
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class DriftState:
-    """Where the present window began, the two last full ones, and the largest distance in the newest."""
+    """Of one trigger: where the present window began, the two last full ones, what was seen in the newest."""
 
     opened: datetime
     closed: tuple[Window, ...] = ()
+    signals: tuple[Signal, ...] = ()
+    """Of the newest of them, against the profile of the version ``compared``."""
     largest: float = 0.0
     column: str | None = None
     compared: int | None = None
     """The version whose profile the closed windows were last held against."""
-    found: dict[str, Drifted] = field(default_factory=dict)
-    """Place of a trigger in the declaration → what they said then; holds until the next window closes."""
+    season: str = ""
+    """The season of that profile, if it is allowed for."""
+    found: Drifted | None = None
+    """What the last two windows said; holds until the next window closes."""
+    history: History = field(default_factory=History)
+    calibration: Calibration | None = None
 
 
-def close_windows(lake: Lake, state: DriftState, now: datetime) -> DriftState:
-    """Close every window that is full by ``now``. Costs nothing between two closings."""
-    opened, closed = state.opened, list(state.closed)
-    while now - opened >= WINDOW:
-        until = opened + WINDOW
-        count = _count(lake, opened, until)
-        while count < LEAST_ROWS and until + STEP <= now:
-            until += STEP
-            count = _count(lake, opened, until)
-        if count < LEAST_ROWS:
-            break
-        closed.append(Window(since=opened, until=until))
-        opened = until
-    if opened == state.opened:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Against:
+    """Whom requests are held against: the champion's number, columns and profile."""
+
+    version: int
+    signature: Signature
+    profile: Profile
+    trained_until: datetime | None = None
+    """Windows that began before are its own training rows in part, and no evidence of how restless columns are."""
+
+
+def advance(lake: Lake, trigger: Drift, state: DriftState, against: Against, now: datetime) -> DriftState:
+    """Close every window that is full by ``now``, and say what each two running say. Costs the new rows alone."""
+    fresh = windows.closed(lake, state.opened, trigger.window, now)
+    changed = state.compared != against.version
+    if not fresh and not (changed and state.closed):
         return state
-    return replace(state, opened=opened, closed=tuple(closed[-2:]), compared=None)
+    reference = against.profile
+    if trigger.season == "none" or (trigger.season != "detect" and trigger.season != reference.season):
+        reference = replace(reference, season="")
+    seen = state.signals
+    rows = 0
+
+    def measured(window: Window) -> tuple[Signal, ...]:
+        nonlocal rows, state
+        observed = observe(lake, window, against.signature, reference, champion=against.version)
+        rows = observed.profile.rows
+        found = signals_of(reference, observed, trigger)
+        moved = [each for each in found if each.kind == "distribution"]
+        top = max(moved, key=lambda each: each.psi, default=None)
+        state = replace(state, largest=top.psi if top else 0.0, column=top.column if top else None)
+        return found
+
+    kept = state.history
+    if state.season != reference.season:
+        kept = History()  # Numbers against another kind of reference say nothing of these.
+    if changed:
+        kept = history.answered(kept)
+        here = [measured(each) for each in state.closed]
+        state = replace(state, found=None)
+        if len(here) == 2:
+            state = replace(state, found=_said(trigger, state, here[0], here[1], state.closed, rows))
+        seen = here[-1] if here else ()
+    raised: Drifted | None = None
+    for window in fresh:
+        following = measured(window)
+        both = (*state.closed, window)[-2:]
+        said = _said(trigger, state, seen, following, both, rows) if len(both) == 2 else None
+        raised = said if said is not None and (said.columns or raised is None or not raised.columns) else raised
+        if against.trained_until is None or window.since >= against.trained_until:
+            alarmed = said is not None and bool(said.columns)
+            days = len(kept.days)
+            kept = history.added(
+                kept, window, following, seen, alarmed=alarmed, false_alarm_every=trigger.false_alarm_every
+            )
+            if len(kept.days) != days or not state.calibration:
+                made = history.calibrated(kept, false_alarm_every=trigger.false_alarm_every)
+                state = replace(state, calibration=made)
+        seen = following
+        state = replace(state, closed=both, opened=window.until)
+    return replace(
+        state,
+        signals=seen,
+        history=kept,
+        compared=against.version,
+        season=reference.season,
+        found=raised if fresh and raised is not None else state.found,
+    )
 
 
-def _inside(since: datetime, until: datetime) -> pl.Expr:
-    # Each live request once: whoever failed, its request came.
-    return pl.col("at").is_between(moment(since), moment(until), closed="left") & pl.col("arm").is_in(LIVE)
-
-
-def _count(lake: Lake, since: datetime, until: datetime) -> int:
-    inside = newest(lake, PREDICTIONS, since=since, columns=["at"], where=_inside(since, until))
-    return int(inside.select(pl.len()).collect().item())
+def _said(
+    trigger: Drift,
+    state: DriftState,
+    before: Sequence[Signal],
+    now: Sequence[Signal],
+    both: Sequence[Window],
+    rows: int,
+) -> Drifted:
+    """What two windows running say about one trigger."""
+    per_day = timedelta(days=1) / max(both[-1].until - both[-1].since, timedelta(microseconds=1))
+    # Not the root of it for each of the two: without a history nobody knows how much the two resemble each other.
+    chance = measure.false_alarm_chance(trigger.false_alarm_every, per_day, max(len(now), 1))
+    return Drifted(
+        columns=tuple(
+            DriftedColumn(
+                column=alarm.column,
+                measure=alarm.signal,
+                size=alarm.value,
+                limit=alarm.limit,
+                because=alarm.because,
+                calibrated=alarm.calibrated,
+            )
+            for alarm in measure.in_both(before, now, chance, state.calibration)
+        ),
+        since=both[0].since,
+        until=both[-1].until,
+        rows=rows,
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,6 +186,8 @@ class Observed:
     profile: Profile
     values: dict[str, float]
     missing: dict[str, float]
+    weights: npt.NDArray[np.float64]
+    """Rows in each slot of the reference's season."""
 
 
 def observe(
@@ -121,15 +195,15 @@ def observe(
 ) -> Observed:
     """Read a window. With ``champion`` its answers too, where the reference holds some."""
     known = list(lake.schema(PREDICTIONS))
-    inside = _inside(window.since, window.until)
-    rows = newest(lake, PREDICTIONS, since=window.since, columns=known, where=inside).collect()
+    chosen = inside(window.since, window.until)
+    rows = newest(lake, PREDICTIONS, since=window.since, columns=known, where=chosen).collect()
     if len(rows) > MOST_ROWS:
         rows = rows.sort("at", "id").sample(MOST_ROWS, seed=0)
     types = {each.name: each.type for each in signature.inputs}
     columns = {name: array_of(series) for name, series in fold.inputs(rows, signature.inputs).items()}
     built = profiles.build(columns, types=types, like=reference)
     days = _days(rows)
-    bins = {name: _bins(columns[name], column) for name, column in built.columns.items()}
+    bins = {name: places(columns[name], column) for name, column in built.columns.items()}
     values = {name: _clumping(days, each) for name, each in bins.items()}
     missing = {name: _clumping(days, (each < 0).astype(np.int64)) for name, each in bins.items()}
     answer = "value" if signature.task == "regression" else f"p_{signature.positive or 0}"
@@ -138,26 +212,15 @@ def observe(
         own = rows.filter((pl.col("version") == champion) & ~pl.col("error") & (pl.col("arm") != "route"))
         said = profiles.build({PREDICTION: array_of(own[answer])}, like=reference)
         built = Profile(rows=built.rows, columns={**built.columns, **said.columns})
-        values[PREDICTION] = _clumping(_days(own), _bins(array_of(own[answer]), said.columns[PREDICTION]))
-    return Observed(profile=built, values=values, missing=missing)
+        values[PREDICTION] = _clumping(_days(own), places(array_of(own[answer]), said.columns[PREDICTION]))
+    times = rows["event_time" if "event_time" in rows.columns else "at"].dt.epoch("us").to_numpy()
+    weights = season.weights(times, reference.season)
+    return Observed(profile=built, values=values, missing=missing, weights=weights)
 
 
 def _days(rows: pl.DataFrame) -> npt.NDArray[np.int64]:
     days: npt.NDArray[np.int64] = (rows["at"].dt.epoch("us") // 86_400_000_000).to_numpy()
     return days
-
-
-def _bins(values: npt.NDArray[Any], column: ColumnProfile) -> npt.NDArray[np.int64]:
-    """The bin or category of each row, −1 where missing."""
-    if column.kind == "number":
-        number = values.astype(np.float64)
-        absent = values == MISSING_INTEGER if values.dtype == np.int64 else ~np.isfinite(number)
-        places = np.searchsorted(np.array(column.edges), number, side="left")
-        return np.where(absent, -1, places).astype(np.int64)
-    place = {value: index for index, value in enumerate(column.values)}
-    if values.dtype == np.int64:  # a boolean
-        return np.where(values == MISSING_INTEGER, -1, values != 0).astype(np.int64)
-    return np.array([-1 if each is None else place.get(each, len(place)) for each in values.tolist()], dtype=np.int64)
 
 
 def _clumping(days: npt.NDArray[np.int64], bins: npt.NDArray[np.int64]) -> float:
@@ -191,58 +254,50 @@ def array_of(series: pl.Series) -> npt.NDArray[Any]:
     return np.array(series.to_list(), dtype=object)
 
 
-def drifted(trigger: Drift, reference: Profile, windows: Sequence[Window], seen: Sequence[Observed]) -> Drifted | None:
-    """What the last two windows say about one trigger; None before there are two."""
-    if len(windows) < 2:
-        return None
-    per_day = timedelta(days=1) / (windows[-1].until - windows[-1].since)
-    alarms = measure.alarms(
-        reference,
-        [each.profile for each in seen],
-        false_alarm_every=trigger.false_alarm_every,
-        windows_per_day=per_day,
-        columns=trigger.columns,
+def signals_of(reference: Profile, seen: Observed, trigger: Drift) -> tuple[Signal, ...]:
+    """Everything that a trigger watches in one window, against the reference for the window's hours."""
+    compared = profiles.compare(season.expected(reference, seen.weights), seen.profile)
+    return tuple(
+        replace(each, clumping=(seen.missing if each.kind == "missing" else seen.values).get(each.column, 1.0))
+        for each in measure.signals(compared, columns=trigger.columns)
     )
-    chance = _chance(trigger, reference, seen[-1], per_day)
-    kept: list[DriftedColumn] = []
-    for alarm in alarms:
-        sizes, limits = zip(*(_against(reference, each, alarm, chance) for each in seen[-2:]), strict=True)
-        if all(size > limit for size, limit in zip(sizes, limits, strict=True)):
-            kept.append(
-                DriftedColumn(
-                    column=alarm.column, measure=alarm.signal, size=sizes[-1], limit=limits[-1], because=alarm.because
-                )
-            )
-    return Drifted(columns=tuple(kept), since=windows[-2].since, until=windows[-1].until, rows=seen[-1].profile.rows)
 
 
-def _chance(trigger: Drift, reference: Profile, seen: Observed, per_day: float) -> float:
-    watched = [
-        each
-        for name, each in reference.columns.items()
-        if name in seen.profile.columns and (trigger.columns is None or name in trigger.columns)
-    ]
-    signals = sum(2 if each.kind == "number" else 3 for each in watched)
-    return measure.false_alarm_chance(trigger.false_alarm_every, per_day, max(signals, 1))
+def limits(trigger: Drift, state: DriftState) -> str:
+    """How the limits of a trigger came about, in words."""
+    budget = f"at most one false alarm in {trigger.false_alarm_every / timedelta(days=1):g} days"
+    apart = history.left_out(state.history)
+    without = f", {apart} left out because they alarmed" if apart else ""
+    if state.calibration is None:
+        more = history.needed(state.history)
+        return f"uncalibrated, {more} more quiet days are needed{without}; meant for {budget}"
+    held = f" of the same {'hour' if state.season == 'day' else 'hour and weekday'}" if state.season else ""
+    return f"from {state.calibration.days} quiet windows or days of its own{without}, held against rows{held}; {budget}"
 
 
-def _against(reference: Profile, seen: Observed, alarm: measure.ColumnAlarm, chance: float) -> tuple[float, float]:
-    """Size and limit of one signal, with rows that clump counted as the fewer draws that they are."""
-    found = next(each for each in profiles.compare(reference, seen.profile) if each.column == alarm.column)
-    now, then = found.rows, found.reference_rows
-    if alarm.signal == "distribution":
-        clumping = seen.values.get(alarm.column, 1.0)
-        limit = measure.psi_threshold(chance, found.bins, now, then) * clumping
-        noise = (found.bins - 1) * (1 / max(now, 1) + 1 / max(then, 1)) * clumping
-        return found.psi, max(limit, measure.FLOOR_UNCALIBRATED + noise)
-    missing = alarm.signal == "missing"
-    share, usual = (found.missing, found.reference_missing) if missing else (found.new, found.reference_new)
-    clumping = (seen.missing if missing else seen.values).get(alarm.column, 1.0)
-    rise = measure.share_threshold(chance, usual, max(now, 1), then) * math.sqrt(clumping)
-    return share, usual + max(measure.FLOOR_SHARE, rise)
-
-
-def largest(reference: Profile, seen: Observed) -> tuple[float, str | None]:
-    """The largest PSI of a column and its name: for a person to look at, no alarm."""
-    found = [(each.psi, each.column) for each in profiles.compare(reference, seen.profile)]
-    return max(found, default=(0.0, None), key=lambda each: each[0])
+def described(trigger: Drift, state: DriftState) -> dict[str, Any]:
+    """The monitor's state for people and machines: windows, limits and where they come from."""
+    chosen = state.calibration
+    nearest = sorted(
+        (
+            {
+                "signal": each.name,
+                "size": each.psi,
+                "limit": chosen.threshold * chosen.scales[each.name] if chosen and each.name in chosen.scales else None,
+            }
+            for each in state.signals
+        ),
+        key=lambda each: -float(str(each["size"])),
+    )
+    return {
+        "window": str(trigger.window) if isinstance(trigger.window, timedelta) else f"{trigger.window:,} rows",
+        "season": state.season or None,
+        "closed": state.closed[-1].until.isoformat() if state.closed else None,
+        "calibrated": chosen is not None,
+        "quiet_days": len(history.quiet(state.history)),
+        "left_out": history.left_out(state.history),
+        "threshold": chosen.threshold if chosen else None,
+        "limits": limits(trigger, state),
+        "largest": nearest[:5],
+        "alarms": [each.because for each in state.found.columns] if state.found else [],
+    }

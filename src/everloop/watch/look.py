@@ -20,7 +20,7 @@ from everloop.spec.retrain import Degraded, Drift, Rows, Trigger
 from everloop.spec.rollout import Canary
 from everloop.store.lake import OUTCOMES, PREDICTIONS, RAW, Lake, moment
 from everloop.watch import drift, score, service
-from everloop.watch.drift import Drifted, DriftState
+from everloop.watch.drift import Against, Drifted, DriftState
 from everloop.watch.labels import Class, Truth, answers, matured, truths
 from everloop.watch.score import Degradation, Judged, Reference, Scored
 from everloop.watch.triggers import Signals, TriggerState, placed
@@ -41,6 +41,8 @@ class Champion:
     test_rows: int
     signature: Signature
     profile: Profile
+    trained_until: datetime | None = None
+    """The end of the rows it has seen."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,7 +82,10 @@ class WatchState:
     """All that looks remember. JSON through ``records.encode``; losing it costs time, not truth."""
 
     triggers: TriggerState
-    drift: DriftState
+    drifts: dict[str, DriftState] = field(default_factory=dict)
+    """A trigger as it is declared → its windows: declared otherwise, it begins anew."""
+    began: datetime | None = None
+    """Windows count from here."""
     labelled: int = 0
     """Labelled rows so far; counted where a trigger asks for them."""
     counted: dict[str, int] = field(default_factory=dict)
@@ -110,7 +115,7 @@ class Seen:
 
 def begin(now: datetime) -> WatchState:
     """The state before the first look: schedules and windows count from ``now``."""
-    return WatchState(triggers=TriggerState(began=now, looked=now), drift=DriftState(opened=now))
+    return WatchState(triggers=TriggerState(began=now, looked=now), began=now)
 
 
 def _count_rows(lake: Lake, watched: Watched, state: WatchState) -> WatchState:
@@ -145,39 +150,38 @@ def look(
     signals = Signals(rows=state.labelled, asked=asked, busy=busy)
     seen = Seen(signals=signals)
     if champion is not None and lake.exists(PREDICTIONS):
-        state = replace(state, drift=drift.close_windows(lake, state.drift, now))
-        drifts, state = _drifts(lake, watched, champion, state)
+        drifts, state = _drifts(lake, watched, champion, state, now)
+        widest = max(state.drifts.values(), key=lambda each: each.largest)
         degradations, scored, coverage, state = _scores(lake, watched, champion, state, now)
         seen = Seen(
             signals=replace(signals, drift=drifts, degraded=degradations),
             score=scored,
             coverage=coverage,
-            largest_drift=state.drift.largest,
-            drifted_column=state.drift.column,
+            largest_drift=widest.largest,
+            drifted_column=widest.column,
         )
     evidence, state = _evidence(lake, watched, release, state, now)
     return replace(seen, evidence=evidence), state
 
 
 def _drifts(
-    lake: Lake, watched: Watched, champion: Champion, state: WatchState
+    lake: Lake, watched: Watched, champion: Champion, state: WatchState, now: datetime
 ) -> tuple[dict[Drift, Drifted], WatchState]:
-    here = state.drift
-    triggers = [(place, each) for place, each in placed(watched.trigger) if isinstance(each, Drift)]
-    # Windows change weekly: between two closings, and for the same champion, there is nothing new to say.
-    if here.closed and here.compared != champion.version:
-        observed = [
-            drift.observe(lake, each, champion.signature, champion.profile, champion=champion.version)
-            for each in here.closed
-        ]
-        found = {
-            place: said
-            for place, each in triggers
-            if (said := drift.drifted(each, champion.profile, here.closed, observed)) is not None
-        }
-        size, column = drift.largest(champion.profile, observed[-1])
-        here = replace(here, largest=size, column=column, compared=champion.version, found=found)
-    return {each: here.found[place] for place, each in triggers if place in here.found}, replace(state, drift=here)
+    triggers = [each for _, each in placed(watched.trigger) if isinstance(each, Drift)]
+    against = Against(
+        version=champion.version,
+        signature=champion.signature,
+        profile=champion.profile,
+        trained_until=champion.trained_until,
+    )
+    began = DriftState(opened=state.began or state.triggers.began)
+    # Without a trigger the weeks are watched all the same: people want to see how far inputs have moved.
+    states = {
+        repr(each): drift.advance(lake, each, state.drifts.get(repr(each), began), against, now)
+        for each in triggers or [Drift()]
+    }
+    said = {each: found for each in triggers if (found := states[repr(each)].found) is not None}
+    return said, replace(state, drifts=states)
 
 
 def _scores(
