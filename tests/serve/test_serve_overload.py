@@ -93,7 +93,7 @@ def test_a_late_request_is_refused_before_it_runs(served: ServedHome, client: Cl
 
 def test_the_high_class_overtakes_what_waits(server: ServerProcess) -> None:
     with Client(server.port) as normal, Client(server.port) as low, Client(server.port) as high:
-        normal.send(message("POST", "/predict", [{"x": 1}] * 60))
+        normal.send(message("POST", "/predict", [{"x": 1}] * 120))
         low.send(message("POST", "/predict", [{"x": 1}] * 4, x_everloop_priority="low"))
         until(lambda: waiting(high) > 0)
         assert high.post("/predict", {"x": 3}, x_everloop_priority="high")[0] == 200
