@@ -35,8 +35,8 @@ TIGHT_SECONDS = 10.0
 """For one to two times so long the tightest budget that was given is remembered."""
 UNHURRIED = 0.5
 HURRIED = 0.98
-"""The share of the rate that a batch keeps when it is made smaller so that its first request is not late: half for the
-high class and while one batch holds all that waits, nearly all of it when there is more."""
+"""The share of the rate that a batch keeps when it is made smaller so that its first request is not late: half while one
+batch holds all that waits, or all of the high class for one of these; nearly all of it when there is more."""
 SURE = 0.8
 RUNS = 20
 """``stretch`` is what so many of the last runs stayed below."""
@@ -55,25 +55,8 @@ class Queue(Generic[J]):
     """
 
     __slots__ = (
-        "_crowd",
-        "_each",
-        "_group",
-        "_high",
-        "_high_rows",
-        "_limit",
-        "_ordered",
-        "_overhead",
-        "_plain",
-        "_ratios",
-        "_rest",
-        "_roomy",
-        "_sequence",
-        "_tight",
-        "_tight_before",
-        "_tight_until",
-        "rows",
-        "stretch",
-        "taken",
+        "_crowd", "_each", "_group", "_high", "_high_rows", "_limit", "_ordered", "_overhead", "_plain", "_ratios",
+        "_rest", "_roomy", "_sequence", "_tight", "_tight_before", "_tight_until", "_usual", "rows", "stretch", "taken",
         "until",
     )  # fmt: skip
 
@@ -82,6 +65,8 @@ class Queue(Generic[J]):
         self.taken = 0
         self.until = 0.0
         self.stretch = 1.0
+        self._usual = 1.0
+        """The same, of every second run."""
         self._plain: deque[J] = deque()
         """While everybody is of the normal class and each is due no earlier than the one before."""
         self._ordered = False
@@ -156,7 +141,9 @@ class Queue(Generic[J]):
         if predicted > 0.0:
             ratios = self._ratios
             ratios.append(seconds / predicted)
-            self.stretch = sorted(ratios)[int(len(ratios) * SURE)]
+            in_order = sorted(ratios)
+            self.stretch = in_order[int(len(ratios) * SURE)]
+            self._usual = in_order[len(ratios) // 2]
 
     def largest(self, group: Group, now: float) -> int:
         """The most rows of this group that go together."""
@@ -257,10 +244,11 @@ class Queue(Generic[J]):
                 self._tight, self._tight_before = NEVER, self._tight
                 self._tight_until = now + TIGHT_SECONDS
             half = max(min(self._tight, self._tight_before) / 2, SHORT_SECONDS)
-            if overhead + each * limit > half:
+            usual = self._usual / stretch
+            if (overhead + each * limit) * usual > half:
                 # Never below half the rate that the largest batches reach: one hurried client must not stop the rest.
                 # Two at the least: from batches of one nobody could ever learn what a larger one costs.
-                limit = min(limit, max(2, int(max(half - overhead, overhead) / each)))
+                limit = min(limit, max(2, int(max(half / usual - overhead, overhead) / each)))
         self._limit = limit
         run = overhead + each * limit
         self._roomy = min(WAITING_ROWS, int(WAITING_SECONDS * limit / run)) if run else WAITING_ROWS
@@ -371,8 +359,8 @@ class _Choice(Generic[J]):
         waiting = queue.rows - self.lost
         whole = min(waiting, self._limit)
         kept = fitting * (overhead + each * whole) / ((overhead + each * fitting) * whole)
-        much = waiting > self._limit and job.exchange.priority != HIGH
-        if kept < (HURRIED if much else UNHURRIED):
+        of_its_class = waiting if job.exchange.priority != HIGH else queue._high_rows
+        if kept < (HURRIED if of_its_class > self._limit else UNHURRIED):
             return False
         self._limit = int(fitting)
         self._predict()
