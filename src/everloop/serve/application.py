@@ -52,6 +52,8 @@ class Application:
         self.refused: dict[tuple[int, str], int] = {}
         self.connections: set[Connection] = set()
         self.started = time.time()
+        self._described: tuple[object, bytes] = (None, b"")
+        """The last document, and what it was made of."""
         self._routes: Routes = self._made_routes()
 
     def add(self, routes: Routes) -> None:
@@ -65,6 +67,8 @@ class Application:
             b"/v2/health/ready": _get(self._ready),
             b"/metrics": _get(self._metrics),
             b"/status": _get(self._status),
+            b"/openapi.json": _get(self._document),
+            b"/docs": _get(self._page),
         }
         for name, service in self.services.items():
             path = name.encode()
@@ -151,6 +155,25 @@ class Application:
     def _metrics(self, exchange: Exchange, headers: Headers, body: bytes) -> None:
         text = exposition(self.services.values(), self.refused, len(self.connections))
         exchange.finish(200, text, CONTENT_TYPE)
+
+    def _document(self, exchange: Exchange, headers: Headers, body: bytes) -> None:
+        lives = [service.predictor.live for service in self.services.values()]
+        keys, root = bool(getattr(self.gate, "asks_for_keys", False)), getattr(exchange, "root", "")
+        made_of = ([*map(id, lives)], keys, root)
+        if self._described[0] != (made_of, lives):
+            from everloop.serve import openapi  # loaded when somebody asks
+
+            described = openapi.Described(
+                services=tuple(self.services.values()), keys=keys, root=root, body_bytes=self.bounds.body_bytes
+            )
+            self._described = ((made_of, lives), msgspec.json.encode(openapi.document(described)))
+        exchange.finish(200, self._described[1], extra=b"cache-control: no-cache\r\n")
+
+    def _page(self, exchange: Exchange, headers: Headers, body: bytes) -> None:
+        from everloop.serve.page import HTML, page  # loaded when somebody asks
+
+        html, lines = page()
+        exchange.finish(200, html, HTML, lines)
 
     def _status(self, exchange: Exchange, headers: Headers, body: bytes) -> None:
         answer = {

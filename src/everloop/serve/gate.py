@@ -87,6 +87,10 @@ class Gate:
         self._request = b"%x-%b-" % (getpid(), urandom(4).hex().encode())
         self._count = count()
 
+    @property
+    def asks_for_keys(self) -> bool:
+        return self._keyring is not None
+
     def admit(self, exchange: Exchange, headers: Headers, body: bytes) -> bool:
         """Whether it goes on; False: it is answered. Raises RequestError (401, 403, 429), its header lines written."""
         if self._names_requests:

@@ -6,7 +6,9 @@ from urllib.parse import unquote_to_bytes
 
 About = Literal["health", "operate", "loop", "server"]
 HEALTH = frozenset({b"/v2/health/live", b"/v2/health/ready"})
-SERVER = frozenset({b"/v2", b"/docs", b"/openapi.json"})
+PAGE = b"/docs"
+"""The page holds nothing of this server: it asks for the document like anybody, with the key that its reader gives it."""
+SERVER = frozenset({b"/v2", b"/openapi.json"})
 """What any caller may read."""
 OF_A_LOOP = frozenset({b"predict", b"outcomes", b"settled"})
 
@@ -38,7 +40,7 @@ def place_of(url: bytes) -> Place:
     Place(about='loop', loop=b'parcels')
     """
     path = plain_path(url).rstrip(b"/")
-    if path in HEALTH:
+    if path in HEALTH or path == PAGE:
         return Place("health")
     if path in SERVER:
         return Place("server")

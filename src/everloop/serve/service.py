@@ -52,6 +52,7 @@ class Service:
         allowance: Allowance, processes: int = 1,
     ) -> None:  # fmt: skip
         self.name = name
+        self.home = home
         self.channel = channel
         self.log = PredictionLog(home.segments(name), f"{tag}-p")
         self.outcome_log = OutcomeLog(home.segments(name), f"{tag}-o")
