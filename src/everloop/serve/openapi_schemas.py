@@ -13,8 +13,7 @@ import msgspec
 from everloop.records import MISSING_INTEGER, MISSING_TEXT, TensorColumn, digest_of
 from everloop.serve.live import Key, Live, class_name
 from everloop.serve.model import Model
-from everloop.serve.predictor import REQUEST_ROWS
-from everloop.serve.rows import Column
+from everloop.serve.rows import REQUEST_ROWS, Column
 from everloop.serve.tensors import DTYPES
 
 Schema = dict[str, Any]
