@@ -18,10 +18,10 @@ from everloop.spec.metric import Accuracy, LogLoss
 from everloop.spec.retrain import AnyOf, Degraded, Drift, Rows, Trigger
 from everloop.spec.rollout import Canary
 from everloop.store.lake import Lake
-from everloop.watch.drift import PREDICTION, observe
 from everloop.watch.fold import fold
 from everloop.watch.labels import Truth
 from everloop.watch.look import Champion, Seen, Watched, WatchState, begin, look
+from everloop.watch.observed import PREDICTION, observe
 from everloop.watch.recent import Recent
 from everloop.watch.triggers import Fired, fired
 from everloop.watch.windows import Window

@@ -40,7 +40,7 @@ from everloop.store.lake import Lake
 from everloop.train.compete import Goal, Rows, Trained, refit, train
 from everloop.train.labels import to_target
 from everloop.train.threads import wait_quietly
-from everloop.watch.drift import PREDICTION, array_of
+from everloop.watch.observed import PREDICTION, array_of
 
 PARITY_ROWS = 5_000
 """The newest rows on which graph and trainer are held against each other."""

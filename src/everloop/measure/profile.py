@@ -1,6 +1,6 @@
 """What a set of rows looks like, column by column, in a few kilobytes. Knows nothing of thresholds or alarms.
 
-Numbers: 201 quantiles and counts in ten bins of about equal mass; categories: counts of the most frequent values.
+Numbers: 401 quantiles and counts in ten bins of about equal mass; categories: counts of the most frequent values.
 Missing values are counted apart everywhere. A profile built `like` a reference counts in the reference's bins and its
 values, so the two compare exactly.
 """
@@ -17,7 +17,8 @@ from everloop.measure.distance import counts_from_quantiles, ks, psi
 from everloop.records import MISSING_INTEGER, MISSING_TEXT, ColumnType, decode, encode
 
 BINS = 10
-QUANTILES = 201
+QUANTILES = 401
+LEVELS = np.linspace(0, 1, QUANTILES)
 MOST_CATEGORIES = 200
 LEAST_PER_BIN = 30
 """Rows per bin below which the χ² limit of PSI is more than a few percent too low."""
@@ -38,7 +39,7 @@ class ColumnProfile:
     counts: tuple[int, ...] = ()
     """Numbers: rows per bin, one more than ``edges``."""
     quantiles: tuple[float, ...] = ()
-    """Numbers: the values at levels 0, 0.005 … 1 of what is present; empty when nothing is."""
+    """Numbers: the values at levels 0, 0.0025 … 1 of what is present; empty when nothing is."""
     mean: float | None = None
     deviation: float | None = None
     values: tuple[str, ...] = ()
@@ -83,7 +84,7 @@ def build(
     built: dict[str, ColumnProfile] = {}
     for name, values in columns.items():
         kind = types.get(name) if types else None
-        if kind == "instant" or np.issubdtype(values.dtype, np.datetime64):
+        if kind_of(values, kind) is None:
             continue
         reference = like.columns.get(name) if like else None
         built[name] = _column(np.asarray(values), kind, reference)
@@ -98,41 +99,71 @@ def from_json(data: bytes | str) -> Profile:
     return decode(data, Profile)
 
 
-def _column(values: NDArray[Any], kind: ColumnType | None, reference: ColumnProfile | None) -> ColumnProfile:
+def kind_of(values: NDArray[Any], kind: ColumnType | None) -> Literal["number", "category"] | None:
+    """How a column is described; None for instants: time always moves."""
+    if kind == "instant" or np.issubdtype(values.dtype, np.datetime64):
+        return None
+    category = kind in ("boolean", "text") or values.dtype == np.bool_ or values.dtype.kind in "OUST"
+    return "category" if category else "number"
+
+
+def present_numbers(values: NDArray[Any]) -> tuple[NDArray[np.float64], int]:
+    """What is present, as float64, and how many rows are missing."""
+    whole = np.issubdtype(values.dtype, np.integer)
+    present = values != MISSING_INTEGER if whole else np.isfinite(values)
+    if present.all():
+        return values.astype(np.float64), 0
+    return values[present].astype(np.float64), int(len(values) - np.count_nonzero(present))
+
+
+def counted(values: NDArray[Any], kind: ColumnType | None = None) -> tuple[dict[str, int], int]:
+    """Rows of each value of a category, and how many are missing."""
     if kind == "boolean" or values.dtype == np.bool_:
-        return _boolean(values, reference)
-    if kind == "text" or values.dtype.kind in "OUST":
-        return _categories(values, reference)
-    if np.issubdtype(values.dtype, np.integer):
-        missing = values == MISSING_INTEGER
-        return _numbers(values[~missing].astype(np.float64), int(missing.sum()), reference)
-    missing = ~np.isfinite(values)
-    return _numbers(values[~missing].astype(np.float64), int(missing.sum()), reference)
+        missing = int(np.count_nonzero(values == MISSING_INTEGER))
+        no = int(np.count_nonzero(values == 0))
+        both = {"true": len(values) - no - missing, "false": no}
+        return {name: count for name, count in both.items() if count}, missing
+    found: dict[str, int] = {}
+    missing = 0
+    # Values are counted as they are, and made text once each.
+    for value, count in Counter(values.tolist()).items():
+        if value is None or value != value or (text := str(value)) == MISSING_TEXT:
+            missing += count
+        else:
+            found[text] = found.get(text, 0) + count
+    return found, missing
+
+
+def _column(values: NDArray[Any], kind: ColumnType | None, reference: ColumnProfile | None) -> ColumnProfile:
+    if kind_of(values, kind) == "category":
+        return _categories(*counted(values, kind), reference)
+    return _numbers(*present_numbers(values), reference)
 
 
 def _numbers(present: NDArray[np.float64], missing: int, reference: ColumnProfile | None) -> ColumnProfile:
     edges: tuple[float, ...] = ()
     quantiles: tuple[float, ...] = ()
     mean = deviation = None
-    if len(present):
+    n = len(present)
+    ordered = np.sort(present)
+    if n:
         # Values that were there, not values between them: discrete columns keep their steps.
-        grid = np.quantile(present, np.linspace(0, 1, QUANTILES), method="inverted_cdf")
-        quantiles = tuple(float(f"{each:.9g}") for each in grid)
+        quantiles = tuple(float(f"{each:.9g}") for each in _at(ordered, LEVELS).tolist())
         mean, deviation = float(present.mean()), float(present.std())
     if reference is not None and reference.kind == "number":
         edges = reference.edges
-    elif len(present):
-        tenths = np.quantile(present, np.arange(1, BINS) / BINS, method="inverted_cdf")
-        edges = tuple(float(each) for each in np.unique(tenths) if each < present.max())
-        if present.min() == present.max():  # Constant: anything below or above it is news.
-            edges = (float(np.nextafter(present[0], -np.inf)), float(present[0]))
-    counts = np.bincount(np.searchsorted(np.array(edges), present, side="left"), minlength=len(edges) + 1)
+    elif n:
+        tenths = _at(ordered, np.arange(1, BINS) / BINS)
+        edges = tuple(float(each) for each in np.unique(tenths) if each < ordered[-1])
+        if ordered[0] == ordered[-1]:  # Constant: anything below or above it is news.
+            edges = (float(np.nextafter(ordered[0], -np.inf)), float(ordered[0]))
+    below = np.searchsorted(ordered, np.array(edges), side="right")
     return ColumnProfile(
         kind="number",
-        rows=len(present) + missing,
+        rows=n + missing,
         missing=missing,
         edges=edges,
-        counts=tuple(int(each) for each in counts),
+        counts=tuple(np.diff(np.concatenate([[0], below, [n]])).tolist()),
         quantiles=quantiles,
         mean=mean,
         deviation=deviation,
@@ -140,28 +171,27 @@ def _numbers(present: NDArray[np.float64], missing: int, reference: ColumnProfil
     )
 
 
-def _boolean(values: NDArray[Any], reference: ColumnProfile | None) -> ColumnProfile:
-    names = {0: "false", MISSING_INTEGER: MISSING_TEXT}
-    texts = np.array([names.get(int(each), "true") for each in values.tolist()], dtype=object)
-    return _categories(texts, reference)
+def _at(ordered: NDArray[np.float64], levels: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The smallest values that so large a share of all is at or below (the inverted distribution function)."""
+    places = np.ceil(np.round(levels * len(ordered), 9)).astype(np.int64) - 1
+    found: NDArray[np.float64] = ordered[np.clip(places, 0, len(ordered) - 1)]
+    return found
 
 
-def _categories(values: NDArray[Any], reference: ColumnProfile | None) -> ColumnProfile:
-    texts = [MISSING_TEXT if each is None or each != each else str(each) for each in values.tolist()]
-    found = Counter(texts)
-    missing = found.pop(MISSING_TEXT, 0)
+def _categories(found: dict[str, int], missing: int, reference: ColumnProfile | None) -> ColumnProfile:
     if reference is not None and reference.kind == "category":
         kept = list(reference.values)
     else:
         kept = _most_frequent(found)
     value_counts = tuple(found.get(each, 0) for each in kept)
+    present = sum(found.values())
     return ColumnProfile(
         kind="category",
-        rows=len(texts),
+        rows=present + missing,
         missing=missing,
         values=tuple(kept),
         value_counts=value_counts,
-        other=len(texts) - missing - sum(value_counts),
+        other=present - sum(value_counts),
         distinct=len(found),
     )
 

@@ -13,28 +13,19 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-import polars as pl
-
 from everloop.measure import drift as measure
 from everloop.measure import profile as profiles
 from everloop.measure import season
 from everloop.measure.calibration import Calibration
 from everloop.measure.drift import Signal
-from everloop.measure.profile import Profile, places
-from everloop.records import MISSING_INTEGER, Signature
+from everloop.measure.profile import Profile
+from everloop.records import Signature
 from everloop.spec.retrain import Drift
-from everloop.store.lake import PREDICTIONS, Lake
-from everloop.watch import fold, history, windows
+from everloop.store.lake import Lake
+from everloop.watch import history, windows
 from everloop.watch.history import History
-from everloop.watch.recent import newest
-from everloop.watch.windows import Window, inside
-
-MOST_ROWS = 50_000
-"""More rows than this tell a distribution no better; a fixed sample of them is taken."""
-PREDICTION = "(prediction)"
-"""The name under which a profile may hold the model's own answers: the positive class's probability or the value."""
+from everloop.watch.observed import Observed, observe
+from everloop.watch.windows import Window
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -177,81 +168,6 @@ def _said(
         until=both[-1].until,
         rows=rows,
     )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Observed:
-    """A window's requests in the reference's bins, and how much each column clumps by day (1: not at all)."""
-
-    profile: Profile
-    values: dict[str, float]
-    missing: dict[str, float]
-    weights: npt.NDArray[np.float64]
-    """Rows in each slot of the reference's season."""
-
-
-def observe(
-    lake: Lake, window: Window, signature: Signature, reference: Profile, *, champion: int | None = None
-) -> Observed:
-    """Read a window. With ``champion`` its answers too, where the reference holds some."""
-    known = list(lake.schema(PREDICTIONS))
-    chosen = inside(window.since, window.until)
-    rows = newest(lake, PREDICTIONS, since=window.since, columns=known, where=chosen).collect()
-    if len(rows) > MOST_ROWS:
-        rows = rows.sort("at", "id").sample(MOST_ROWS, seed=0)
-    types = {each.name: each.type for each in signature.inputs}
-    columns = {name: array_of(series) for name, series in fold.inputs(rows, signature.inputs).items()}
-    built = profiles.build(columns, types=types, like=reference)
-    days = _days(rows)
-    bins = {name: places(columns[name], column) for name, column in built.columns.items()}
-    values = {name: _clumping(days, each) for name, each in bins.items()}
-    missing = {name: _clumping(days, (each < 0).astype(np.int64)) for name, each in bins.items()}
-    answer = "value" if signature.task == "regression" else f"p_{signature.positive or 0}"
-    if champion is not None and PREDICTION in reference.columns and answer in rows.columns:
-        # What a route gave it was chosen for what it is: its answers there would move with no change of the world.
-        own = rows.filter((pl.col("version") == champion) & ~pl.col("error") & (pl.col("arm") != "route"))
-        said = profiles.build({PREDICTION: array_of(own[answer])}, like=reference)
-        built = Profile(rows=built.rows, columns={**built.columns, **said.columns})
-        values[PREDICTION] = _clumping(_days(own), places(array_of(own[answer]), said.columns[PREDICTION]))
-    times = rows["event_time" if "event_time" in rows.columns else "at"].dt.epoch("us").to_numpy()
-    weights = season.weights(times, reference.season)
-    return Observed(profile=built, values=values, missing=missing, weights=weights)
-
-
-def _days(rows: pl.DataFrame) -> npt.NDArray[np.int64]:
-    days: npt.NDArray[np.int64] = (rows["at"].dt.epoch("us") // 86_400_000_000).to_numpy()
-    return days
-
-
-def _clumping(days: npt.NDArray[np.int64], bins: npt.NDArray[np.int64]) -> float:
-    """How many rows count as one: Pearson's χ² of days against bins over its degrees of freedom, at least 1.
-
-    The dispersion factor of overdispersed counts (McCullagh and Nelder, Generalized linear models, 1989, §4.5).
-    """
-    days, bins = days[bins >= 0], bins[bins >= 0]
-    if not len(days):
-        return 1.0
-    day, bin_ = np.unique(days, return_inverse=True)[1], np.unique(bins, return_inverse=True)[1]
-    counts = np.bincount(day * (bin_.max() + 1) + bin_, minlength=(day.max() + 1) * (bin_.max() + 1))
-    table = counts.reshape(day.max() + 1, bin_.max() + 1).astype(np.float64)
-    freedom = (table.shape[0] - 1) * (table.shape[1] - 1)
-    if freedom == 0:
-        return 1.0
-    expected = np.outer(table.sum(axis=1), table.sum(axis=0)) / table.sum()
-    return max(1.0, float(np.sum((table - expected) ** 2 / expected)) / freedom)
-
-
-def array_of(series: pl.Series) -> npt.NDArray[Any]:
-    """A column as `profile.build` takes it."""
-    if series.dtype == pl.Boolean:
-        return series.cast(pl.Int64).fill_null(MISSING_INTEGER).to_numpy()
-    if series.dtype == pl.Int64:
-        return series.fill_null(MISSING_INTEGER).to_numpy()
-    if series.dtype == pl.Float64:
-        return series.fill_null(np.nan).to_numpy()
-    if series.dtype.is_temporal():
-        return series.dt.epoch("us").fill_null(MISSING_INTEGER).to_numpy().astype("datetime64[us]")
-    return np.array(series.to_list(), dtype=object)
 
 
 def signals_of(reference: Profile, seen: Observed, trigger: Drift) -> tuple[Signal, ...]:

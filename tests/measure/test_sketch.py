@@ -1,0 +1,131 @@
+"""Sketches that are merged say what all rows together say: close to exact for quantiles, exactly for counts."""
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from everloop.measure import profile, sketch
+from everloop.measure.distance import psi
+from everloop.measure.profile import Profile
+from everloop.measure.sketch import CategorySketch, Sketch
+from everloop.records import MISSING_INTEGER
+
+NAMES = np.array([f"v{index}" for index in range(3_000)], dtype=object)
+
+
+def columns(random: np.random.Generator, n: int, shift: float = 0.0) -> dict[str, NDArray[np.generic]]:
+    number = random.lognormal(shift, 1, n)
+    number[: n // 50] = np.nan
+    return {
+        "number": number,
+        "integer": np.where(random.random(n) < 0.01, MISSING_INTEGER, random.poisson(4 + shift, n)).astype(np.int64),
+        "text": NAMES[np.minimum(random.zipf(1.4, n), 2_999)],
+        "flag": random.random(n) < 0.3,
+    }
+
+
+def merged(made: dict[str, NDArray[np.generic]], like: Profile | None = None, shards: int = 8) -> Sketch:
+    """Built in shards, each through bytes and back, as replicas would hand them over."""
+    whole = Sketch()
+    for places in np.array_split(np.arange(len(made["number"])), shards):
+        part = Sketch()
+        part.update({name: values[places] for name, values in made.items()}, like=like)
+        whole.merge(sketch.from_bytes(sketch.to_bytes(part)))
+    return whole
+
+
+def exact_ks(one: NDArray[np.float64], other: NDArray[np.float64]) -> float:
+    one, other = np.sort(one), np.sort(other)
+    every = np.concatenate([one, other])
+    shares = [np.searchsorted(each, every, side="right") / len(each) for each in (one, other)]
+    return float(np.abs(shares[0] - shares[1]).max())
+
+
+@pytest.mark.parametrize("shift", [0.0, 0.02, 0.1, 0.3])
+def test_merged_shards_are_within_the_promised_error_of_exact(shift: float) -> None:
+    for seed in range(5):
+        random = np.random.default_rng(seed)
+        one, other = random.lognormal(0, 1, 30_000), random.lognormal(shift, 1, 30_000)
+        found = profile.compare(
+            merged_numbers(one).profile(), merged_numbers(other).profile(like=merged_numbers(one).profile())
+        )[0]
+        edges = np.quantile(one, np.arange(1, 10) / 10, method="inverted_cdf")
+        exact = [np.bincount(np.searchsorted(edges, each), minlength=10) for each in (one, other)]
+        assert found.ks == pytest.approx(exact_ks(one, other), abs=0.005)
+        assert found.psi == pytest.approx(psi(*exact), abs=0.01)
+
+
+def merged_numbers(values: NDArray[np.float64]) -> Sketch:
+    whole = Sketch()
+    for part in np.array_split(values, 8):
+        each = Sketch()
+        each.update({"number": part})
+        whole.merge(each)
+    return whole
+
+
+def test_counts_in_a_references_bins_are_exact_however_they_are_merged() -> None:
+    random = np.random.default_rng(1)
+    reference = profile.build(columns(random, 20_000))
+    now = columns(random, 9_000, 0.2)
+    ours = merged(now, like=reference).profile(like=reference)
+    exact = profile.build(now, like=reference)
+    assert ours.rows == exact.rows
+    for name, each in exact.columns.items():
+        mine = ours.columns[name]
+        assert (mine.rows, mine.missing, mine.counts, mine.values, mine.value_counts, mine.other) == (
+            each.rows,
+            each.missing,
+            each.counts,
+            each.values,
+            each.value_counts,
+            each.other,
+        )
+        if each.mean is not None:
+            assert mine.mean == pytest.approx(each.mean)
+            assert mine.deviation == pytest.approx(each.deviation)
+            assert mine.quantiles[0] == each.quantiles[0]
+            assert mine.quantiles[-1] == each.quantiles[-1]
+    assert ours.columns["text"].distinct == pytest.approx(exact.columns["text"].distinct, rel=0.05)
+
+
+def test_a_sketch_without_a_reference_keeps_the_values_that_matter() -> None:
+    random = np.random.default_rng(2)
+    now = columns(random, 20_000)
+    alone, exact = merged(now).profile(), profile.build(now)
+    assert alone.columns["text"].values[:5] == exact.columns["text"].values[:5]
+    assert alone.columns["flag"].values == exact.columns["flag"].values
+    found = {each.column: each for each in profile.compare(exact, alone)}
+    assert all(each.psi < 0.01 for each in found.values())
+
+
+def test_new_values_are_named() -> None:
+    random = np.random.default_rng(3)
+    reference = profile.build({"text": NAMES[random.integers(0, 5, 2_000)]})
+    whole = Sketch()
+    for _ in range(3):
+        now = NAMES[random.integers(0, 5, 500)]
+        now[:40] = "never seen"
+        whole.update({"text": now}, like=reference)
+    column = whole.columns["text"]
+    assert isinstance(column, CategorySketch)
+    assert column.newcomers(reference.columns["text"].values) == (("never seen", 120),)
+
+
+def test_nothing_and_a_constant_are_no_trouble() -> None:
+    empty = Sketch()
+    empty.update({"number": np.zeros(0), "text": np.array([], dtype=object)})
+    assert merged({"number": np.full(10, np.nan)}, shards=2).profile().columns["number"].missing == 10
+    constant = Sketch()
+    constant.update({"number": np.ones(50)})
+    made = profile.build({"number": np.ones(50)})
+    assert constant.profile().columns["number"].edges == made.columns["number"].edges
+    assert constant.profile().columns["number"].counts == made.columns["number"].counts
+    empty.merge(constant)
+    assert empty.profile().rows == 50
+    assert sketch.from_bytes(sketch.to_bytes(Sketch())).profile().rows == 0
+
+
+def test_columns_of_different_lengths_are_refused() -> None:
+    with pytest.raises(ValueError, match="one length"):
+        Sketch().update({"x": np.ones(3), "y": np.ones(4)})
