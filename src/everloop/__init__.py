@@ -1,6 +1,6 @@
 """Declare how a model is made and what it must hold; everloop keeps it true, and can prove what it did.
 
-The names a user types. Families live in ``el.metric``, ``el.check``, ``el.guard`` and ``el.testing``.
+The names a user types. Families live in ``el.metric``, ``el.check``, ``el.guard``, ``el.alert``, ``el.notify`` and ``el.testing``.
 """
 
 import importlib
@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from everloop import testing
     from everloop.errors import EverloopError, SpecError
+    from everloop.spec import alert, guard, metric, notify
     from everloop.spec import checks as check
-    from everloop.spec import guard, metric
     from everloop.spec.columns import Column, Columns, when
     from everloop.spec.decision import Threshold
     from everloop.spec.gate import Better, NotWorse
@@ -60,9 +60,11 @@ __all__ = [
     "Threshold",
     "Train",
     "Uniform",
+    "alert",
     "check",
     "guard",
     "metric",
+    "notify",
     "past",
     "testing",
     "when",
@@ -86,9 +88,11 @@ _HOMES = {
 """Which module holds a name. Loaded when it is first asked for, so that a server, which needs none, starts at once."""
 _PLACES = {name: module for module, names in _HOMES.items() for name in names}
 _MODULES = {
+    "alert": "everloop.spec.alert",
     "check": "everloop.spec.checks",
     "guard": "everloop.spec.guard",
     "metric": "everloop.spec.metric",
+    "notify": "everloop.spec.notify",
     "testing": "everloop.testing",
 }
 

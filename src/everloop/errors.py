@@ -18,6 +18,7 @@ EverloopError
 │   └── RequestError       a client's mistake: becomes a 4xx
 ├── ReleaseError           a release cannot be changed as asked
 │   └── ReleaseConflict    somebody else changed it first
+├── DeliveryError          a message did not reach whom it was for
 ├── DurableError           a run cannot go on by itself
 │   ├── LeaseLost          another worker owns the run now
 │   └── NeedsDecision      the code changed under a waiting run
@@ -109,6 +110,10 @@ class ReleaseError(EverloopError):
 
 class ReleaseConflict(ReleaseError):
     pass
+
+
+class DeliveryError(EverloopError):
+    exit_code = 1
 
 
 class DurableError(EverloopError):

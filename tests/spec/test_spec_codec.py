@@ -196,6 +196,27 @@ def test_one_and_one_point_nought_agree_where_a_number_is_meant(loop: Make) -> N
     assert digest(loop, label=el.Label("x", absent=0)) == digest(loop, label=el.Label("x", absent=0.0))
 
 
+def test_alerts_come_back_from_their_bytes_and_are_not_taken_for_guards(loop: Make) -> None:
+    told: list[Any] = [
+        el.notify.Webhook("https://example.com/a", token="$TOKEN"),
+        el.notify.Slack("$SLACK"),
+        el.notify.Email("a@example.com", sender="b@example.com", server="mail:587", user="me", password="$WORD"),
+        el.notify.Alertmanager("http://am:9093"),
+        el.notify.Pace(most_per_hour=3),
+    ]
+    rules: list[Any] = [*el.alert.DEFAULT, el.alert.Outcome("revenue", below=3), el.alert.Stale()]
+    rules.append(el.alert.Latency(above=timedelta(milliseconds=50)))
+    made = loop(alerts=rules, notify=told, rollout=el.Canary(guards=[el.guard.Errors(), el.guard.Latency()]))
+    assert codec.from_bytes(codec.to_bytes(made)) == made
+    assert codec.digest(made) != codec.digest(loop())
+
+
+def test_a_declaration_that_says_nothing_of_alerts_keeps_the_digest_it_had_before_there_were_any(loop: Make) -> None:
+    assert digest(loop, alerts=el.alert.DEFAULT, notify=()) == digest(loop)
+    assert b"alerts" not in codec.to_bytes(loop())
+    assert codec.from_bytes(codec.to_bytes(loop())).alerts == el.alert.DEFAULT
+
+
 def test_a_set_of_allowed_values_has_no_order(loop: Make) -> None:
     one, other = el.check.OneOf("carrier", ["b", "a", "a"]), el.check.OneOf("carrier", {"a", "b"})
     assert one == other

@@ -192,6 +192,28 @@ MISTAKES: dict[str, tuple[Callable[[], Any], tuple[str, ...]]] = {
     "a cache of a duration": (lambda: el.Serve(cache=td(minutes=5)), ("0:05:00", "el.Cache(time_to_live=")),  # type: ignore[arg-type]
     "a cache for no time": (lambda: el.Cache(time_to_live=td(0)), ("0:00:00", "timedelta(minutes=5)")),
     "a cache without room": (lambda: el.Cache(bytes=10), ("is 10,", "64_000_000")),
+    "an alert of all": (lambda: el.alert.Errors(above=1), ("alert.Errors.above is 1;", "between 0 and 1")),
+    "a limit on both sides": (
+        lambda: el.alert.Outcome("revenue", below=1, above=2),
+        ("below=1.0", "write one of them"),
+    ),
+    "a severity of one's own": (lambda: el.alert.RunFailed(severity="urgent"), ("'urgent'", "'critical' or 'warning'")),  # type: ignore[arg-type]
+    "a secret in a declaration": (
+        lambda: el.notify.Slack("https://hooks.example.com/T0/B0/x"),
+        ("is a secret", "$ALERTS"),
+    ),
+    "a password in an address": (
+        lambda: el.notify.Webhook("https://me:word@example.com/"),
+        ("secrets stand", "$ALERTS_URL"),
+    ),
+    "an open password": (
+        lambda: el.notify.Email("a@b", sender="c@d", server="mail:25", password="$WORD", security="none"),
+        ("travel open", "starttls"),
+    ),
+    "a mail server without a port": (
+        lambda: el.notify.Email("a@b", sender="c@d", server="mail"),
+        ("'mail'", "host:port"),
+    ),
     "history": (lambda: el.past(by="customer", within=td(30)), ("el.past", "compute the history in your source")),
     "a join": (lambda: el.Join, ("el.Join", "join them in your source")),
 }
@@ -224,6 +246,12 @@ LOOP_MISTAKES: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
         {"retrain": el.AnyOf(el.Rows(5), el.AllOf(el.Rows(5), el.Degraded()))},
         ("Rows(count=5)", "twice; leave one out"),
     ),
+    "a rule twice": (
+        {"alerts": [el.alert.Errors(), el.alert.Errors(above=0.1)]},
+        ("two rules for errors", "two severities"),
+    ),
+    "two paces": ({"notify": [el.notify.Pace(), el.notify.Pace(most_per_hour=3)]}, ("two paces",)),
+    "an alert that is none": ({"alerts": ["errors"]}, ("'errors'",)),
     "triggers in a list": ({"retrain": [el.Rows(5)]}, ("[Rows(count=5)]", "AnyOf(…)")),
     "features that are names": ({"features": ["miles"]}, ("['miles']", "a function of the row")),
     "a feature known later": ({"features": lambda row: {"a": row.arrived}}, ("'a' uses arrived", "known before it")),

@@ -20,7 +20,7 @@ from sqlalchemy.schema import CreateIndex, CreateTable
 from everloop.durable import journal
 from everloop.errors import StoreError, StoreFull
 from everloop.records import Decision, Release
-from everloop.store.ledger import Ledger, experiments, migrate, mounts, releases, watermarks
+from everloop.store.ledger import Ledger, alerts, experiments, migrate, mounts, releases, watermarks
 from everloop.store.ledger.tables import metadata
 from everloop.testing import check_ledger
 
@@ -93,14 +93,15 @@ def test_a_reader_does_not_wait_for_a_writer(place: Path) -> None:
     ledger.close()
 
 
-def test_a_ledger_of_before_there_were_experiments_keeps_what_it_holds(place: Path) -> None:
+def test_a_ledger_of_before_there_were_experiments_and_alerts_keeps_what_it_holds(place: Path) -> None:
     ledger = Ledger.open(place)
     with ledger.write() as connection:
         old = Release(loop="flights", revision=1, stage="steady", champion=1)
         decision = Decision(loop="flights", at=datetime(2026, 1, 1, tzinfo=UTC), action="released", because="the first")
         releases.change(connection, 0, old, decision)
         # As revision 0001 left it: no such table, and records without what came later.
-        connection.execute(text("DROP TABLE experiments"))
+        for table in ("experiments", "alerts", "silences"):
+            connection.execute(text(f"DROP TABLE {table}"))
         connection.execute(text("UPDATE releases SET record = json_remove(record, '$.experiment', '$.route')"))
         connection.execute(text("UPDATE alembic_version SET version_num = '0001'"))
     ledger.close()
@@ -108,6 +109,7 @@ def test_a_ledger_of_before_there_were_experiments_keeps_what_it_holds(place: Pa
     with ledger.read() as connection:
         assert releases.get(connection, "flights") == old
         assert experiments.of(connection, "flights") == ()
+        assert alerts.unsettled(connection, "flights") == ()
     ledger.close()
 
 

@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 import typer
 
-from everloop.cli import dividing
+from everloop.cli import alerting, dividing
 from everloop.cli.extras import EXTRAS
 from everloop.cli.options import DEFAULT_HOME, AsJson, Env, HomeFolder, LoopName
 from everloop.errors import EverloopError
@@ -42,6 +42,7 @@ keys = typer.Typer(no_args_is_help=True, help="API keys: who may ask the server.
 app.add_typer(keys, name="keys")
 app.add_typer(dividing.experiment, name="experiment")
 app.add_typer(dividing.route, name="route")
+app.add_typer(alerting.alerts, name="alerts")
 
 Declaration = Annotated[Path, typer.Argument(metavar="FILE", help="The Python file that declares the loop.")]
 

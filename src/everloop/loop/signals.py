@@ -10,6 +10,7 @@ import msgspec
 from sqlalchemy import Connection
 
 from everloop.errors import NotFound, PackageError, ReleaseConflict
+from everloop.loop import readings
 from everloop.loop.installation import Installation
 from everloop.loop.turn import plain
 from everloop.measure import profile as profiles
@@ -74,6 +75,7 @@ class Watcher:
             positive=1 if resolved.positive is None else resolved.positive,
             rollout=loop.rollout if isinstance(loop.rollout, Canary) else None,
             shadow_margin=loop.gate.margin if isinstance(loop.gate, NotWorse) else DEFAULT_SHADOW_MARGIN,
+            also=readings.also(loop.watched_alerts),
         )
 
     def look(self, release: Release, *, busy: bool) -> Found:

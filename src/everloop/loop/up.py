@@ -16,6 +16,7 @@ from typing import Literal
 from everloop.durable.engine import Engine
 from everloop.errors import CannotListen, EverloopError, ReleaseConflict
 from everloop.jobs.process import ProcessExecutor
+from everloop.loop.alerting import Alerting
 from everloop.loop.controller import Controller
 from everloop.loop.events import Asked
 from everloop.loop.installation import Installation
@@ -25,6 +26,7 @@ from everloop.loop.server import ServingProcess, check_address, hand_over, hande
 from everloop.records import Decision
 from everloop.serve.settings import Changed, is_loopback
 from everloop.store.lake import OUTCOMES, RAW
+from everloop.watch.look import Seen
 
 AGAIN = timedelta(hours=1)
 """After a first turn that failed, where no new row and no longer delay says when."""
@@ -41,6 +43,7 @@ class Turning:
         self._executor.warm()
         self._engine = Engine(installation.ledger, installation.clock)
         self.controller = Controller(installation, self._engine, self._executor, told=told)
+        self.alerting = Alerting(installation, self._engine, said=said)
         self._worker: threading.Thread | None = None
         self._begun = False
         self._tried: tuple[tuple[int, int], datetime] | None = None
@@ -48,8 +51,14 @@ class Turning:
 
     def look(self) -> None:
         self._begun = self._begun or self.attempt(self._begin)
-        for part in (self._first, self._work, self.controller.look):
+        seen: list[Seen] = []
+        for part in (self._first, self._work, lambda: seen.append(self.controller.look().seen)):
             self.attempt(part)
+        # A look that failed is no reason to keep quiet about the machine; and no alert is a reason to stop looking.
+        try:
+            self.alerting.look(seen[0] if seen else None)
+        except Exception as error:
+            self._said(f"alerts could not be looked at: {type(error).__name__}: {error}")
 
     def attempt(self, part: Callable[[], object]) -> bool:
         """Whether it went well. What fails (on a full disk, say) must not end the loop: it is said at every look."""

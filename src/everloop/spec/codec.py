@@ -16,12 +16,14 @@ import msgspec
 from everloop.errors import SpecError
 from everloop.records import digest_of
 from everloop.spec import (
+    alert,
     checks,
     decision,
     gate,
     guard,
     label,
     metric,
+    notify,
     retrain,
     rollout,
     serve,
@@ -43,6 +45,14 @@ KINDS: dict[str, type] = {
     for name, kind in vars(module).items()
     if isinstance(kind, type) and dataclasses.is_dataclass(kind) and not name.startswith("_")
 } | {"Loop": Loop, "Function": Function}
+# An alert may be called as a guard is: these two families are written with their name before.
+KINDS |= {
+    f"{family}.{name}": kind
+    for family, module in (("alert", alert), ("notify", notify))
+    for name, kind in vars(module).items()
+    if isinstance(kind, type) and dataclasses.is_dataclass(kind)
+}
+_NAMES = {kind: name for name, kind in KINDS.items()}
 NODES = (tree.Input, tree.Constant, tree.Call)
 
 
@@ -105,9 +115,14 @@ def _encoded(value: Any) -> Any:
         return {"kind": "node", "tree": tree.to_json(value)}
     if isinstance(value, train.Estimator):
         return {"kind": "Estimator", "path": value.path, "parameters": _encoded_exactly(value.parameters)}
-    if dataclasses.is_dataclass(value) and type(value).__name__ in KINDS:
-        fields = [each for each in dataclasses.fields(value) if each.metadata.get("encoded", True)]
-        return {"kind": type(value).__name__, **{each.name: _encoded(getattr(value, each.name)) for each in fields}}
+    if dataclasses.is_dataclass(value) and type(value) in _NAMES:
+        fields = [
+            each
+            for each in dataclasses.fields(value)
+            if each.metadata.get("encoded", True)
+            and not (each.metadata.get("omitted") == "default" and getattr(value, each.name) == each.default)
+        ]
+        return {"kind": _NAMES[type(value)], **{each.name: _encoded(getattr(value, each.name)) for each in fields}}
     if isinstance(value, Mapping):
         return _pairs(value, _encoded)
     if isinstance(value, list | tuple):

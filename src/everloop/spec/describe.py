@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from datetime import timedelta
 
+from everloop.spec.alert import name_of
 from everloop.spec.checks import Between, Check, Fresh, Holds, Matches, NotNull, OneOf, Unique
 from everloop.spec.decision import Threshold
 from everloop.spec.function import Function
@@ -49,7 +50,17 @@ def describe(declared: Resolved | Loop) -> list[str]:
         _rollout(loop),
         f"Retrain {_trigger(loop.retrain)}{_default(loop, 'retrain')}; one at a time{_cooldown(loop)}.",
         _serve(loop),
+        _alerts(loop),
     ]
+
+
+def _alerts(loop: Loop) -> str:
+    if not loop.watched_alerts:
+        return "Tell nobody of anything; `everloop status` says what happened."
+    rules = _and(tuple(name_of(each) for each in loop.watched_alerts))
+    told = _and(tuple(type(each).__name__ for each in loop.receivers)) if loop.receivers else ""
+    where = f"tell {told}" if told else "say it where `everloop up` runs, and tell nobody else (the default)"
+    return f"Watch for {rules}{_default(loop, 'alerts')}; {where}."
 
 
 def _default(loop: Loop, field: str) -> str:

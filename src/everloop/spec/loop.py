@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from everloop.errors import SpecError
 from everloop.records import LOOP_NAME
+from everloop.spec.alert import BLIND, Rule, name_of
+from everloop.spec.alert import DEFAULT as DEFAULT_ALERTS
 from everloop.spec.checks import Check
 from everloop.spec.columns import Column, Columns
 from everloop.spec.conform import conform, shown
@@ -16,6 +18,7 @@ from everloop.spec.decision import Threshold
 from everloop.spec.gate import Better, NotWorse
 from everloop.spec.label import Label
 from everloop.spec.metric import METRICS, Custom, Metric
+from everloop.spec.notify import DEFAULT_PACE, Pace, Receiver
 from everloop.spec.retrain import AnyOf, Degraded, Drift, Every, Trigger
 from everloop.spec.retrain import leaves as triggers_of
 from everloop.spec.rollout import Canary, Direct
@@ -32,6 +35,8 @@ DEFAULT_GATE = NotWorse()
 DEFAULT_SERVE = Serve()
 DEFAULT_ROLLOUT = Canary()
 DEFAULT_RETRAIN = AnyOf(Every(timedelta(days=7)), Degraded(by=0.02))
+LATER = {"omitted": "default"}
+"""A field that came later is not written where it has its default: declarations keep their digests."""
 
 
 @taught
@@ -61,6 +66,10 @@ class Loop:
     quarantine_up_to: float = 0.05
     """The share of a batch that may fail its checks; beyond it the whole batch is refused."""
     cooldown: timedelta = timedelta(0)
+    alerts: tuple[Rule, ...] = field(default=DEFAULT_ALERTS, metadata=LATER)
+    """What somebody is told about; those that are written stand in place of the default."""
+    notify: tuple[Receiver | Pace, ...] = field(default=(), metadata=LATER)
+    """Who is told. Nobody: alerts are kept, and said where `everloop up` runs."""
 
     if TYPE_CHECKING:  # the short forms that people write
 
@@ -83,6 +92,8 @@ class Loop:
             retrain: Trigger = DEFAULT_RETRAIN,
             quarantine_up_to: float = 0.05,
             cooldown: timedelta = timedelta(0),
+            alerts: Sequence[Rule] = DEFAULT_ALERTS,
+            notify: Sequence[Receiver | Pace] = (),
         ) -> None: ...
 
     def __post_init__(self) -> None:
@@ -135,6 +146,8 @@ class Loop:
             ("checks", self.checks),
             ("retrain", tuple(triggers_of(self.retrain))),
             ("train", self.train if isinstance(self.train, tuple) else ()),
+            ("alerts", self.alerts),
+            ("notify", self.notify),
         ):
             for position, each in enumerate(parts):
                 if each in parts[:position]:
@@ -168,16 +181,40 @@ class Loop:
 
     def _watched(self) -> None:
         """Whoever wants to watch needs the log."""
+        if sum(isinstance(each, Pace) for each in self.notify) > 1:
+            raise SpecError("Loop.notify holds two paces; write one Pace(…) for all receivers.")
+        names = [(name_of(each), each.severity) for each in self.alerts]
+        for position, each in enumerate(names):
+            if each in names[:position]:
+                raise SpecError(
+                    f"Loop.alerts holds two rules for {each[0]} with the severity {each[1]}; "
+                    "leave one out, or give them two severities."
+                )
         if self.serve.log:
             return
         blind = [repr(each) for each in triggers_of(self.retrain) if isinstance(each, Drift | Degraded)]
         if isinstance(self.rollout, Canary):
             blind.append("Canary(…)")
+        if self.alerts != DEFAULT_ALERTS:
+            blind += [repr(each) for each in self.alerts if isinstance(each, BLIND)]
         if blind:
             raise SpecError(
                 f"Serve.log is False, and {' and '.join(blind)} can judge only predictions that are kept; "
                 "leave log=False out, or write rollout=Direct() and retrain=Every(…)."
             )
+
+    @property
+    def watched_alerts(self) -> tuple[Rule, ...]:
+        """Those that can see something: the default ones go without a log where there is none."""
+        return tuple(each for each in self.alerts if self.serve.log or not isinstance(each, BLIND))
+
+    @property
+    def receivers(self) -> tuple[Receiver, ...]:
+        return tuple(each for each in self.notify if not isinstance(each, Pace))
+
+    @property
+    def pace(self) -> Pace:
+        return next((each for each in self.notify if isinstance(each, Pace)), DEFAULT_PACE)
 
     @property
     def trains(self) -> tuple[Train, ...]:

@@ -17,7 +17,6 @@ Kind = TypeVar("Kind")
 LATER = {
     "joins": "joining other tables is not built yet; join them in your source, as they were known at the event",
     "experiment": "experiments are not built yet; a Canary compares two versions",
-    "alerts": "alerts are not built yet; `everloop status --json` says what happened",
     "first": "serving high value first is not built yet; leave it out",
 }
 """Fields of the design that are to come."""

@@ -7,6 +7,7 @@ from threading import Barrier, Thread
 
 from everloop.errors import NotFound, ReleaseConflict, ReleaseError
 from everloop.records import (
+    Alert,
     Batch,
     Candidate,
     Decision,
@@ -15,11 +16,13 @@ from everloop.records import (
     ExperimentArm,
     Release,
     Signature,
+    Silence,
     Snapshot,
     Verdict,
 )
 from everloop.store.ledger import (
     Ledger,
+    alerts,
     batches,
     candidates,
     decisions,
@@ -47,6 +50,7 @@ def check_ledger(open_ledger: Callable[[], Ledger]) -> None:
         _a_release_changes_by_compare_and_swap(first, second)
         _a_release_is_known_by_its_time(first)
         _an_experiment_has_its_name_for_ever_and_ends_with_its_release(first, second)
+        _an_alert_is_the_one_of_its_beginning_until_it_is_settled(first, second)
         _of_two_at_once_one_wins(first, second)
         _what_is_not_there_is_not_found(first)
     finally:
@@ -215,6 +219,32 @@ def _an_experiment_has_its_name_for_ever_and_ends_with_its_release(first: Ledger
         error = raised(NotFound, lambda: experiments.get(connection, "tried", "colour"), "an unknown name is not found")
         assert "colour" in str(error)
         assert "price" in str(error)
+
+
+def _an_alert_is_the_one_of_its_beginning_until_it_is_settled(first: Ledger, second: Ledger) -> None:
+    hour = timedelta(hours=1)
+    fires = Alert(
+        loop="conform", fingerprint="a", rule="errors", level="service", severity="critical", began=AT, seen=AT,
+        because="4 %", value=0.1 + 0.2,
+    )  # fmt: skip
+    later = replace(fires, began=AT + hour, seen=AT + hour)
+    over = replace(fires, seen=AT + hour, ended=AT + hour, settled=True)
+    quiet = Silence(loop="conform", id="s", rule=None, since=AT, until=AT + hour)
+    with first.write() as connection:
+        for each in (fires, later, over):
+            alerts.put(connection, each)
+        alerts.silence(connection, quiet)
+    with second.read() as connection:
+        assert alerts.of(connection, "conform") == (over, later)
+        assert alerts.of(connection, "conform", newest=1) == (later,)
+        assert alerts.unsettled(connection, "conform") == (later,)
+        assert alerts.unsettled(connection, "tried") == ()
+        assert alerts.silenced(connection, "conform", now=AT) == (quiet,)
+        assert alerts.silenced(connection, "conform", now=AT + hour) == ()
+    with second.write() as connection:
+        assert alerts.unsilence(connection, "conform", "s") == quiet
+    with first.write() as connection:
+        raised(NotFound, lambda: alerts.unsilence(connection, "conform", "s"), "a silence ends once")
 
 
 def _of_two_at_once_one_wins(first: Ledger, second: Ledger, rounds: int = 20) -> None:

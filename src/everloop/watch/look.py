@@ -58,6 +58,8 @@ class Watched:
     shadow_margin: float | None = None
     classes: Mapping[int, tuple[Class, ...]] = field(default_factory=dict)
     """Version → its order of classes, where it is not ``truth.classes``."""
+    also: tuple[tuple[str, Drift | Degraded], ...] = ()
+    """What else is asked at each look, by names of its own: for those who are told and start nothing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,6 +113,10 @@ class Seen:
     largest_drift: float = 0.0
     """The largest PSI of a column in the last full window."""
     drifted_column: str | None = None
+    due: int = 0
+    """The champion's rows whose label is due."""
+    also: Mapping[str, Drifted | Degradation] = field(default_factory=dict)
+    """What there is to say to ``Watched.also``."""
 
 
 def begin(now: datetime) -> WatchState:
@@ -152,13 +158,20 @@ def look(
     if champion is not None and lake.exists(PREDICTIONS):
         drifts, state = _drifts(lake, watched, champion, state, now)
         widest = max(state.drifts.values(), key=lambda each: each.largest)
-        degradations, scored, coverage, state = _scores(lake, watched, champion, state, now)
+        judged = _scores(lake, watched, champion, state, now)
+        degradations, scored, coverage, state = judged.worse, judged.scored, judged.coverage, judged.state
+        also: dict[str, Drifted | Degradation] = dict(judged.also)
+        for name, asked_also in watched.also:
+            if isinstance(asked_also, Drift) and (found := state.drifts[repr(asked_also)].found) is not None:
+                also[name] = found
         seen = Seen(
             signals=replace(signals, drift=drifts, degraded=degradations),
             score=scored,
             coverage=coverage,
             largest_drift=widest.largest,
             drifted_column=widest.column,
+            due=judged.due,
+            also=also,
         )
     evidence, state = _evidence(lake, watched, release, state, now)
     return replace(seen, evidence=evidence), state
@@ -168,6 +181,7 @@ def _drifts(
     lake: Lake, watched: Watched, champion: Champion, state: WatchState, now: datetime
 ) -> tuple[dict[Drift, Drifted], WatchState]:
     triggers = [each for _, each in placed(watched.trigger) if isinstance(each, Drift)]
+    asked = dict.fromkeys([*triggers, *(each for _, each in watched.also if isinstance(each, Drift))])
     against = Against(
         version=champion.version,
         signature=champion.signature,
@@ -178,21 +192,28 @@ def _drifts(
     # Without a trigger the weeks are watched all the same: people want to see how far inputs have moved.
     states = {
         repr(each): drift.advance(lake, each, state.drifts.get(repr(each), began), against, now)
-        for each in triggers or [Drift()]
+        for each in asked or [Drift()]
     }
     said = {each: found for each in triggers if (found := states[repr(each)].found) is not None}
     return said, replace(state, drifts=states)
 
 
-def _scores(
-    lake: Lake,
-    watched: Watched,
-    champion: Champion,
-    state: WatchState,
-    now: datetime,
-) -> tuple[dict[Degraded, Degradation], Scored | None, float | None, WatchState]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Scores:
+    """What the labels say: to the triggers, and to those who ask also."""
+
+    state: WatchState
+    worse: dict[Degraded, Degradation] = field(default_factory=dict)
+    scored: Scored | None = None
+    coverage: float | None = None
+    due: int = 0
+    also: dict[str, Degradation] = field(default_factory=dict)
+
+
+def _scores(lake: Lake, watched: Watched, champion: Champion, state: WatchState, now: datetime) -> _Scores:
     triggers = [(place, each) for place, each in placed(watched.trigger) if isinstance(each, Degraded)]
-    span = max([each.over or LONGEST for _, each in triggers], default=LONGEST)
+    asked = [(name, each) for name, each in watched.also if isinstance(each, Degraded)]
+    span = max([each.over or LONGEST for _, each in (*triggers, *asked)], default=LONGEST)
     delay = watched.truth.delay
     rows = matured(
         lake,
@@ -202,13 +223,13 @@ def _scores(
         versions=[champion.version],
     )
     if rows.is_empty():
-        return {}, None, None, state
+        return _Scores(state=state)
     labelled = rows.filter(pl.col("truth").is_not_null())
     coverage = len(labelled) / len(rows)
     judged = _judged(labelled, watched)
     scored = score.score(watched.metric, judged, positive=watched.positive)
     if scored is None:
-        return {}, None, coverage, state
+        return _Scores(state=state, coverage=coverage, due=len(rows))
     reference = _reference(watched.metric, champion, state)
     found: dict[Degraded, Degradation] = {}
     for place, each in placed(watched.trigger):
@@ -219,10 +240,23 @@ def _scores(
             worse = score.degradation(watched.metric, own, reference, by=each.by, positive=watched.positive)
             if worse is not None:
                 found[each] = worse
+    also: dict[str, Degradation] = {}
+    for name, each in asked:
+        own = _judged(labelled.filter(pl.col("event_time") > now - delay - (each.over or LONGEST)), watched)
+        worse = score.degradation(watched.metric, own, reference, by=each.by, positive=watched.positive)
+        if worse is not None:
+            also[name] = worse
     bound = score.bound(watched.metric, scored)
     known = state.best if state.best_of == champion.version else None
     best = bound if known is None else score.better(watched.metric, known, bound)
-    return found, scored, coverage, replace(state, best=best, best_of=champion.version)
+    return _Scores(
+        state=replace(state, best=best, best_of=champion.version),
+        worse=found,
+        scored=scored,
+        coverage=coverage,
+        due=len(rows),
+        also=also,
+    )
 
 
 def _judged(labelled: pl.DataFrame, watched: Watched) -> Judged:

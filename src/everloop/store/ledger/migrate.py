@@ -13,7 +13,7 @@ from sqlalchemy import Connection, Engine
 from everloop.errors import StoreError
 from everloop.store.ledger.begin import begin
 
-HEAD = "0002"
+HEAD = "0003"
 """The newest revision in ``migrations/versions``."""
 SCRIPTS = Path(__file__).parent / "migrations"
 _ADVISORY = 6_012_331_071  # Any number, but always the same: it names our lock in Postgres.

@@ -113,6 +113,27 @@ decisions = Table(
     Index(None, "loop", "at"),
 )
 
+# An episode of a rule that was broken. Few are unsettled at a time; those are what a look asks for.
+alerts = Table(
+    "alerts",
+    metadata,
+    Column("loop", Text, primary_key=True),
+    Column("fingerprint", Text, primary_key=True),
+    Column("began", BigInteger, primary_key=True, autoincrement=False),
+    Column("settled", Boolean, nullable=False),
+    Column("record", Text, nullable=False),
+    Index(None, "loop", "settled", "began"),
+)
+
+silences = Table(
+    "silences",
+    metadata,
+    Column("loop", Text, primary_key=True),
+    Column("id", Text, primary_key=True),
+    Column("until", BigInteger, nullable=False),
+    Column("record", Text, nullable=False),
+)
+
 watermarks = Table(
     "watermarks",
     metadata,
