@@ -15,6 +15,7 @@ SCRIPTS = (
     "looks",
     "statistics",
     "release",
+    "experiments",
     "serving",
     "serving_costs",
     "offline",

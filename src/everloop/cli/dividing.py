@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
@@ -11,6 +12,7 @@ from everloop.cli.options import DEFAULT_HOME, AsJson, HomeFolder, LoopName
 if TYPE_CHECKING:
     from everloop.loop.dividing import AskedArm
     from everloop.loop.events import Asked
+    from everloop.loop.experiment import ExperimentReport
     from everloop.loop.installation import Installation
     from everloop.records import Experiment, Release
 
@@ -124,6 +126,106 @@ def experiment_assign(
         arm = arm_of(found, id, moment)
         value = {"experiment": name, "id": id, "arm": arm.name, "version": arm.version, "share": arm.share}
         emit(value, as_json, lambda console: console.print(f"{id}: {arm.name}, version {arm.version}", markup=False))
+
+
+@experiment.command("report", short_help="What it shows so far, valid at every look.")
+def experiment_report(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The experiment, running or ended.")],
+    metric: Annotated[
+        list[str] | None,
+        typer.Option(help="An outcome's name; or score, errors, latency. Once for each; score unless named."),
+    ] = None,
+    ratio: Annotated[
+        list[str] | None,
+        typer.Option(metavar="A/B", help="A ratio such as clicks/views, revenue/requests, revenue/units."),
+    ] = None,
+    covariate: Annotated[
+        str | None, typer.Option(help="A request's column, or an outcome as it was before: takes noise away (CUPED).")
+    ] = None,
+    lower_is_better: Annotated[
+        bool | None, typer.Option("--lower-is-better/--higher-is-better", help="For outcomes: higher unless said.")
+    ] = None,
+    effect: Annotated[float | None, typer.Option(help="The smallest difference that matters, as the metric.")] = None,
+    expect: Annotated[
+        float, typer.Option(help="Units that you expect in all; choose it before the first look.")
+    ] = 10_000.0,
+    age: Annotated[
+        str | None,
+        typer.Option(help="How long after its event time a row counts, such as 7d; the label's delay unless named."),
+    ] = None,
+    html: Annotated[Path | None, typer.Option(help="Write a page with plots there.")] = None,
+    home: HomeFolder = DEFAULT_HOME,
+    loop: LoopName = None,
+    as_json: AsJson = False,
+) -> None:
+    """Hold every arm against the first: the difference, its interval, and what it says in plain words.
+
+    The interval holds at every look, so look as often as you like. Assignment is checked first: where units did not
+    fall to the arms as they were to, nothing is read out of the figures.
+    """
+    from everloop.cli.kept import opened
+    from everloop.cli.show import Usage, emit, parse_duration
+    from everloop.loop.experiment import Question, examine
+    from everloop.loop.experiment_page import page
+    from everloop.watch.experiment import Measure
+
+    measures = [Measure(numerator=each) for each in metric or ()]
+    for text in ratio or ():
+        above, slash, below = text.partition("/")
+        if not (above and slash and below):
+            raise Usage(f"--ratio is {text!r}; write two names, such as revenue/requests.")
+        measures.append(Measure(numerator=above, denominator=below))
+    if not expect >= 100 or (effect is not None and not effect > 0):
+        raise Usage(f"--expect is {expect:g} and --effect {effect}; write at least 100 units, and an effect above 0.")
+    question = Question(
+        measures=measures,
+        covariate=covariate,
+        lower_is_better=lower_is_better,
+        effect=effect,
+        expected=expect,
+        age=None if age is None else parse_duration(age),
+    )
+    with opened(home, loop) as each:
+        found = examine(each, name, question)
+    if html is not None:
+        try:
+            html.write_text(page(found), "utf-8")
+        except OSError as error:
+            raise Usage(
+                f"--html {html} cannot be written: {error.strerror}. Name a file in a folder that is there."
+            ) from None
+    emit(found, as_json, lambda console: _tell_report(console, found, html))
+
+
+def _tell_report(console: Any, found: ExperimentReport, html: Path | None) -> None:
+    from everloop.cli.show import table, when
+
+    ended = f", stopped {when(found.stopped)}" if found.stopped else ""
+    console.print(
+        f"{found.loop}: experiment {found.name}, drawn by {found.unit}, started {when(found.started)}{ended}; rows up to "
+        f"{when(found.until)}",
+        markup=False,
+    )
+    for measure in found.measures:
+        console.print(f"\n{measure.name} ({'lower' if measure.lower_is_better else 'higher'} is better)", markup=False)
+        table(
+            console,
+            ("arm", "version", "share", "units", "rows", "value"),
+            (
+                (a.name, a.version, f"{a.share:.4g}", f"{a.units:,}", f"{a.rows:,}", _shown(a.value))
+                for a in measure.arms
+            ),
+        )
+        for against in measure.against:
+            console.print(f"  {against.words}", markup=False)
+        for note in measure.notes:
+            console.print(f"  {note}", markup=False, style="dim")
+    if html is not None:
+        console.print(f"\nthe page is {html}", markup=False)
+
+
+def _shown(value: float | None) -> str | None:
+    return None if value is None else f"{value:.5g}"
 
 
 @route.command("start", short_help="Let a small model, or confidence, choose the version.")

@@ -125,7 +125,7 @@ def _seconds(account: Account) -> str:
     return f"<table><tr><th>part</th><th>seconds</th></tr>{''.join(rows)}</table>"
 
 
-def _figure(height: float) -> tuple[Figure, Axes]:
+def new_figure(height: float) -> tuple[Figure, Axes]:
     figure = Figure(figsize=(10.4, height), layout="constrained")
     axes: Axes = figure.subplots()
     axes.spines[["top", "right", "left"]].set_visible(False)
@@ -139,7 +139,7 @@ def _figure(height: float) -> tuple[Figure, Axes]:
     return figure, axes
 
 
-def _svg(figure: Figure) -> str:
+def as_svg(figure: Figure) -> str:
     out = io.StringIO()
     with mpl.rc_context({"svg.fonttype": "none", "font.family": "sans-serif", "svg.hashsalt": "everloop"}):
         figure.savefig(out, format="svg", metadata={"Date": None})
@@ -163,7 +163,7 @@ def _score_plot(account: Account) -> str:
     scored = [period for period in account.periods if period.score is not None]
     if len(scored) < 2:
         return ""
-    figure, axes = _figure(3.6)
+    figure, axes = new_figure(3.6)
     for position, (start, end, number) in enumerate(_reigns(account)):
         axes.axvspan(start, end, color=BANDS[position % 2], linewidth=0)  # type: ignore[arg-type]
         axes.text(start, 1.0, f" {number}", transform=axes.get_xaxis_transform(), va="top", color=MUTED, fontsize=8)  # type: ignore[arg-type]
@@ -181,7 +181,7 @@ def _score_plot(account: Account) -> str:
     axes.set_xlim(account.periods[0].start, account.periods[-1].end)  # type: ignore[arg-type]
     if not account.greater_is_better:
         axes.annotate("lower is better", (0.995, 0.9), xycoords="axes fraction", ha="right", color=MUTED, fontsize=8)
-    return _svg(figure)
+    return as_svg(figure)
 
 
 def _smoothed(periods: list[Period], reach: int = 3) -> list[float]:
@@ -196,7 +196,7 @@ def _smoothed(periods: list[Period], reach: int = 3) -> list[float]:
 def _share_plot(account: Account) -> str:
     if not account.periods:
         return ""
-    figure, axes = _figure(1.7)
+    figure, axes = new_figure(1.7)
     for period in account.periods:
         if period.challenger is None:
             continue
@@ -206,16 +206,16 @@ def _share_plot(account: Account) -> str:
     axes.set_ylim(0, 1)
     axes.set_xlim(account.periods[0].start, account.periods[-1].end)  # type: ignore[arg-type]
     axes.set_ylabel("share", color=MUTED)
-    return _svg(figure)
+    return as_svg(figure)
 
 
 def _drift_plot(account: Account) -> str:
     if not any(period.drift for period in account.periods):
         return ""
-    figure, axes = _figure(1.9)
+    figure, axes = new_figure(1.9)
     for before, after in pairwise(account.periods):
         axes.plot([before.end, after.end], [before.drift, after.drift], color=INK, linewidth=1.2)  # type: ignore[arg-type]
     axes.axhline(0.1, color=MUTED, linewidth=0.8, linestyle=(0, (2, 2)))
     axes.set_xlim(account.periods[0].start, account.periods[-1].end)  # type: ignore[arg-type]
     axes.set_ylabel("PSI", color=MUTED)
-    return _svg(figure)
+    return as_svg(figure)
