@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from everloop.serve.cores import cores
 from everloop.testing.burning import burning_graph
 from everloop.testing.serving import Client, ServedHome, ServerProcess, expected, message, signature_of
 
@@ -193,3 +194,19 @@ def test_one_bad_row_in_a_large_request_refuses_it_once_and_runs_no_more(tmp_pat
         status, answers = client.post("/predict", [{"x": 1.0}] * 20_000)
         assert (status, len(answers)) == (200, 20_000)
         assert client.post("/predict", [{"x": 1.0}] * 20_001)[0] == 413
+
+
+def test_a_run_may_use_all_cores_and_answers_the_same(tmp_path: Path) -> None:
+    served = home(tmp_path)
+    with served.serve() as server, Client(server.port) as client:
+
+        def threads() -> int:
+            return sum(1 for _ in Path(f"/proc/{server.process.pid}/task").iterdir())
+
+        single = client.post("/predict", {"x": 0.25})[1]
+        before = threads()
+        server.wait_for(served.release(1, mode="latency"))
+        several = client.post("/predict", {"x": 0.25})[1]
+        assert several["probability"] == single["probability"]
+        if len(cores()) > 1:
+            assert threads() > before

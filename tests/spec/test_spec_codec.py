@@ -161,7 +161,12 @@ def loops(draw: Any) -> Loop:
         score=draw(st.sampled_from([None, el.metric.LogLoss(), el.metric.RocAuc(), el.metric.F1(), regret])),
         gate=draw(st.none() | st.builds(el.NotWorse, margin=shares, slices=columns) | st.builds(el.Better, shares)),
         serve=draw(
-            st.builds(el.Serve, p99=st.none() | spans, cache=st.none() | st.builds(el.Cache, time_to_live=spans))
+            st.builds(
+                el.Serve,
+                p99=st.none() | spans,
+                mode=st.sampled_from(["throughput", "latency"]),
+                cache=st.none() | st.builds(el.Cache, time_to_live=spans),
+            )
         ),
         rollout=draw(rollouts()),
         retrain=draw(

@@ -53,6 +53,7 @@ def publish(installation: Installation) -> Release:
         "label": installation.loop.label.column,
         "log": serve.log,
         "p99_ms": serve.p99.total_seconds() * 1_000 if serve.p99 else None,
+        "mode": serve.mode,
         "cache": None
         if serve.cache is None
         else {"bytes": serve.cache.bytes, "seconds": serve.cache.time_to_live.total_seconds()},

@@ -130,6 +130,8 @@ class Queue(Generic[J]):
             self._take_ordered(jobs, dropped, now)
         elif self._plain:
             self._take_plain(jobs, dropped, now)
+        if not self.rows:
+            self._group = None  # a version that nobody asks any more can go
         if dropped or self._crowd > 1.0:
             worse = any(job.exchange.deadline != GONE for job in dropped)
             self._crowd = min(self._crowd * CROWDED, MOST_CROWDED) if worse else max(self._crowd * QUIETER, 1.0)

@@ -157,6 +157,7 @@ class Batcher(Generic[J, B]):
     def _account(self) -> None:
         if self._ran is not None:
             self.queue.ran(*self._ran, perf_counter() - self._began)
+            self._ran = None
 
     def _hand_over(self, batch: B) -> None:
         if self._thread is None:

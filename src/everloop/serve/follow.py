@@ -12,6 +12,7 @@ from everloop.errors import NotFound, PackageTampered, ServeError
 from everloop.serve import releases, traffic
 from everloop.serve.ahead import Ahead
 from everloop.serve.cache import Cache
+from everloop.serve.cores import cores
 from everloop.serve.journal import say
 from everloop.serve.live import Live
 from everloop.serve.loading import Allowance, Loader
@@ -60,6 +61,8 @@ class Follower:
         self._path = home.release_file(loop)
         self._switch = switch
         self._processes = processes
+        self._threads = 1
+        """Cores that one run may use, as the release last looked at says."""
         self._mark: releases.Mark | None = None
         self._ahead: Ahead | None = None
         self._allowance = allowance
@@ -135,6 +138,7 @@ class Follower:
             return Found(release=release, live=None, accepted=True)
         needed = traffic.besides(release)
         self._most = max(KEPT_MODELS, len(needed) + 2)
+        self._threads = cores_for(self._processes) if release.mode == "latency" else 1
         champion = self._model(release.champion.package, self.loop)
         challenger: Model | None = None
         problem = refused = None
@@ -199,16 +203,21 @@ class Follower:
 
     def _model(self, package: str, loop: str) -> Model:
         model = self._models.pop(package, None)
-        if model is None:
+        if model is None or model.threads != self._threads:
             opened = self._ahead.take(package) if self._ahead is not None else None
             folder = folder_of(self._home.packages, package)
-            model = load(folder, trusted_keys(self._home.keys), self._allowance, opened)
+            model = load(folder, trusted_keys(self._home.keys), self._allowance, opened, self._threads)
         if model.manifest.loop != loop:
             raise NotFound(f"Package {package[:12]} belongs to loop {model.manifest.loop}, not {loop}.")
         self._models[package] = model
         while len(self._models) > self._most:
             del self._models[next(iter(self._models))]
         return model
+
+
+def cores_for(processes: int) -> int:
+    """Cores that each of so many processes has to itself, one at the least."""
+    return max(1, len(cores()) // processes)
 
 
 def _number(served: Served | None) -> int | None:

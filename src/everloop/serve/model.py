@@ -36,20 +36,25 @@ run. Two sizes are enough for the line of its cost; which size is best shows in 
 class Model:
     """A graph that answers. ``cost`` is what its runs take; ``manifest`` says what it is."""
 
-    __slots__ = ("_outputs", "_run", "_session", "cost", "digest", "manifest", "signature")
+    __slots__ = ("_outputs", "_run", "_session", "cost", "digest", "manifest", "signature", "threads")
 
-    def __init__(self, digest: str, manifest: Manifest, graph: bytes, allowance: Allowance = ALLOWANCE) -> None:
-        """Raises PackageError when the graph does not load, run or give what its signature says, or takes too much."""
+    def __init__(
+        self, digest: str, manifest: Manifest, graph: bytes, allowance: Allowance = ALLOWANCE, threads: int = 1
+    ) -> None:
+        """``threads``: cores that one run may use. Raises PackageError when the graph does not load, run or give what its signature says, or takes too much."""
         self.digest = digest
         self.manifest = manifest
         self.signature = manifest.signature
         self.cost = CostLine()
+        self.threads = threads
         classified = self.signature.task != "regression"
         self._outputs = ["prediction", "decision"] if classified else ["prediction"]
         try:
             inspection = inspect(graph, declared=(*manifest.opset, *([EXTENSIONS] if manifest.extensions else [])))
             with Watch(allowance, len(graph)) as watch:
-                self._session = _session(graph, watch, extensions=manifest.extensions, folds=inspection.folds)
+                self._session = _session(
+                    graph, watch, extensions=manifest.extensions, folds=inspection.folds, threads=threads
+                )
                 self._run = _native(self._session)
                 self._check()
                 self._warm(watch.run)
@@ -129,9 +134,9 @@ def _made_rows(signature: Signature, rows: int) -> Packed:
     return packed
 
 
-def _session(graph: bytes, watch: Watch, *, extensions: bool, folds: bool) -> Any:
+def _session(graph: bytes, watch: Watch, *, extensions: bool, folds: bool, threads: int) -> Any:
     options = watch.options
-    options.intra_op_num_threads = 1
+    options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
@@ -158,8 +163,9 @@ def load(
     trusted: Mapping[str, Ed25519PublicKey],
     allowance: Allowance = ALLOWANCE,
     opened: Opened | None = None,
+    threads: int = 1,
 ) -> Model:
     """Verify and load a package, unless it is ``opened`` already. Raises PackageTampered, PackageError or NotFound."""
     if opened is None:
         opened = open_package(folder, trusted, largest=allowance.package_bytes)
-    return Model(opened.digest, opened.manifest, opened.model, allowance)
+    return Model(opened.digest, opened.manifest, opened.model, allowance, threads)

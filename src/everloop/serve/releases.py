@@ -78,6 +78,8 @@ class ReleaseFile(msgspec.Struct, frozen=True, kw_only=True):
     salt: str = ""
     log: bool = True
     p99_ms: float | None = None
+    mode: Literal["throughput", "latency"] = "throughput"
+    """Whether a run takes one core, or all that the process has to itself."""
     cache: CacheTerms | None = None
     label: str = "label"
     """The name of an outcome that is sent without one."""

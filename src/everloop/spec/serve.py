@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
+from typing import Literal
 
 from everloop.errors import SpecError
 from everloop.spec.conform import conform, positive
@@ -33,12 +34,16 @@ class Cache:
 @taught
 @dataclass(frozen=True, kw_only=True)
 class Serve:
-    """``p99``: the time within which 99 of 100 answers must leave. ``log``: keep predictions (watching needs them).
+    """``p99``: the time within which 99 of 100 answers must leave: a request that would be later is refused.
+
+    ``log``: keep predictions (watching needs them). ``mode``: "throughput" runs the model on one core for each process
+    of the server; "latency" on all cores that a process has to itself, which answers sooner where they would rest.
 
     ``cache``: answer what was answered before without running the model; None: every request runs it.
     """
 
     p99: timedelta | None = None
+    mode: Literal["throughput", "latency"] = field(default="throughput", metadata={"omitted": "default"})
     log: bool = True
     cache: Cache | None = None
 
