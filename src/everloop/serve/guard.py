@@ -36,7 +36,9 @@ class Guard:
         loops: tuple[str, ...],
         file: Path | None = None,
         open_to_the_world: bool = False,
+        behind: bool = False,
     ) -> None:
+        """``behind``: another server holds the sockets, and TLS is its business."""
         self.settings = settings
         self.certificate = Certificate(settings.tls) if settings.tls is not None else None
         self.log: AccessLog | None = None
@@ -60,7 +62,7 @@ class Guard:
         self.gate = self._made()
         if settings.keys and not self._keys.keys:
             say("no keys yet", remedy="everloop keys add NAME")
-        if not is_loopback(host) and settings.tls is None:
+        if not (behind or is_loopback(host)) and settings.tls is None:
             say("no TLS", because=f"keys and rows are readable on their way to {host}", remedy="serve.tls")
 
     @property
