@@ -10,9 +10,12 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from itertools import count
+from pathlib import Path
 
 import pytest
 
+from everloop.serve import keys
+from everloop.serve.settings import ServerSettings, encode
 from everloop.testing.serving import Client, ServedHome, expected, message, signature_of
 from raw_http import PATIENCE, Outcome, Shot, descriptors, memory, requests_in, volley
 
@@ -21,6 +24,7 @@ WARM = 1_500
 GROWTH = 12 * 2**20
 """Bytes that the process may grow by after the first messages: the allocator's pieces, the heads that it knows."""
 STEADY_EVERY = 40
+KEYLESS = 4_000
 COLUMNS = {"x": "number", "t": "text"}
 numbers = count()
 
@@ -447,6 +451,41 @@ def test_twenty_thousand_messages_that_no_client_should_send(home: ServedHome) -
     assert judge.refused > MESSAGES / 3
     logged = Counter(id for frame in home.predictions() for id in frame.ids if id != "steady")
     assert Counter(judge.answered) - logged == Counter(), "what was answered is in the log"
+
+
+def test_without_a_key_nothing_passes_however_the_bytes_are_laid(tmp_path: Path) -> None:
+    """Keys that are sent in a trailer, behind an end, in another's body, or twice are no keys."""
+    served = ServedHome(tmp_path)
+    served.seal(1, signature_of(COLUMNS, key=("k",)))
+    served.release(1)
+    served.home.settings.write_bytes(encode(ServerSettings(keys=True, operate="key")))
+    key = keys.add(served.home, "good", now=time.time()).encode()
+    good = b"x-api-key: " + key
+    statuses: Counter[int] = Counter()
+    with served.serve("--settings", str(served.home.settings)) as server, Client(server.port) as steady:
+
+        def hidden(number: int) -> Iterator[Shot]:
+            for shot in shots(number, 3):
+                # Wherever a trailer, an ending or a folded line says something, it says the key.
+                shot.pieces = [
+                    piece.replace(b"\r\nx: y\r\n\r\n", b"\r\n" + good + b"\r\n\r\n")
+                    .replace(b"x-api-key: y", good)
+                    .replace(b"0\r\n\r\nPOST", b"0\r\n" + good + b"\r\n\r\nPOST")
+                    .replace(b" folded", b" " + good)
+                    for piece in shot.pieces
+                ]
+                yield shot
+
+        for place, outcome in enumerate(volley(server.port, hidden(KEYLESS))):
+            told = (outcome.shot.name, outcome.shot.data[:3000], outcome.received[-2000:])
+            assert outcome.ended != "silence", told
+            statuses.update(status for status, _ in outcome.answers)
+            assert all(400 <= status < 500 for status, _ in outcome.answers), told
+            if place % STEADY_EVERY == 0:
+                assert steady.post("/predict/made", {"x": 0.5, "k": "steady"}, x_api_key=key.decode())[0] == 200
+        assert server.terminate() == 0
+    assert min(statuses[400], statuses[401]) > KEYLESS / 5
+    assert {id for frame in served.predictions() for id in frame.ids} == {"steady"}
 
 
 @pytest.mark.parametrize("kind", [clear_chunks, upgrades, mutated, crowd, smuggled])

@@ -15,7 +15,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from onnx import TensorProto, helper, numpy_helper
 
-from everloop.records import InputColumn, Signature, digest_of, encode
+from everloop.records import InputColumn, Signature, TensorColumn, digest_of, encode
 from everloop.store import packages
 from everloop.store.packages import File, Manifest, Seal
 from everloop.testing.serving import Client, ServedHome, ServerProcess, expected, graph_of, signature_of
@@ -256,6 +256,8 @@ def test_a_manifest_that_is_signed_and_absurd_is_refused(stage: Stage) -> None:
         {"signature": signature(replace(number, name=""), replace(number, name="\ud800".encode("utf-8", "replace").decode()))},
         {"signature": replace(SIGNATURE, classes=(1, 2, 3))},
         {"signature": replace(SIGNATURE, task="regression", classes=())},
+        {"signature": replace(SIGNATURE, tensors=(TensorColumn(name="image", datatype="FP32", shape=(10**6, 10**6)),))},
+        {"signature": replace(SIGNATURE, tensors=(TensorColumn(name="image", datatype="FP32", shape=(0, -1)),))},
         {"lineage": {"deep": json.loads("[" * 900 + "]" * 900)}, "loop": "x"},
     ):  # fmt: skip
         assert stage.refused(stage.graph(GRAPH, **absurd))
@@ -476,3 +478,31 @@ def test_garbage_for_a_graph_is_refused(stage: Stage) -> None:
         b"\x3a" * 5000,
     ):
         assert "is not ONNX" in stage.refused(stage.graph(content))
+
+
+def test_a_load_that_cannot_be_stopped_keeps_nobody_from_anything(tmp_path: Path) -> None:
+    served = ServedHome(tmp_path)
+    for version in (1, 2, 3):
+        served.seal(version, SIGNATURE, bias=float(version))
+    served.release(1)
+    settings = tmp_path / "settings.json"
+    settings.write_text(json.dumps({"load_seconds": 0.2}))
+    stuck = f"""
+import time
+from everloop.serve import follow, loading
+loading.GRACE_SECONDS = 0.2
+real = follow.load
+def load(folder, *more, **options):
+    if folder.name == {served.versions[2]!r}:
+        time.sleep(10_000)
+    return real(folder, *more, **options)
+follow.load = load
+"""
+    with served.serve("--settings", str(settings), before=stuck) as server, Client(server.port) as client:
+        served.release(2)
+        server.wait(lambda told: "could not be stopped" in str(told.get("problems")))
+        assert client.post("/predict", {"x": 0})[1]["version"] == 1
+        server.wait_for(served.release(3))
+        assert client.post("/predict", {"x": 0})[1]["version"] == 3
+        assert server.terminate() == 0
+    assert "Traceback" not in server.log.read_text()

@@ -50,6 +50,9 @@ class Model:
         classified = self.signature.task != "regression"
         self._outputs = ["prediction", "decision"] if classified else ["prediction"]
         try:
+            row = sum(map(tensors.size_of, self.signature.tensors))
+            if row * WARM_ROWS[-1] > allowance.model_bytes:
+                raise PackageError(f"A row has {row} bytes of tensors: a batch is more than a model may take.")
             inspection = inspect(graph, declared=(*manifest.opset, *([EXTENSIONS] if manifest.extensions else [])))
             with Watch(allowance, len(graph)) as watch:
                 self._session = _session(
@@ -166,6 +169,6 @@ def load(
     threads: int = 1,
 ) -> Model:
     """Verify and load a package, unless it is ``opened`` already. Raises PackageTampered, PackageError or NotFound."""
-    if opened is None:
+    if opened is None or sum(map(len, opened.files.values())) > allowance.package_bytes:
         opened = open_package(folder, trusted, largest=allowance.package_bytes)
     return Model(opened.digest, opened.manifest, opened.model, allowance, threads)
