@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from onnx import TensorProto, helper, numpy_helper
 
 from everloop.records import MISSING_INTEGER
 from everloop.serve.cache import Cache, Recall, unpacked
 from everloop.serve.rows import Packed, Reader
 from everloop.testing.serving import FAILS_ABOVE, Client, ServedHome, expected, graph_of, message, signature_of
+from slow_graph import slow_graph
 
 SIGNATURE = signature_of({"x": "number", "note": "text"}, key=("k",))
 CACHE = {"bytes": 1_000_000, "seconds": 300.0}
@@ -146,40 +146,10 @@ def test_a_row_on_which_the_model_fails_is_not_kept_and_spoils_no_other(tmp_path
         assert counted(client, "everloop_prediction_failures_total") == 3
 
 
-def slow_graph(signature: Any, size: int = 1200, turns: int = 12) -> bytes:
-    """Multiplies large matrices that depend on the row, so that nothing is computed beforehand."""
-    random = np.random.default_rng(0).normal(0, 1 / size, (size, size)).astype(np.float32)
-    axes = numpy_helper.from_array(np.array([0, 1], np.int64), "axes")
-    nodes = [
-        helper.make_node("Cast", ["numbers"], ["floats"], to=TensorProto.FLOAT),
-        helper.make_node("ReduceSum", ["floats", "axes"], ["scale"], keepdims=0),
-        helper.make_node("Mul", ["weights", "scale"], ["m0"]),
-        *(helper.make_node("MatMul", [f"m{n}", "weights"], [f"m{n + 1}"]) for n in range(turns)),
-        helper.make_node("ReduceSum", [f"m{turns}", "axes"], ["sum"], keepdims=0),
-        helper.make_node("Mul", ["sum", "none"], ["nothing"]),
-        helper.make_node("Cast", ["nothing"], ["nothing_exact"], to=TensorProto.DOUBLE),
-        helper.make_node("Add", ["numbers", "nothing_exact"], ["prediction"]),
-    ]
-    graph = helper.make_graph(
-        nodes,
-        "slow",
-        [helper.make_tensor_value_info("numbers", TensorProto.DOUBLE, [None, 1])],
-        [helper.make_tensor_value_info("prediction", TensorProto.DOUBLE, [None, 1])],
-        [
-            numpy_helper.from_array(random, "weights"),
-            numpy_helper.from_array(np.array(0, np.float32), "none"),
-            axes,
-        ],
-    )
-    return bytes(
-        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9).SerializeToString()
-    )
-
-
 def test_what_is_known_does_not_wait_behind_a_slow_model(tmp_path: Path) -> None:
     served = ServedHome(tmp_path)
     signature = signature_of({"x": "number"}, task="regression", classes=())
-    served.seal(1, signature, graph=slow_graph(signature))
+    served.seal(1, signature, graph=slow_graph())
     served.release(1, cache=CACHE)
     with served.serve() as server, Client(server.port) as one, Client(server.port) as other:
         assert one.post("/predict", {"x": 3.0})[1]["value"] == 3.0

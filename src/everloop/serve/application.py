@@ -9,12 +9,13 @@ import msgspec
 
 from everloop.errors import RequestError
 from everloop.serve import urgency, v2_routes
+from everloop.serve.counts import Counts
 from everloop.serve.exchange import Exchange, Observer
-from everloop.serve.exposition import exposition
+from everloop.serve.exposition import families
+from everloop.serve.families import CONTENT_TYPE, Families
 from everloop.serve.heads import Headers
 from everloop.serve.http import Bounds, Connection
 from everloop.serve.journal import say
-from everloop.serve.metrics import CONTENT_TYPE
 from everloop.serve.paths import plain_path
 from everloop.serve.service import Service
 
@@ -47,6 +48,8 @@ class Application:
         self.bounds = bounds or Bounds()
         self.observer: Observer | None = None
         """Is told of requests that were refused before the gate saw them."""
+        self.counts: Counts | None = None
+        """Where several processes of one server put their counts together."""
         self.draining = False
         self.tick = 0
         self.refused: dict[tuple[int, str], int] = {}
@@ -59,6 +62,19 @@ class Application:
     def add(self, routes: Routes) -> None:
         """More paths, each with what answers its methods."""
         self._routes.update(routes)
+
+    @property
+    def mark(self) -> object:
+        """What differs whenever something was counted, as cheap as it can be told."""
+        loops = [
+            (each.outcomes_taken, each.follower.switches, [(meter.rows, meter.failed) for meter in each.predictor.meters.values()])
+            for each in self.services.values()
+        ]  # fmt: skip
+        return sum(self.refused.values()), len(self.connections), loops
+
+    def counted(self) -> Families:
+        """What this process has counted."""
+        return families(self.services.values(), self.refused, self.connections)
 
     def _made_routes(self) -> Routes:
         routes: Routes = {
@@ -153,8 +169,10 @@ class Application:
         exchange.finish(200, b'{"ready":true}')
 
     def _metrics(self, exchange: Exchange, headers: Headers, body: bytes) -> None:
-        text = exposition(self.services.values(), self.refused, len(self.connections))
-        exchange.finish(200, text, CONTENT_TYPE)
+        counted = self.counted()
+        if self.counts is not None:
+            counted = self.counts.together(counted)
+        exchange.finish(200, counted.text(), CONTENT_TYPE)
 
     def _document(self, exchange: Exchange, headers: Headers, body: bytes) -> None:
         lives = [service.predictor.live for service in self.services.values()]

@@ -475,6 +475,11 @@ class Connection(asyncio.Protocol):
 
     # What the application calls
 
+    @property
+    def in_flight(self) -> int:
+        """Requests that wait for their answer."""
+        return len(self._queue)
+
     def look_at_time(self) -> None:
         """Close what has rested for too long, or what never becomes a whole request."""
         bounds = self._bounds

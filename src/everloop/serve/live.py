@@ -51,10 +51,11 @@ def class_name(value: Key) -> str:
 class Meter:
     """What one version did in one role."""
 
-    __slots__ = ("compute", "failed", "requests", "rows")
+    __slots__ = ("compute", "failed", "queue", "requests", "rows")
 
     def __init__(self) -> None:
         self.requests = Histogram(SECONDS)
+        self.queue = Histogram(SECONDS)
         self.compute = Histogram(SECONDS)
         self.rows = 0
         self.failed = 0

@@ -1,10 +1,12 @@
-"""Counts and histograms, and their text form for Prometheus. Knows nothing of what is counted.
+"""Histograms. Knows nothing of what is counted.
 
-Counting is a few additions on plain integers; names and labels are put together only when somebody scrapes.
+Counting is a few additions, or one entry in a list for a whole batch; buckets are filled when somebody looks, or when
+enough waits.
 """
 
 from bisect import bisect_left
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
+from itertools import chain
 
 import numpy as np
 
@@ -12,9 +14,6 @@ SECONDS = (
     0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0,
 )  # fmt: skip
 ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 4096)
-CONTENT_TYPE = b"text/plain; version=0.0.4; charset=utf-8"
-
-
 SORTED_LATER = 4096
 """So many values are sorted into their buckets at once: a fifth of the price of one at a time."""
 
@@ -22,22 +21,26 @@ SORTED_LATER = 4096
 class Histogram:
     """``counts[i]`` fell at or below ``bounds[i]``, the last one above all; ``total`` is the sum of the values."""
 
-    __slots__ = ("_counts", "_later", "_total", "bounds")
+    __slots__ = ("_counts", "_later", "_less", "_total", "_waiting", "bounds")
 
     def __init__(self, bounds: Sequence[float]) -> None:
         self.bounds = bounds
         self._counts = [0] * (len(bounds) + 1)
         self._total = 0.0
-        self._later: list[float] = []
+        self._later: list[Sequence[float]] = []
+        self._less: list[float] = []
+        self._waiting = 0
 
     def observe(self, value: float) -> None:
         self._counts[bisect_left(self.bounds, value)] += 1
         self._total += value
 
-    def observe_all(self, values: Sequence[float]) -> None:
-        """The same for many values, which are looked at when there are enough of them, or when somebody reads."""
-        self._later += values
-        if len(self._later) >= SORTED_LATER:
+    def observe_all(self, values: Sequence[float], less: float = 0.0) -> None:
+        """Each of ``values`` minus ``less``. They are kept as they are until there are enough, or somebody reads."""
+        self._later.append(values)
+        self._less.append(less)
+        self._waiting += len(values)
+        if self._waiting >= SORTED_LATER:
             self._sort()
 
     @property
@@ -51,57 +54,13 @@ class Histogram:
         return self._total
 
     def _sort(self) -> None:
-        if not self._later:
+        if not self._waiting:
             return
-        values = np.array(self._later)
-        self._later.clear()
+        values = np.fromiter(chain.from_iterable(self._later), np.float64, self._waiting)
+        values -= np.repeat(self._less, [len(each) for each in self._later])
+        np.maximum(values, 0.0, out=values)  # a clock read twice within its own precision
+        self._later, self._less, self._waiting = [], [], 0
         places = np.searchsorted(np.array(self.bounds), values, side="left")
         for place, count in enumerate(np.bincount(places, minlength=len(self._counts)).tolist()):
             self._counts[place] += count
         self._total += float(values.sum())
-
-
-Labels = Mapping[str, object]
-
-
-class Exposition:
-    """Puts samples together as text, each name with its help and type once."""
-
-    def __init__(self) -> None:
-        self._families: dict[str, list[str]] = {}
-
-    def add(self, name: str, kind: str, help_text: str, samples: Iterable[tuple[Labels, float]]) -> None:
-        """Samples of a counter or gauge."""
-        lines = self._family(name, kind, help_text)
-        lines += [f"{name}{_labels(labels)} {_number(value)}" for labels, value in samples]
-
-    def add_histogram(self, name: str, help_text: str, samples: Iterable[tuple[Labels, Histogram]]) -> None:
-        lines = self._family(name, "histogram", help_text)
-        for labels, histogram in samples:
-            running = 0
-            for bound, count in zip((*histogram.bounds, float("inf")), histogram.counts, strict=True):
-                running += count
-                edge = "+Inf" if bound == float("inf") else _number(bound)
-                lines.append(f"{name}_bucket{_labels({**labels, 'le': edge})} {running}")
-            lines.append(f"{name}_sum{_labels(labels)} {_number(histogram.total)}")
-            lines.append(f"{name}_count{_labels(labels)} {running}")
-
-    def _family(self, name: str, kind: str, help_text: str) -> list[str]:
-        return self._families.setdefault(name, [f"# HELP {name} {help_text}", f"# TYPE {name} {kind}"])
-
-    def text(self) -> bytes:
-        return "".join(f"{line}\n" for lines in self._families.values() for line in lines).encode()
-
-
-def _labels(labels: Labels) -> str:
-    if not labels:
-        return ""
-    return "{" + ",".join(f'{name}="{_escaped(str(value))}"' for name, value in labels.items()) + "}"
-
-
-def _escaped(text: str) -> str:
-    return text.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")
-
-
-def _number(value: float) -> str:
-    return str(int(value)) if value == int(value) else repr(float(value))

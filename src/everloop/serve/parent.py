@@ -20,10 +20,15 @@ class Parent:
             ended = select.poll()
             ended.register(self.descriptor, select.POLLIN)
             return bool(ended.poll(0))
-        try:
-            os.kill(self.pid, 0)
-        except ProcessLookupError:
-            return True
-        except PermissionError:
-            pass
-        return False
+        return gone(self.pid)
+
+
+def gone(pid: int) -> bool:
+    """Whether no process has this number."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        pass
+    return False

@@ -31,7 +31,7 @@ RECALLED_ROWS = 256
 
 
 class Batch:
-    __slots__ = ("at", "broken", "ids", "jobs", "live", "parts", "ran", "rows", "shadow", "units")
+    __slots__ = ("at", "began", "broken", "ids", "jobs", "live", "parts", "ran", "rows", "shadow", "units")
 
     def __init__(self, live: Live, jobs: list[PredictionJob], ids: list[str], rows: list[Row], at: list[int]) -> None:
         self.live = live
@@ -39,6 +39,7 @@ class Batch:
         self.ids = ids
         self.rows = rows
         self.at = at
+        self.began = time.perf_counter()
         self.units: list[str] = []
         self.parts: list[Part] = []
         self.shadow = False
@@ -127,6 +128,7 @@ class Predictor:
         seconds = time.perf_counter() - job.exchange.arrived
         meter = self.meter(arm.version, "champion")
         meter.requests.observe(seconds)
+        meter.queue.observe(0.0)
         meter.rows += job.size
         if not self._recalled:
             self._loop.call_soon(self.note_recalled)
@@ -263,7 +265,7 @@ class Predictor:
         if batch.live.way is not None and (len(batch.parts) > 1 or batch.parts[0].role != "champion"):
             return self._answer_each(batch, *gathered(batch.parts, len(batch.rows), self.meter))
         answers = batch.parts[0].answers
-        champion = self.meter(batch.live.champion.version, "champion").requests
+        champion = self.meter(batch.live.champion.version, "champion")
         if batch.parts[0].failed or len(batch.jobs) != len(answers):
             return self._answer_each(batch, answers, [champion] * len(answers))
         # A row a request, all answered by the champion: by far the most frequent batch.
@@ -271,11 +273,12 @@ class Predictor:
             job.exchange.finish(200, encode(answer) if job.form is one else job.form([answer], job))  # type: ignore[list-item]
         now = time.perf_counter()
         latency = [now - job.exchange.arrived for job in batch.jobs]
-        champion.observe_all(latency)
+        champion.requests.observe_all(latency)
+        champion.queue.observe_all(latency, now - batch.began)
         return latency
 
-    def _answer_each(self, batch: Batch, answers: list[Answer | None], observers: Sequence[Histogram]) -> list[float]:
-        """``observers``: where the latency of each row is counted; that of a request where its first row is."""
+    def _answer_each(self, batch: Batch, answers: list[Answer | None], meters: Sequence[Meter]) -> list[float]:
+        """``meters``: where the latency of each row is counted; that of a request where its first row is."""
         latency: list[float] = []
         place = 0
         for job in batch.jobs:
@@ -286,9 +289,11 @@ class Predictor:
                 job.exchange.refuse(500, f"The model failed on these rows: {error}.")
             else:
                 job.exchange.finish(200, job.form(ours, job))  # type: ignore[arg-type]
-            seconds = time.perf_counter() - job.exchange.arrived
+            arrived = job.exchange.arrived
+            seconds = time.perf_counter() - arrived
             if type(job.exchange) is not Collector or not job.exchange.left:  # once a request
-                observers[place].observe(seconds)
+                meters[place].requests.observe(seconds)
+                meters[place].queue.observe(max(0.0, batch.began - arrived))
             latency += [seconds] * job.size
             place = end
         return latency

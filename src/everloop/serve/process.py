@@ -20,6 +20,7 @@ import msgspec
 from everloop.errors import EverloopError, ServeError
 from everloop.serve.ahead import Ahead
 from everloop.serve.application import Application
+from everloop.serve.counts import Counts
 from everloop.serve.guard import Guard
 from everloop.serve.http import Bounds, Connection
 from everloop.serve.journal import say
@@ -128,6 +129,9 @@ class Process:
         self._stopping = asyncio.Event()
         self._notify = Notify()
         self._replaced = False
+        self._counted: object = None
+        if settings.leader is not None:
+            self.application.counts = Counts(settings.home, settings.leader)
         self._parent = Parent(settings.parent) if settings.parent is not None else None
 
     def run(self) -> int:
@@ -139,6 +143,7 @@ class Process:
             self._notify.close()
             for service in self.services:
                 service.close()
+            self._keep_counts()
             self.guard.close()
             with suppress(OSError):
                 self._file.unlink()
@@ -253,7 +258,20 @@ class Process:
         self._look()  # a network file system changes without a word
         if self._parent is not None:
             self._outlived()
+        self._keep_counts()
         self.loop.call_later(application.bounds.tick_seconds, self._tick)
+
+    def _keep_counts(self) -> None:
+        """For the other processes of this server, and for those that come after this one."""
+        counts = self.application.counts
+        mark = self.application.mark
+        if counts is None or mark == self._counted:
+            return
+        self._counted = mark
+        try:
+            counts.write(self.application.counted())
+        except Exception as error:  # a full disk must not end the serving
+            say("counts not written", because=str(error))
 
     def _tell(self) -> None:
         """Write ``home/servers/<pid>.json``: what others may know of this process."""

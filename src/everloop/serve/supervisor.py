@@ -19,6 +19,7 @@ from contextlib import suppress
 from typing import Any
 
 from everloop.serve.cores import cores
+from everloop.serve.counts import Counts, clear_left
 from everloop.serve.journal import say
 from everloop.serve.notify import Notify
 from everloop.serve.parent import Parent
@@ -43,6 +44,8 @@ class Place:
         self.number = number
         self.pause = 0.0
         self.ended: float | None = None
+        self.gone: list[int] = []
+        """Processes that have ended and whose counts are still to be kept."""
         self.successor: subprocess.Popen[bytes] | None = None
         self.leaving: subprocess.Popen[bytes] | None = None
         """The one that was replaced and finishes what it has."""
@@ -66,6 +69,7 @@ class Place:
             return
         if self.ended is None:
             self.ended = now
+            self.gone.append(self.process.pid)
             short = now - self.started < SHORTEST_LIFE
             self.pause = min(LONGEST_PAUSE, max(0.1, self.pause * 2)) if short else 0.0
             say("process ended", pid=self.process.pid, code=code, again_in=self.pause)
@@ -134,6 +138,7 @@ class Supervisor:
         self._parent = Parent(given.parent) if given.parent is not None else None
         self._ending = self._asked = False
         self._notify = Notify()
+        clear_left(self._home)
         self._held = [_held(given.host, port) for port in (given.port, given.grpc_port) if port is not None]
         self._ports: list[int] = [sock.getsockname()[1] for sock in self._held]
         ours = cores()
@@ -183,6 +188,7 @@ class Supervisor:
     def _look(self) -> None:
         for place in self._places:
             place.look()
+            self._bury(place)
         self._roll()
         now = self._together()
         if now != self._told:
@@ -191,6 +197,18 @@ class Supervisor:
                 self._told = now
             except Exception as error:  # a full disk must not end the serving
                 say("servers file not written", because=str(error))
+
+    def _bury(self, place: Place) -> None:
+        """What a process had counted goes on being counted."""
+        if not place.gone:
+            return
+        try:
+            counts = Counts(self._home, os.getpid())
+            while place.gone:
+                counts.bury(place.gone[0])
+                place.gone.pop(0)
+        except Exception as error:  # a full disk: later
+            say("counts not kept", because=str(error))
 
     def _roll(self) -> None:
         """One step of a rolling restart: a process at a time, each replaced only when the next one is ready."""
@@ -205,6 +223,7 @@ class Supervisor:
                     if time.monotonic() - place.left > DRAIN_SECONDS + 5:
                         place.leaving.kill()
                     return
+                place.gone.append(place.leaving.pid)
                 place.leaving = None
                 self._rolling.pop(0)
             elif place.successor is None:
@@ -285,6 +304,7 @@ class Supervisor:
                 code = 1
         for sock in self._held:
             sock.close()
+        Counts(self._home, os.getpid()).clear()
         self._notify.close()
         return 0 if code in (0, -signal.SIGTERM) else 1
 

@@ -20,7 +20,6 @@ from everloop.errors import RequestError
 from everloop.serve.arms import assign, bounds, draw
 from everloop.serve.cache import Cache
 from everloop.serve.live import Answer, Arm, Estimated, Live, Meter, Named, Part, class_name
-from everloop.serve.metrics import Histogram
 from everloop.serve.model import Model
 from everloop.serve.releases import ExperimentFile, ReleaseFile, RouteFile, Served
 from everloop.serve.rows import Row
@@ -311,19 +310,19 @@ def overridden(live: Live, wanted: str) -> Live:
 
 def gathered(
     parts: Sequence[Part], rows: int, meter: Callable[[int, str], Meter]
-) -> tuple[list[Answer | None], list[Histogram]]:
+) -> tuple[list[Answer | None], list[Meter]]:
     """The answer of each row, None where none came; and where its latency is counted: with the arm it was meant for."""
     answers: list[Answer | None] = [None] * rows
     observers: list[Any] = [None] * rows
     for part in parts:
         if part.aside:
             continue
-        requests = meter(part.arm.version, part.variant).requests
+        counted = meter(part.arm.version, part.variant)
         for place, answer in zip(range(rows) if part.places is None else part.places, part.answers, strict=True):
             if answer is not None:
                 answers[place] = answer
             if observers[place] is None:
-                observers[place] = requests
+                observers[place] = counted
     return answers, observers
 
 
