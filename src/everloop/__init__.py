@@ -1,6 +1,6 @@
 """Declare how a model is made and what it must hold; everloop keeps it true, and can prove what it did.
 
-The names a user types. Families live in ``el.metric``, ``el.check``, ``el.guard``, ``el.alert``, ``el.notify`` and ``el.testing``.
+The names a user types. Families live in ``el.metric``, ``el.check``, ``el.guard``, ``el.alert``, ``el.detector``, ``el.notify`` and ``el.testing``.
 """
 
 import importlib
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from everloop import testing
     from everloop.errors import EverloopError, SpecError
-    from everloop.spec import alert, guard, metric, notify
+    from everloop.spec import alert, detector, guard, metric, notify
     from everloop.spec import checks as check
     from everloop.spec.columns import Column, Columns, when
     from everloop.spec.decision import Threshold
@@ -62,6 +62,7 @@ __all__ = [
     "Uniform",
     "alert",
     "check",
+    "detector",
     "guard",
     "metric",
     "notify",
@@ -90,6 +91,7 @@ _PLACES = {name: module for module, names in _HOMES.items() for name in names}
 _MODULES = {
     "alert": "everloop.spec.alert",
     "check": "everloop.spec.checks",
+    "detector": "everloop.spec.detector",
     "guard": "everloop.spec.guard",
     "metric": "everloop.spec.metric",
     "notify": "everloop.spec.notify",

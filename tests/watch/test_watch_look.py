@@ -13,8 +13,9 @@ import pytest
 from everloop.clock import microseconds
 from everloop.measure import metrics, profile
 from everloop.records import MISSING_TEXT, Release, Signature, decode, encode
+from everloop.spec.detector import Adwin
 from everloop.spec.guard import Errors, Latency
-from everloop.spec.metric import Accuracy, LogLoss
+from everloop.spec.metric import Accuracy, LogLoss, RocAuc
 from everloop.spec.retrain import AnyOf, Degraded, Drift, Rows, Trigger
 from everloop.spec.rollout import Canary
 from everloop.store.lake import Lake
@@ -342,3 +343,26 @@ def test_without_a_champion_there_is_nothing_to_see(lake: Lake) -> None:
     assert seen.score is None
     assert not seen.signals.drift
     assert state.release is None
+
+
+def test_a_declared_detector_sees_what_became_worse_and_fires_on_it_once(
+    log: Any, lake: Lake, signatures: dict[str, Signature]
+) -> None:
+    # No area falls by so much: only the detector can speak, of the loss that stands in for it.
+    sees = Degraded(by=0.9, detector=Adwin())
+    service = Service(log)
+    watched = Watched(truth=TRUTH, metric=RocAuc(), trigger=sees)
+    champion = service.champion(signatures["package"])
+    state, reasons = begin(START), []
+    for day in range(40):
+        service.day(day, turned=day >= 20)
+        fold(log.folder, lake, signatures)
+        now = at(day + 1)
+        seen, state = look(lake, watched, champion, STEADY, state, now=now)
+        why, after = fired(sees, seen.signals, state.triggers, now)
+        state = replace(state, triggers=after)
+        reasons += [(day, why.because)] if why else []
+    assert len(reasons) == 1
+    day, because = reasons[0]
+    assert 23 <= day <= 25, "three days until the first label, and a hundred or two of them"
+    assert because.startswith("Adwin: the mean brier")

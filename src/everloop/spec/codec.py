@@ -19,6 +19,7 @@ from everloop.spec import (
     alert,
     checks,
     decision,
+    detector,
     gate,
     guard,
     label,
@@ -38,7 +39,7 @@ from everloop.spec.loop import Loop
 
 FORMAT = 1
 _MICROSECOND = timedelta(microseconds=1)
-_MODULES = (checks, decision, gate, guard, label, metric, retrain, rollout, serve, source, train, window)
+_MODULES = (checks, decision, detector, gate, guard, label, metric, retrain, rollout, serve, source, train, window)
 KINDS: dict[str, type] = {
     name: kind
     for module in _MODULES

@@ -342,7 +342,10 @@ def _trigger(trigger: Trigger) -> str:
             )
         case Degraded():
             over = f" over {_span(trigger.over)}" if trigger.over else ""
-            return f"when the score on matured labels{over} is {trigger.by:g} worse than what the champion once reached"
+            said = f"when the score on matured labels{over} is {trigger.by:g} worse than what the champion once reached"
+            if trigger.detector is None:
+                return said
+            return f"{said}, or {type(trigger.detector).__name__} finds that it has become so much worse"
         case Rows():
             return f"when {trigger.count:,} new labelled rows have come"
         case Manual():

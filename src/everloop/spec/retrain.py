@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 from everloop.errors import SpecError
 from everloop.spec.conform import conform, positive, shown
+from everloop.spec.detector import Detector
 from everloop.spec.source import known_zone
 from everloop.spec.taught import taught
 
@@ -81,10 +82,15 @@ class Drift:
 @taught
 @dataclass(frozen=True, kw_only=True)
 class Degraded:
-    """When the score on matured labels is worse than it was by ``by`` (in the score's units), beyond its noise."""
+    """When the score on matured labels is worse than it was by ``by`` (in the score's units), beyond its noise.
+
+    With a ``detector``, such as ``el.detector.Adwin()``, also when it finds in the losses of the newest labels that they
+    have become worse by so much: against what they just were, not what the champion once reached.
+    """
 
     by: float = 0.02
     over: timedelta | None = None
+    detector: Detector | None = field(default=None, metadata={"omitted": "default"})
 
     def __post_init__(self) -> None:
         conform(self)

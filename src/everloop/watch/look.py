@@ -19,7 +19,7 @@ from everloop.spec.metric import Metric
 from everloop.spec.retrain import Degraded, Drift, Rows, Trigger
 from everloop.spec.rollout import Canary
 from everloop.store.lake import OUTCOMES, PREDICTIONS, RAW, Lake, moment
-from everloop.watch import drift, score, service
+from everloop.watch import concept, drift, score, service
 from everloop.watch.drift import Against, Drifted, DriftState
 from everloop.watch.labels import Class, Truth, answers, matured, truths
 from everloop.watch.score import Degradation, Judged, Reference, Scored
@@ -238,6 +238,8 @@ def _scores(lake: Lake, watched: Watched, champion: Champion, state: WatchState,
             # What this trigger fired on before is used up: it looks only at rows that came since.
             own = _judged(labelled.filter(pl.col("event_time") > after), watched)
             worse = score.degradation(watched.metric, own, reference, by=each.by, positive=watched.positive)
+            if (worse is None or not worse.worse) and each.detector is not None:
+                worse = _changed(lake, watched, champion, each, after=state.triggers.used.get(place), now=now) or worse
             if worse is not None:
                 found[each] = worse
     also: dict[str, Degradation] = {}
@@ -257,6 +259,22 @@ def _scores(lake: Lake, watched: Watched, champion: Champion, state: WatchState,
         due=len(rows),
         also=also,
     )
+
+
+def _changed(
+    lake: Lake, watched: Watched, champion: Champion, trigger: Degraded, *, after: datetime | None, now: datetime
+) -> Degradation | None:
+    """What a declared detector finds in the champion's labels."""
+    assert trigger.detector is not None
+    delay = watched.truth.delay
+    start = concept.beginning(champion.since, now - delay, trigger.over or LONGEST)
+    rows = matured(
+        lake, watched.truth, since=max(start, after or start) + delay, until=now, versions=[champion.version]
+    )
+    if rows.is_empty():
+        return None
+    judged = _judged(rows.filter(pl.col("truth").is_not_null()), watched)
+    return concept.degradation(watched.metric, judged, trigger.detector, by=trigger.by)
 
 
 def _judged(labelled: pl.DataFrame, watched: Watched) -> Judged:
