@@ -74,8 +74,8 @@ class Load(threading.Thread):
         self.received: list[array[float]] = [array("d") for _ in range(connections)]
         """Of each request of each connection; NaN where no answer came."""
         self.versions: list[bytearray] = [bytearray() for _ in range(connections)]
-        self.broken = 0
-        """Connections that a killed process took with it."""
+        self.broken: list[list[tuple[int, float]]] = [[] for _ in range(connections)]
+        """Of each connection, when its process took it along: after which turn, and when that was seen."""
         self._port = port
         self._known: dict[bytes, int] = {}
 
@@ -130,7 +130,7 @@ class Load(threading.Thread):
         if not part:
             selector.unregister(connection)
             connection.close()
-            self.broken += 1
+            self.broken[number].append((len(self.sent[number]) - 1, time.monotonic()))
             if not self.stopping.is_set():
                 self._connect(selector, number)
             return
@@ -369,17 +369,23 @@ class Soak:
             acknowledged = self.load.versions[number][turn]
             other += acknowledged not in (0, version)
         ages, lost, twice = [], 0, 0
-        for received, count in zip(self.load.received, counts, strict=True):
+        for number, (received, count) in enumerate(zip(self.load.received, counts, strict=True)):
             there = np.frombuffer(count, np.uint8)
             moments = np.frombuffer(received)
-            acknowledged_here = ~np.isnan(moments)
             twice += int((there > 1).sum())
-            for moment in moments[acknowledged_here & (there == 0)]:
-                after = [kill - moment for kill, _ in self.kills if kill - moment > -0.05]
-                age = min(after, default=float("inf"))
-                ages.append(float(age))
+            for turn in np.flatnonzero(~np.isnan(moments) & (there == 0)):
+                age = self._age(number, int(turn), float(moments[turn]))
+                ages.append(age)
                 lost += age > LOST_SECONDS
         return ages, int(lost), twice, other
+
+    def _age(self, number: int, turn: int, moment: float) -> float:
+        """Seconds from an answer to the next kill; 0 for one that we read when its process was gone already."""
+        after = min((kill - moment for kill, _ in self.kills if kill >= moment), default=float("inf"))
+        before = max((kill for kill, _ in self.kills if kill < moment), default=float("-inf"))
+        gone = next((seen for last, seen in self.load.broken[number] if last >= turn), float("inf"))
+        read_late = moment - before < LOST_SECONDS and gone - moment < LOST_SECONDS
+        return 0.0 if read_late else after
 
     def growth(self, process: int, place: int) -> tuple[float, float]:
         """The most of a process after its first tenth and at its end, by ``place`` in its samples."""
