@@ -85,6 +85,7 @@ SAID: list[tuple[dict[str, Any], str]] = [
     ({"gate": el.NotWorse(margin=0.02, slices="carrier", unsure="keep")}, "is kept aside and the champion stays. A value of carrier on which it is shown worse by more than 0.04 stops it."),
     ({"rollout": el.Direct()}, "Give a version that passed all traffic at once."),
     ({"rollout": el.Canary(shadow=False, guards=[], unit="user", sticky="always", then="rollback")}, "Let a version that passed have 10 %, then 50 % of the traffic, then all of it. Guards: none."),
+    ({"retrain": el.Every(td(days=2))}, "Mind: a release may take 14 days and a turn is due every 2 days; what is due meanwhile waits."),
     ({"rollout": el.Canary(unit="user")}, "Requests with the same user stay on one side, for an hour."),
     ({"retrain": el.AllOf(el.Rows(5_000), el.Drift(columns=["a", "b"]))}, "Retrain when 5,000 new labelled rows have come and at the same time when a or b drifts from the training rows (about one false alarm in 90 days)"),
     ({"retrain": el.AnyOf(el.AllOf(el.Rows(5), el.Degraded(over=td(days=3))), el.Every(td(days=1), time_zone="Asia/Tokyo", catch_up="all"))}, "Retrain (when 5 new labelled rows have come and at the same time when the score on matured labels over 3 days is 0.02 worse than what the champion once reached), or every 1 day (days of Asia/Tokyo), once for each time that was missed"),
@@ -119,3 +120,10 @@ def test_every_line_is_a_sentence(loop: Make, schema: Schema) -> None:
         assert line[0].isupper()
         assert "None" not in line
         assert "object at" not in line
+
+
+def test_a_release_that_ends_before_the_next_turn_is_due_needs_no_warning(loop: Make) -> None:
+    short = el.Canary(longest=td(days=5), minimum=td(days=1))
+    assert "Mind:" not in text(loop(rollout=short, retrain=el.Every(td(days=7))))
+    assert "Mind:" not in text(loop(retrain=el.Manual()))
+    assert "Mind:" not in text(loop(rollout=el.Direct(), retrain=el.Every(td(days=1))))

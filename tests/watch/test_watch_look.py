@@ -248,6 +248,11 @@ def test_labelled_rows_are_counted_from_both_sides_and_once(
     service.log.outcomes([("a", 7, 5)], name="something else")
     assert watch.look(service, 1).signals.rows == 10
     assert watch.look(service, 2).signals.rows == 10
+    service.log.outcomes([("a", 0, 9), ("0", 0, 9), ("c", 1, 9)])  # a correction, one of a delivered row, a new one
+    assert watch.look(service, 3).signals.rows == 11
+    again = pl.DataFrame({"_key": ["c", "d"], "late": [1, 1]})  # what an outcome told before is delivered
+    lake.append("raw", again.with_columns(pl.lit(START).cast(pl.Datetime("us", "UTC")).alias("_event_time")))
+    assert watch.look(service, 4).signals.rows == 12
     assert len(watch.fires) == 1
 
 

@@ -16,8 +16,8 @@ from everloop.spec.label import Outcomes, Value
 from everloop.spec.loop import Loop
 from everloop.spec.metric import Metric
 from everloop.spec.resolve import Resolved
-from everloop.spec.retrain import AllOf, AnyOf, Degraded, Drift, Every, Manual, Rows, Trigger
-from everloop.spec.rollout import Direct
+from everloop.spec.retrain import AllOf, AnyOf, Degraded, Drift, Every, Manual, Rows, Trigger, leaves
+from everloop.spec.rollout import Canary, Direct
 from everloop.spec.serve import Cache
 from everloop.spec.source import Fixed
 from everloop.spec.train import Choice, Space, Train
@@ -291,7 +291,18 @@ def _rollout(loop: Loop) -> str:
         f"Let a version that passed {shadow}{shares} of the traffic, then all of it{_default(loop, 'rollout')}. "
         f"Guards: {_guards(rollout.guards)}. It is turned back as soon as harm is shown (by mistake in at most "
         f"{rollout.alpha * 100:.3g} % of releases), goes on after {_span(rollout.minimum)} and {rollout.minimum_requests:,} "
-        f"requests at the earliest, and if nothing is settled after {_span(rollout.longest)}, {ends}.{unit}"
+        f"requests at the earliest, and if nothing is settled after {_span(rollout.longest)}, {ends}.{unit}{_overrun(loop)}"
+    )
+
+
+def _overrun(loop: Loop) -> str:
+    """A release that may outlast the schedule keeps turns waiting: said before it happens."""
+    periods = [each.period for each in leaves(loop.retrain) if isinstance(each, Every)]
+    if not isinstance(loop.rollout, Canary) or not periods or min(periods) >= loop.rollout.longest:
+        return ""
+    return (
+        f" Mind: a release may take {_span(loop.rollout.longest)} and a turn is due every {_span(min(periods))}; what "
+        f"is due meanwhile waits. With little traffic write Canary(longest=…) of at most that."
     )
 
 

@@ -18,8 +18,8 @@ from everloop.records import Release, ReleaseEvidence, Signature
 from everloop.spec.metric import Metric
 from everloop.spec.retrain import Degraded, Drift, Rows, Trigger
 from everloop.spec.rollout import Canary
-from everloop.store.lake import OUTCOMES, PREDICTIONS, RAW, Lake, moment
-from everloop.watch import concept, drift, score, service
+from everloop.store.lake import PREDICTIONS, Lake, moment
+from everloop.watch import concept, counted, drift, score, service
 from everloop.watch.drift import Against, Drifted, DriftState
 from everloop.watch.labels import Class, Truth, answers, matured, truths
 from everloop.watch.score import Degradation, Judged, Reference, Scored
@@ -124,18 +124,6 @@ def begin(now: datetime) -> WatchState:
     return WatchState(triggers=TriggerState(began=now, looked=now), began=now)
 
 
-def _count_rows(lake: Lake, watched: Watched, state: WatchState) -> WatchState:
-    """Add the labelled rows of commits that are new: delivered with their label, or labelled by an outcome."""
-    counted, seen = state.labelled, dict(state.counted)
-    label = watched.truth.column
-    for table, known in ((RAW, pl.col(label).is_not_null()), (OUTCOMES, pl.col("name") == label)):
-        newest, before = lake.version(table), seen.get(table, -1)
-        if newest > before and (table == OUTCOMES or label in lake.schema(table)):
-            counted += len(lake.diff(table, before, newest).filter(known))
-            seen[table] = newest
-    return replace(state, labelled=counted, counted=seen)
-
-
 def look(
     lake: Lake,
     watched: Watched,
@@ -152,7 +140,8 @@ def look(
     The triggers themselves are asked afterwards, with ``triggers.fired(watched.trigger, seen.signals, …)``.
     """
     if any(isinstance(each, Rows) for _, each in placed(watched.trigger)):
-        state = _count_rows(lake, watched, state)
+        rows, tables = counted.labelled(lake, watched.truth.column, state.labelled, state.counted)
+        state = replace(state, labelled=rows, counted=tables)
     signals = Signals(rows=state.labelled, asked=asked, busy=busy)
     seen = Seen(signals=signals)
     if champion is not None and lake.exists(PREDICTIONS):
