@@ -95,6 +95,15 @@ def test_reading_changes_nothing(everloop: Everloop, lived: SmallLoop) -> None:
     assert everloop("status", "--home", lived.home, "--json").value == before
 
 
+def test_status_says_how_far_labels_cover_what_the_champion_answered(everloop: Everloop, lived_once: SmallLoop) -> None:
+    labels = everloop("status", "--home", lived_once.home, "--json").value["labels"]
+    assert labels["version"] == 1
+    assert labels["coverage"] is None, (
+        "what it answered is older than it is: replayed rows are judged by their own time"
+    )
+    assert labels["words"] == []
+
+
 def test_status_says_who_serves_and_what_was_decided(everloop: Everloop, lived_once: SmallLoop) -> None:
     said = everloop("status", "--home", lived_once.home)
     assert "parcels: version 1 serves, version 2 in shadow" in said.out

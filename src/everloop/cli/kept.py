@@ -20,6 +20,7 @@ from everloop.durable.engine import WAYS, Engine
 from everloop.errors import NotFound
 from everloop.jobs.process import ProcessExecutor
 from everloop.loop import explain
+from everloop.loop.advice import advice
 from everloop.loop.controller import Controller
 from everloop.loop.events import Asked
 from everloop.loop.installation import Installation, reopen
@@ -56,6 +57,7 @@ def status(home: Path, *, loop: str | None, as_json: bool) -> None:
             known = version_ledger.of(connection, each.name)
             under_way = runs.under_way(connection, each.name)
         watched = drift_state(each)
+        advised = advice(each)
         value = {
             "loop": each.name,
             "release": plain(release),
@@ -63,6 +65,7 @@ def status(home: Path, *, loop: str | None, as_json: bool) -> None:
             "runs": [plain(run) for run in under_way],
             "decisions": [plain(decision) for decision in newest],
             "drift": watched,
+            "labels": None if advised is None else plain(advised),
         }
 
         def people(console: Console) -> None:
@@ -71,6 +74,8 @@ def status(home: Path, *, loop: str | None, as_json: bool) -> None:
                 console.print(f"drift, windows of {one['window']}: limits {one['limits']}", markup=False)
                 for alarm in one["alarms"]:
                     console.print(f"  {alarm}", markup=False)
+            for words in () if advised is None else advised.words:
+                console.print(f"labels: {words}", markup=False)
             for run in under_way:
                 because = f" ({run.because})" if run.because else ""
                 console.print(f"run {run.id}: {run.status}{because}", markup=False)
