@@ -103,6 +103,20 @@ def up(
     declared.up(declaration, loop=loop, environment=env, host=host, port=port, every=every)
 
 
+@app.command(short_help="Write rules and dashboards for Prometheus and Grafana.")
+def monitoring(
+    declaration: Declaration,
+    out: Annotated[Path, typer.Option(help="The folder that they are written into.")],
+    loop: LoopName = None,
+    env: Env = None,
+    as_json: AsJson = False,
+) -> None:
+    """Write, from the declaration, what Prometheus, Alertmanager and Grafana need to watch its loops."""
+    from everloop.cli import declared
+
+    declared.monitoring(declaration, loop=loop, environment=env, out=out, as_json=as_json)
+
+
 @app.command(short_help="Your history through the whole real system.")
 def replay(
     declaration: Declaration,

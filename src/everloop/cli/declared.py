@@ -23,6 +23,7 @@ from everloop.loop.controller import Controller
 from everloop.loop.environment import Environment
 from everloop.loop.events import Asked
 from everloop.loop.installation import Installation, chosen, install, install_all, label_facts
+from everloop.loop.monitoring import write
 from everloop.loop.preload import modules
 from everloop.loop.publish import publish
 from everloop.loop.turn import plain
@@ -168,8 +169,23 @@ def up(
             every=timedelta(seconds=every),
             told=told,
             said=lambda text: console.print(text, markup=False),
+            metrics=settings.metrics,
         )
         upkeep.run(stop)
     finally:
         for installation in installations:
             installation.close()
+
+
+def monitoring(path: Path, *, loop: str | None, environment: str | None, out: Path, as_json: bool) -> None:
+    declaration = load(path)
+    loops = declaration.loops if loop is None else (chosen(declaration, loop),)
+    settings = Environment.read(declaration.path.parent, environment)
+    written = write(loops, settings, out)
+
+    def people(console: Console) -> None:
+        for each in written:
+            console.print(str(each), markup=False)
+        console.print("promtool check config prometheus.yml, in that folder, reads them all", style="dim", markup=False)
+
+    emit({"files": [str(each) for each in written]}, as_json, people)

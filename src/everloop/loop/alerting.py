@@ -15,6 +15,7 @@ import msgspec
 
 from everloop.durable.engine import Engine
 from everloop.loop import deliver
+from everloop.loop.gauges import Gauged, gauged
 from everloop.loop.installation import Installation
 from everloop.loop.readings import Reader
 from everloop.loop.turn import plain
@@ -35,6 +36,8 @@ class Alerting:
         self.reader = Reader(installation)
         self.readings: tuple[Reading, ...] = ()
         """As they were at the last look."""
+        self.gauged: Gauged | None = None
+        """What the last look leaves for whoever scrapes."""
 
     def look(self, seen: Seen | None) -> Followed:
         """Read every rule, keep what follows, and let what is to be told go its way."""
@@ -44,6 +47,8 @@ class Alerting:
             release = releases.get(connection, each.name)
         self.readings = self.reader.read(seen, release, now)
         followed = self._follow(now)
+        firing = [(one.rule, one.severity) for one in self._known() if one.ended is None]
+        self.gauged = gauged(each, seen, self.readings, firing, now)
         for alert in followed.began:
             self._said(f"alert: {alert.rule} ({alert.severity}): {alert.because}")
         for alert in followed.ended:
@@ -75,6 +80,10 @@ class Alerting:
                         connection=connection,
                     )
         return followed
+
+    def _known(self) -> tuple[Alert, ...]:
+        with self._installation.ledger.read() as connection:
+            return alerts.unsettled(connection, self._installation.name)
 
     def work(self) -> int:
         """Send what is due, in this thread; how many runs were carried on."""

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from everloop.errors import SpecError
 from everloop.serve.settings import ServerSettings
 
-KNOWN = {"home", "ledger", "host", "port", "processes", "serve"}
+KNOWN = {"home", "ledger", "host", "port", "processes", "metrics", "serve"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,6 +23,8 @@ class Environment:
     port: int = 8700
     processes: int | Literal["auto"] = 1
     """That share the port; "auto": one for each core."""
+    metrics: str = "127.0.0.1:8701"
+    """Where the controller shows its metrics, host:port; "" for nowhere."""
     serve: ServerSettings = field(default_factory=ServerSettings)
     """How the server guards itself; files in it are whole paths."""
 
@@ -58,9 +60,23 @@ class Environment:
             raise SpecError(
                 f'{path.name}: {name}.processes is {processes!r}; write a whole number from 1 up, or "auto".'
             )
-        for key, kind in (("port", int), ("home", str), ("ledger", str), ("host", str)):
+        for key, kind in (("port", int), ("home", str), ("ledger", str), ("host", str), ("metrics", str)):
             if key in table and not isinstance(table[key], kind):
                 raise SpecError(f"{path.name}: {name}.{key} is {table[key]!r}; write a {kind.__name__}.")
-        settings = {key: table[key] for key in ("ledger", "host", "port", "processes") if key in table}
+        settings = {key: table[key] for key in ("ledger", "host", "port", "processes", "metrics") if key in table}
+        if not is_address(settings.get("metrics", "")):
+            raise SpecError(
+                f'{path.name}: {name}.metrics is {table["metrics"]!r}; write host:port such as "127.0.0.1:8701", or "".'
+            )
         guarded = ServerSettings.of(table.get("serve", {}), f"{path.name}: {name}.serve").inside(folder.resolve())
         return cls(name=name, home=folder / table.get("home", ".everloop"), serve=guarded, **settings)
+
+
+def is_address(text: str) -> bool:
+    """``host:port``, or nothing.
+
+    >>> is_address("127.0.0.1:8701"), is_address(""), is_address("8701")
+    (True, True, False)
+    """
+    host, _, port = text.rpartition(":")
+    return not text or (bool(host) and port.isdigit() and int(port) < 65_536)

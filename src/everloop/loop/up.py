@@ -19,7 +19,9 @@ from everloop.jobs.process import ProcessExecutor
 from everloop.loop.alerting import Alerting
 from everloop.loop.controller import Controller
 from everloop.loop.events import Asked
+from everloop.loop.gauges import page
 from everloop.loop.installation import Installation
+from everloop.loop.metrics_page import MetricsPage
 from everloop.loop.preload import modules
 from everloop.loop.publish import publish
 from everloop.loop.server import ServingProcess, check_address, hand_over, handed_over
@@ -126,7 +128,9 @@ class Upkeep:
         every: timedelta,
         told: Callable[[Decision], None],
         said: Said,
+        metrics: str = "",
     ) -> None:
+        """``metrics``: where the controller shows what it knows, host:port; nowhere unless it is named."""
         first = installations[0]
         self._home, self._settings = first.home, first.environment.serve
         self._names = [each.name for each in installations]
@@ -137,6 +141,7 @@ class Upkeep:
         self.turning = [
             Turning(each, told=told, said=_named(each.name, said) if several else said) for each in installations
         ]
+        self._metrics = metrics
         self._server: ServingProcess | None = None
         self._served = False
         self._held = ExitStack()
@@ -150,6 +155,7 @@ class Upkeep:
         """
         try:
             self._check_address()
+            self._show_metrics()
             while not stop.is_set():
                 for each in self.turning:
                     each.look()
@@ -162,6 +168,23 @@ class Upkeep:
             self._held.close()
             for each in self.turning:
                 each.close()
+
+    def _show_metrics(self) -> None:
+        """Another controller may show its own there: no reason for this one not to go on."""
+        if not self._metrics:
+            return
+        host, _, port = self._metrics.rpartition(":")
+        try:
+            shown = MetricsPage(host, int(port), self._page)
+        except CannotListen as error:
+            self._said(str(error))
+            return
+        self._held.callback(shown.close)
+        self._said(f"metrics on http://{shown.address}/metrics")
+
+    def _page(self) -> bytes:
+        known = [each.alerting for each in self.turning]
+        return page(known[0].reader.machine, [each.gauged for each in known if each.gauged is not None])
 
     def _serve(self) -> None:
         try:
@@ -205,7 +228,7 @@ class Upkeep:
                         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                     except BlockingIOError:
                         return False
-                self._held = held.pop_all()
+                self._held.push(held.pop_all())
             self._keeps = True
         return self._keeps
 

@@ -115,6 +115,8 @@ class Seen:
     drifted_column: str | None = None
     due: int = 0
     """The champion's rows whose label is due."""
+    drift_sizes: Mapping[tuple[str, str], float] = field(default_factory=dict)
+    """Column and what of it (distribution, missing, new) → its PSI in the last full window."""
     also: Mapping[str, Drifted | Degradation] = field(default_factory=dict)
     """What there is to say to ``Watched.also``."""
 
@@ -160,6 +162,7 @@ def look(
             largest_drift=widest.largest,
             drifted_column=widest.column,
             due=judged.due,
+            drift_sizes={(each.column, each.kind): each.psi for one in state.drifts.values() for each in one.signals},
             also=also,
         )
     evidence, state = _evidence(lake, watched, release, state, now)
