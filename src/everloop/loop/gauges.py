@@ -13,7 +13,7 @@ from everloop.durable import runs
 from everloop.loop import deliver
 from everloop.loop.installation import Installation
 from everloop.records import Release
-from everloop.serve.metrics import Exposition, Labels
+from everloop.serve.families import Families, Labels
 from everloop.store.ledger import releases, versions
 from everloop.watch.alerts import Reading
 from everloop.watch.look import Seen
@@ -75,7 +75,7 @@ def gauged(
 
 def page(machine: Machine | None, loops: Sequence[Gauged]) -> bytes:
     """The text of the controller's ``/metrics``: bytes and seconds, ``_total`` for what only rises."""
-    exposition = Exposition()
+    exposition = Families()
     if machine is not None:
         _add_machine(exposition, machine)
     for each in loops:
@@ -83,7 +83,7 @@ def page(machine: Machine | None, loops: Sequence[Gauged]) -> bytes:
     return exposition.text()
 
 
-def _add_machine(page: Exposition, machine: Machine) -> None:
+def _add_machine(page: Families, machine: Machine) -> None:
     gauges: list[tuple[str, str, float]] = [
         ("memory_used_bytes", "Memory in use that cannot be dropped.", machine.memory_used),
         ("memory_limit_bytes", "Memory there is: of the container, where it has a limit.", machine.memory_limit),
@@ -97,7 +97,7 @@ def _add_machine(page: Exposition, machine: Machine) -> None:
         ),
     ]
     for name, words, value in gauges:
-        page.add(f"everloop_machine_{name}", "gauge", words, [({}, value)])
+        page.gauge(f"everloop_machine_{name}", words, [({}, value)])
     counters: list[tuple[str, str, float]] = [
         ("processor_seconds_total", "Processor time used by all.", machine.processor_seconds),
         ("throttled_seconds_total", "Time the container was held back by its limit.", machine.throttled_seconds),
@@ -107,16 +107,16 @@ def _add_machine(page: Exposition, machine: Machine) -> None:
         ("network_sent_bytes_total", "Sent.", machine.network_sent_total),
     ]
     for name, words, value in counters:
-        page.add(f"everloop_machine_{name}", "counter", words, [({}, value)])
+        page.count(f"everloop_machine_{name}", words, [({}, value)])
     for process in machine.processes:
         labels: Labels = {"role": process.role, "pid": process.pid}
-        page.add(
-            "everloop_process_processor_seconds_total", "counter", "Processor time of a process.",
+        page.count(
+            "everloop_process_processor_seconds_total", "Processor time of a process.",
             [(labels, process.processor_seconds)],
         )  # fmt: skip
-        page.add("everloop_process_memory_bytes", "gauge", "Resident memory.", [(labels, process.memory_bytes)])
-        page.add("everloop_process_open_files", "gauge", "Open files and sockets.", [(labels, process.open_files)])
-        page.add("everloop_process_threads", "gauge", "Threads.", [(labels, process.threads)])
+        page.gauge("everloop_process_memory_bytes", "Resident memory.", [(labels, process.memory_bytes)])
+        page.gauge("everloop_process_open_files", "Open files and sockets.", [(labels, process.open_files)])
+        page.gauge("everloop_process_threads", "Threads.", [(labels, process.threads)])
     for gpu in machine.gpus:
         labels = {"gpu": gpu.index, "name": gpu.name}
         told: list[tuple[str, str, float | None]] = [
@@ -128,10 +128,10 @@ def _add_machine(page: Exposition, machine: Machine) -> None:
         ]
         for name, words, figure in told:
             if figure is not None:
-                page.add(f"everloop_gpu_{name}", "gauge", words, [(labels, figure)])
+                page.gauge(f"everloop_gpu_{name}", words, [(labels, figure)])
 
 
-def _add_loop(page: Exposition, each: Gauged) -> None:
+def _add_loop(page: Families, each: Gauged) -> None:
     name: Labels = {"model_name": each.loop}
     release, seen = each.release, each.seen
     gauges: list[tuple[str, str, float | None]] = [
@@ -154,27 +154,25 @@ def _add_loop(page: Exposition, each: Gauged) -> None:
     ]
     for metric, words, value in gauges:
         if value is not None:
-            page.add(metric, "gauge", words, [(name, value)])
+            page.gauge(metric, words, [(name, value)])
     if seen is not None and seen.score is not None:
         scored: Labels = {**name, "metric": each.metric}
-        page.add("everloop_score", "gauge", "The champion's score on matured labels.", [(scored, seen.score.value)])
-        page.add("everloop_score_standard_error", "gauge", "Its noise.", [(scored, seen.score.standard_error)])
-        page.add("everloop_score_rows", "gauge", "The labels behind it.", [(scored, seen.score.rows)])
+        page.gauge("everloop_score", "The champion's score on matured labels.", [(scored, seen.score.value)])
+        page.gauge("everloop_score_standard_error", "Its noise.", [(scored, seen.score.standard_error)])
+        page.gauge("everloop_score_rows", "The labels behind it.", [(scored, seen.score.rows)])
     if seen is not None:
-        page.add(
+        page.gauge(
             "everloop_drift_size",
-            "gauge",
             "How far a column of requests is from the training rows, in the last full window.",
             [
                 ({**name, "column": column, "measure": measure}, size)
                 for (column, measure), size in sorted(seen.drift_sizes.items())
             ],
         )
-    page.add("everloop_versions_total", "counter", "Versions made.", [(name, each.versions)])
-    page.add("everloop_last_turn_failed", "gauge", "1 while the newest turn has failed.", [(name, each.turn_failed)])
-    page.add(
+    page.count("everloop_versions_total", "Versions made.", [(name, each.versions)])
+    page.gauge("everloop_last_turn_failed", "1 while the newest turn has failed.", [(name, each.turn_failed)])
+    page.gauge(
         "everloop_alert_firing",
-        "gauge",
         "1 while a rule of the declaration fires, judged by the controller.",
         [
             (
@@ -184,9 +182,8 @@ def _add_loop(page: Exposition, each: Gauged) -> None:
             for one in each.readings
         ],
     )
-    page.add(
+    page.gauge(
         "everloop_alert_value",
-        "gauge",
         "What a rule of the declaration last saw.",
         [
             ({**name, "rule": one.rule, "severity": one.severity}, one.value)
@@ -194,9 +191,8 @@ def _add_loop(page: Exposition, each: Gauged) -> None:
             if one.value is not None
         ],
     )
-    page.add(
+    page.gauge(
         "everloop_alert_messages",
-        "gauge",
         "The newest messages by how their delivery stands.",
         [({**name, "status": status}, count) for status, count in sorted(each.deliveries.items())],
     )

@@ -11,7 +11,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 from everloop.errors import CannotListen
-from everloop.serve.metrics import CONTENT_TYPE
+from everloop.serve.families import CONTENT_TYPE
 
 
 class MetricsPage:
