@@ -6,7 +6,7 @@ ARGS ?=
 
 PEERS := fastapi mlserver litserve bentoml
 
-.PHONY: demo test lint types house unit bench bench-peers bench-serving clean
+.PHONY: demo test lint types house unit bench bench-peers bench-serving bench-watch clean
 
 demo: .venv/core
 	@$(BIN)/everloop demo $(if $(DATA),--data $(DATA)) $(ARGS)
@@ -41,6 +41,12 @@ bench-peers: $(PEERS:%=.venv-bench/%/ready)
 bench-serving: .venv/dev
 	-@$(MAKE) --keep-going bench-peers
 	$(BIN)/python -m bench.serving --peers $(ARGS)
+
+# Drift monitoring beside Evidently, a few minutes.
+bench-watch: .venv/dev
+	-@$(MAKE) .venv-bench/evidently/ready
+	$(BIN)/python -m bench.drift_cost $(ARGS)
+	$(BIN)/python -m bench.drift $(ARGS)
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv

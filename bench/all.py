@@ -12,6 +12,8 @@ SCRIPTS = (
     "durable",
     "data",
     "watch",
+    "drift",
+    "drift_cost",
     "looks",
     "statistics",
     "release",

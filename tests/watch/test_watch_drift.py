@@ -164,3 +164,22 @@ def test_the_declaration_refuses_windows_that_say_nothing() -> None:
         Drift(window=20)
     with pytest.raises(SpecError, match="a minute to a year"):
         Drift(window=td(seconds=1))
+
+
+def test_an_alarm_names_the_rows_that_carry_it_its_size_and_what_the_score_says(world: World) -> None:
+    world.shift = lambda day, hours: 2.0 if day >= 4 else 0.0
+    against = world.against()
+    world.serve(range(8))
+    state = looked(world, Drift(window=td(days=1)), against, range(8))
+    assert state.found is not None
+    column = next(each for each in state.found.columns if each.measure == "distribution")
+    largest = column.carried[0]
+    assert largest.rows.startswith("over ")
+    assert largest.then == pytest.approx(0.1, abs=0.01)
+    assert largest.now > 0.7
+    assert str(largest) in column.because
+    assert column.distances["wasserstein"] == pytest.approx(2.0, abs=0.15)
+    assert column.distances["ks"] == pytest.approx(0.68, abs=0.05)
+    assert 0.3 < column.distances["jensen_shannon"] < 1
+    assert column.distances["chi_square"] > 1_000
+    assert "outliers" in {each.measure for each in state.found.columns}

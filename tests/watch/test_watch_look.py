@@ -187,6 +187,12 @@ def test_moved_inputs_and_a_new_category_are_seen_after_two_windows(
     assert (PREDICTION, "distribution") in columns
     assert not {"items", "insured", "region"} & {column for column, _ in columns}
     assert seen.largest_drift > 0.5
+    assert "the score is " in reason.because
+    assert "'kestrel' (new) 0.0% → 2" in reason.because
+    detail = reason.evidence[0].detail
+    assert detail["score"].startswith("the score is ")
+    assert detail["carried"]
+    assert "uncalibrated" in detail["limits"]
 
 
 def test_inputs_are_watched_whoever_answers_them_and_testers_are_nobody(

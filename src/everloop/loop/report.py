@@ -13,6 +13,7 @@ from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
 from matplotlib.figure import Figure
 
 from everloop.loop.account import Account, Period
+from everloop.records import Decision
 
 INK, MUTED, GRID = "#1d2733", "#6b7785", "#e6eaee"
 GOOD, BAD, BLUE, AMBER = "#1a7f5a", "#c2413b", "#2f6fde", "#d98a1f"
@@ -104,9 +105,15 @@ def _decisions(account: Account) -> str:
         version = "" if each.version is None else str(each.version)
         rows.append(
             f'<tr><td class="when">{each.at:%Y-%m-%d %H:%M}</td><td><span class="tag" style="background:{colour}">'
-            f"{html.escape(each.action)}</span></td><td>{version}</td><td>{html.escape(each.because)}</td></tr>"
+            f"{html.escape(each.action)}</span></td><td>{version}</td><td>{html.escape(each.because)}{_limits(each)}</td></tr>"
         )
     return "<table><tr><th>when</th><th>what</th><th>version</th><th>because</th></tr>" + "".join(rows) + "</table>"
+
+
+def _limits(decision: Decision) -> str:
+    """How the limits of a drift came about."""
+    said = {str(each.detail["limits"]) for each in decision.evidence if each.detail.get("limits")}
+    return "".join(f'<br><small class="when">limits: {html.escape(each)}</small>' for each in sorted(said))
 
 
 def _versions(account: Account) -> str:

@@ -35,6 +35,57 @@ def ks(reference: ArrayLike, current: ArrayLike) -> float:
     return float(np.max(np.abs(_share_at_or_below(p, values) - _share_at_or_below(q, values))))
 
 
+def jensen_shannon(reference: ArrayLike, current: ArrayLike) -> float:
+    """Jensen-Shannon divergence of two rows of counts over the same bins, in bits: 0 for equal shares, 1 for no overlap.
+
+    >>> jensen_shannon([10, 0], [0, 10]), jensen_shannon([5, 5], [10, 10])
+    (1.0, 0.0)
+    """
+    p, q = (np.asarray(each, dtype=np.float64) for each in (reference, current))
+    if not p.sum() or not q.sum():
+        return 0.0
+    p, q = p / p.sum(), q / q.sum()
+    middle = (p + q) / 2
+    parts = [float(np.sum(each[each > 0] * np.log2(each[each > 0] / middle[each > 0]))) for each in (p, q)]
+    return max(0.0, sum(parts) / 2)
+
+
+def wasserstein(reference: ArrayLike, current: ArrayLike) -> float:
+    """The earth mover's distance of two grids of quantiles at the same even levels, in the values' own unit: how far
+    the average row has moved. The outermost levels, single rows, count half.
+
+    >>> wasserstein([0, 1, 2], [1, 2, 3])
+    1.0
+    """
+    p, q = np.asarray(reference, dtype=np.float64), np.asarray(current, dtype=np.float64)
+    if len(p) != len(q) or not len(p):
+        return 0.0
+    return float(np.trapezoid(np.abs(p - q)) / max(len(p) - 1, 1))
+
+
+def chi_square(reference: ArrayLike, current: ArrayLike) -> tuple[float, int]:
+    """Pearson's χ² that two rows of counts have the same shares, and its degrees of freedom (bins with rows less one).
+
+    >>> chi_square([10, 20], [20, 10])[1]
+    1
+    """
+    table = np.array([np.asarray(each, dtype=np.float64) for each in (reference, current)])
+    table = table[:, table.sum(axis=0) > 0]
+    if table.shape[1] < 2 or not table.sum(axis=1).all():
+        return 0.0, 0
+    expected = np.outer(table.sum(axis=1), table.sum(axis=0)) / table.sum()
+    return float(np.sum((table - expected) ** 2 / expected)), table.shape[1] - 1
+
+
+def share_outside(grid: ArrayLike, least: float, most: float) -> float:
+    """The share of a grid of quantiles below ``least`` or above ``most``."""
+    values = np.asarray(grid, dtype=np.float64)
+    if not len(values):
+        return 0.0
+    below, above = np.searchsorted(values, least, side="left"), np.searchsorted(values, most, side="right")
+    return float(below + len(values) - above) / len(values)
+
+
 def counts_from_quantiles(quantiles: ArrayLike, edges: ArrayLike, rows: int) -> Floats:
     """About how many of ``rows`` fall into each bin between inner ``edges``, from a grid of quantiles."""
     grid = np.asarray(quantiles, dtype=np.float64)

@@ -24,6 +24,7 @@ __all__ = [
     "Signal",
     "alarms",
     "calibrate",
+    "expected_psi",
     "false_alarm_chance",
     "ks",
     "ks_threshold",
@@ -41,7 +42,9 @@ FLOOR = 0.1
 FLOOR_UNCALIBRATED = 0.2
 FLOOR_SHARE = 0.05
 """The least rise of a missing or new share worth an alarm: five points."""
-Kind = Literal["distribution", "missing", "new values"]
+USUAL_OUTLIERS = 0.005
+"""What lies beyond a quarter of a percent at either end, when nothing has changed."""
+Kind = Literal["distribution", "missing", "new values", "outliers"]
 
 
 def false_alarm_chance(false_alarm_every: timedelta, windows_per_day: float, signals: int) -> float:
@@ -98,6 +101,10 @@ class Signal:
     share: float = 0.0
     usual: float = 0.0
     ks: float | None = None
+    jensen_shannon: float = 0.0
+    wasserstein: float | None = None
+    chi_square: float = 0.0
+    freedom: int = 0
     clumping: float = 1.0
     """How many rows count as one, at least 1."""
 
@@ -124,11 +131,17 @@ def signals(compared: Sequence[ColumnComparison], *, columns: Sequence[str] | No
                 rows=rows,
                 reference_rows=then,
                 ks=seen.ks,
+                jensen_shannon=seen.jensen_shannon,
+                wasserstein=seen.wasserstein,
+                chi_square=seen.chi_square,
+                freedom=seen.freedom,
             )
         )
         shares: list[tuple[Kind, float, float]] = [("missing", seen.missing, seen.reference_missing)]
         if seen.kind == "category":
             shares.append(("new values", seen.new, seen.reference_new))
+        elif rows:
+            shares.append(("outliers", seen.outliers, USUAL_OUTLIERS))
         for kind, share, usual in shares:
             of = max(seen.total if kind == "missing" else rows, 1)
             risen = psi([usual * then, (1 - usual) * then], [share * of, (1 - share) * of]) if share > usual else 0.0
@@ -147,11 +160,16 @@ def signals(compared: Sequence[ColumnComparison], *, columns: Sequence[str] | No
     return tuple(found)
 
 
+def expected_psi(seen: Signal) -> float:
+    """What independent rows without any change give on average."""
+    return (seen.bins - 1) * _noise(seen.rows, seen.reference_rows)
+
+
 def over(seen: Signal, chance: float, calibration: Calibration | None) -> ColumnAlarm | None:
     """The alarm of one signal in one window, if it is over its limit."""
     habit = calibration.scales.get(seen.name) if calibration is not None else None
     if seen.kind == "distribution":
-        expected = (seen.bins - 1) * _noise(seen.rows, seen.reference_rows)
+        expected = expected_psi(seen)
         if calibration is not None and habit is not None:
             limit = max(calibration.threshold * habit, FLOOR + expected)
         else:
@@ -159,6 +177,8 @@ def over(seen: Signal, chance: float, calibration: Calibration | None) -> Column
             limit = max(analytic, FLOOR_UNCALIBRATED + expected * seen.clumping)
         size = seen.psi
         distance = "" if seen.ks is None else f", KS {seen.ks:.3f}"
+        if seen.wasserstein is not None:
+            distance += f", {seen.wasserstein:.2f} standard deviations on average"
         marked = "" if habit is not None else ", uncalibrated"
         because = f"{seen.column} moved: PSI {seen.psi:.3f} (limit {limit:.3f}{marked}{distance})"
     else:

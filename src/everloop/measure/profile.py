@@ -13,7 +13,15 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from everloop.measure.distance import counts_from_quantiles, ks, psi
+from everloop.measure.distance import (
+    chi_square,
+    counts_from_quantiles,
+    jensen_shannon,
+    ks,
+    psi,
+    share_outside,
+    wasserstein,
+)
 from everloop.records import MISSING_INTEGER, MISSING_TEXT, ColumnType, decode, encode
 
 BINS = 10
@@ -50,6 +58,8 @@ class ColumnProfile:
     distinct: int = 0
     slots: tuple[tuple[int, ...], ...] = ()
     """Of each slot of the profile's season: rows per bin, or per listed value with all others last."""
+    ends: tuple[float, ...] = ()
+    """Numbers made for a season: the outermost of the quantiles of all rows, two at either end."""
 
     @property
     def present(self) -> int:
@@ -228,6 +238,15 @@ class ColumnComparison:
     reference_new: float
     total: int = 0
     """Rows now, missing ones among them."""
+    jensen_shannon: float = 0.0
+    """In bits, over the same bins as ``psi``."""
+    chi_square: float = 0.0
+    freedom: int = 0
+    """Degrees of freedom of ``chi_square``."""
+    wasserstein: float | None = None
+    """Numbers: how far the average row has moved, in standard deviations of the reference."""
+    outliers: float = 0.0
+    """Numbers: share beyond all but a quarter of a percent of the reference at either end; half a percent is usual."""
 
 
 def compare(reference: Profile, current: Profile) -> tuple[ColumnComparison, ...]:
@@ -240,11 +259,14 @@ def compare(reference: Profile, current: Profile) -> tuple[ColumnComparison, ...
 
 
 def _compare(name: str, before: ColumnProfile, now: ColumnProfile) -> ColumnComparison:
+    distance: float | None
+    moved: float | None
     if before.kind == "number":
-        then, present = np.array(before.counts, dtype=np.float64), _counts_in(now, before.edges)
+        then, present = np.array(before.counts, dtype=np.float64), counts_in(now, before.edges)
         # A reference that was made for a season has bins alone: then the distance is that at the edges.
         distance = ks(before.quantiles, now.quantiles) if before.quantiles else _ks_of_bins(then, present)
         then, present = _merged(then, present, now.present)
+        outliers, moved = _beyond(before, now), _moved(before, now)
         new = reference_new = 0.0
     else:
         found = dict(zip(now.values, now.value_counts, strict=True))
@@ -254,9 +276,11 @@ def _compare(name: str, before: ColumnProfile, now: ColumnProfile) -> ColumnComp
         # What is rare and what is new share the last bin.
         then[-1] += before.other
         present[-1] += other
-        distance = None
+        distance = moved = None
+        outliers = 0.0
         new = other / max(now.present, 1)
         reference_new = before.other / max(before.present, 1)
+    apart, freedom = chi_square(then, present)
     return ColumnComparison(
         column=name,
         kind=before.kind,
@@ -270,7 +294,23 @@ def _compare(name: str, before: ColumnProfile, now: ColumnProfile) -> ColumnComp
         new=new,
         reference_new=reference_new,
         total=now.rows,
+        jensen_shannon=jensen_shannon(then, present),
+        chi_square=apart,
+        freedom=freedom,
+        wasserstein=moved,
+        outliers=outliers,
     )
+
+
+def _beyond(before: ColumnProfile, now: ColumnProfile) -> float:
+    ends = before.quantiles or before.ends
+    return share_outside(now.quantiles, ends[1], ends[-2]) if len(ends) > 3 else 0.0
+
+
+def _moved(before: ColumnProfile, now: ColumnProfile) -> float | None:
+    if not before.quantiles or not now.quantiles or not before.deviation:
+        return None
+    return wasserstein(before.quantiles, now.quantiles) / before.deviation
 
 
 def places(values: NDArray[Any], column: ColumnProfile) -> NDArray[np.int64]:
@@ -297,7 +337,8 @@ def _ks_of_bins(then: NDArray[np.float64], now: NDArray[np.float64]) -> float:
     return float(np.max(np.abs(np.cumsum(then) / then.sum() - np.cumsum(now) / now.sum())))
 
 
-def _counts_in(now: ColumnProfile, edges: tuple[float, ...]) -> NDArray[np.float64]:
+def counts_in(now: ColumnProfile, edges: tuple[float, ...]) -> NDArray[np.float64]:
+    """Rows in bins: exact where they were counted in them, else from quantiles."""
     if now.edges == edges:
         return np.array(now.counts, dtype=np.float64)
     return counts_from_quantiles(now.quantiles, edges, now.present)

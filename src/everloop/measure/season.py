@@ -102,7 +102,9 @@ def _expected(column: ColumnProfile, weight: Floats) -> ColumnProfile:
     missing = round(column.missing / max(column.present, 1) * present)
     if column.kind == "number":
         whole = _rounded(counts, present)
-        return replace(column, counts=whole, quantiles=(), rows=present + missing, missing=missing)
+        grid = column.quantiles
+        ends = (*grid[:2], *grid[-2:]) if len(grid) > 3 else ()
+        return replace(column, counts=whole, quantiles=(), ends=ends, rows=present + missing, missing=missing)
     kept = min(len(column.values), MOST_VALUES)
     rest = np.array([*column.value_counts[kept:], column.other], dtype=np.float64)
     rest = counts[-1] * (rest / rest.sum() if rest.sum() else np.append(np.zeros(len(rest) - 1), 1.0))

@@ -85,7 +85,7 @@ class NumberSketch:
         if n:
             levels = sketch.get_quantiles(LEVELS, inclusive=True)
             levels[0], levels[-1] = self.least, self.most
-            grid = tuple(float(f"{each:.9g}") for each in levels)
+            grid = tuple(levels)
         if edges is None:
             inner = np.unique(sketch.get_quantiles(np.arange(1, BINS) / BINS, inclusive=True)) if n else np.zeros(0)
             edges = tuple(float(each) for each in inner if each < self.most)

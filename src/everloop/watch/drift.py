@@ -8,7 +8,7 @@ for columns that clump: the rain of a day is one draw, however many rows of that
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -17,8 +17,9 @@ from everloop.measure import drift as measure
 from everloop.measure import profile as profiles
 from everloop.measure import season
 from everloop.measure.calibration import Calibration
-from everloop.measure.drift import Signal
-from everloop.measure.profile import Profile
+from everloop.measure.carried import Carried, carried
+from everloop.measure.drift import ColumnAlarm, Signal
+from everloop.measure.profile import ColumnProfile, Profile
 from everloop.records import Signature
 from everloop.spec.retrain import Drift
 from everloop.store.lake import Lake
@@ -32,11 +33,15 @@ from everloop.watch.windows import Window
 class DriftedColumn:
     column: str
     measure: str
-    """distribution (PSI), missing (share) or new values (share)."""
+    """distribution (PSI), or the share of missing, new values or outliers."""
     size: float
     limit: float
     because: str
     calibrated: bool = False
+    carried: tuple[Carried, ...] = ()
+    """The rows that carry it: shares of bins or values then and now."""
+    distances: dict[str, float] = field(default_factory=dict)
+    """The same change by other measures: ks, jensen_shannon (bits), wasserstein (standard deviations), chi_square."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +53,10 @@ class Drifted:
     until: datetime
     rows: int
     """In the newer of the two windows."""
+    score: str = ""
+    """What the matured labels of that time say, in words."""
+    limits: str = ""
+    """How the limits came about, in words."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,12 +100,11 @@ def advance(lake: Lake, trigger: Drift, state: DriftState, against: Against, now
     if trigger.season == "none" or (trigger.season != "detect" and trigger.season != reference.season):
         reference = replace(reference, season="")
     seen = state.signals
-    rows = 0
+    observed: Observed | None = None
 
     def measured(window: Window) -> tuple[Signal, ...]:
-        nonlocal rows, state
+        nonlocal observed, state
         observed = observe(lake, window, against.signature, reference, champion=against.version)
-        rows = observed.profile.rows
         found = signals_of(reference, observed, trigger)
         moved = [each for each in found if each.kind == "distribution"]
         top = max(moved, key=lambda each: each.psi, default=None)
@@ -111,13 +119,15 @@ def advance(lake: Lake, trigger: Drift, state: DriftState, against: Against, now
         here = [measured(each) for each in state.closed]
         state = replace(state, found=None)
         if len(here) == 2:
-            state = replace(state, found=_said(trigger, state, here[0], here[1], state.closed, rows))
+            state = replace(state, found=_said(trigger, state, here[0], here[1], state.closed, reference, observed))
         seen = here[-1] if here else ()
     raised: Drifted | None = None
     for window in fresh:
         following = measured(window)
+        if state.calibration is None:
+            following = history.allowed(kept, following)
         both = (*state.closed, window)[-2:]
-        said = _said(trigger, state, seen, following, both, rows) if len(both) == 2 else None
+        said = _said(trigger, state, seen, following, both, reference, observed) if len(both) == 2 else None
         raised = said if said is not None and (said.columns or raised is None or not raised.columns) else raised
         if against.trained_until is None or window.since >= against.trained_until:
             alarmed = said is not None and bool(said.columns)
@@ -146,27 +156,52 @@ def _said(
     before: Sequence[Signal],
     now: Sequence[Signal],
     both: Sequence[Window],
-    rows: int,
+    reference: Profile,
+    observed: Observed | None,
 ) -> Drifted:
     """What two windows running say about one trigger."""
     per_day = timedelta(days=1) / max(both[-1].until - both[-1].since, timedelta(microseconds=1))
     # Not the root of it for each of the two: without a history nobody knows how much the two resemble each other.
     chance = measure.false_alarm_chance(trigger.false_alarm_every, per_day, max(len(now), 1))
+    assert observed is not None
+    alarms = measure.in_both(before, now, chance, state.calibration)
+    then = season.expected(reference, observed.weights).columns if alarms else {}
+    known = {(each.column, each.kind): each for each in now}
     return Drifted(
-        columns=tuple(
-            DriftedColumn(
-                column=alarm.column,
-                measure=alarm.signal,
-                size=alarm.value,
-                limit=alarm.limit,
-                because=alarm.because,
-                calibrated=alarm.calibrated,
-            )
-            for alarm in measure.in_both(before, now, chance, state.calibration)
-        ),
+        columns=tuple(_column(alarm, known[alarm.column, alarm.signal], then, observed) for alarm in alarms),
         since=both[0].since,
         until=both[-1].until,
-        rows=rows,
+        rows=observed.profile.rows,
+        limits=limits(trigger, state),
+    )
+
+
+def _column(alarm: ColumnAlarm, signal: Signal, then: Mapping[str, ColumnProfile], observed: Observed) -> DriftedColumn:
+    """An alarm with the rows that carry it."""
+    rows: tuple[Carried, ...] = ()
+    distances: dict[str, float] = {}
+    before, now = then[alarm.column], observed.profile.columns[alarm.column]
+    if alarm.signal in ("distribution", "new values"):
+        rows = carried(before, now, observed.newcomers.get(alarm.column, ()))
+    if alarm.signal == "distribution":
+        given = {
+            "ks": signal.ks,
+            "jensen_shannon": signal.jensen_shannon,
+            "wasserstein": signal.wasserstein,
+            "chi_square": signal.chi_square,
+            "degrees_of_freedom": float(signal.freedom),
+        }
+        distances = {name: round(value, 6) for name, value in given.items() if value is not None}
+    by = f"; {', '.join(map(str, rows))}" if rows else ""
+    return DriftedColumn(
+        column=alarm.column,
+        measure=alarm.signal,
+        size=alarm.value,
+        limit=alarm.limit,
+        because=alarm.because + by,
+        calibrated=alarm.calibrated,
+        carried=rows,
+        distances=distances,
     )
 
 

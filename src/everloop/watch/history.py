@@ -16,12 +16,14 @@ import numpy as np
 import numpy.typing as npt
 
 from everloop.measure.calibration import DAY, LEAST_BLOCKS, Block, Calibration, calibrate_blocks
-from everloop.measure.drift import CALIBRATION_DAYS, Signal
+from everloop.measure.drift import CALIBRATION_DAYS, Signal, expected_psi
 from everloop.watch.windows import Window
 
 LASTING = timedelta(days=3)
 """An alarm that lasts longer is a change of the world; a shorter one belongs to how restless it is."""
 LASTING_WINDOWS = 4
+LEAST_DAYS = 3
+"""Quiet days from which their mean says something of how restless a column is."""
 KEPT = 2.0
 """How many budgets of days are remembered, at most a year."""
 UNIT = 1_000.0
@@ -135,6 +137,25 @@ def calibrated(history: History, *, false_alarm_every: timedelta) -> Calibration
         return None
     blocks = [Block(mean=_named(day.mean, history.signals), peak=_named(day.peak, history.signals)) for day in days]
     return calibrate_blocks(blocks, budget=max(false_alarm_every / spacing, 2.0))
+
+
+def allowed(history: History, signals: Sequence[Signal]) -> tuple[Signal, ...]:
+    """The signals with their clumping at least what the few quiet days so far show of it.
+
+    For limits from formulas, before there are days enough to calibrate: the mean PSI so far over what independent rows
+    would give. Windows within one day share the day's mood, which no window shows by itself.
+    """
+    days = quiet(history)
+    if len(days) < LEAST_DAYS:
+        return tuple(signals)
+    means = np.array([_unpacked(day.mean, len(history.signals)) for day in days])
+    known = ~np.isnan(means)
+    usual = np.where(known, means, 0.0).sum(axis=0) / np.maximum(known.sum(axis=0), 1)
+    found = dict(zip(history.signals, usual.tolist(), strict=True))
+    return tuple(
+        replace(each, clumping=max(each.clumping, found.get(each.name, 0.0) / max(expected_psi(each), 1e-12)))
+        for each in signals
+    )
 
 
 def _spacing(days: Sequence[Day]) -> timedelta:

@@ -155,8 +155,14 @@ def look(
         for name, asked_also in watched.also:
             if isinstance(asked_also, Drift) and (found := state.drifts[repr(asked_also)].found) is not None:
                 also[name] = found
+        # A drift stands beside what it has done to the score, as far as labels have matured.
+        said = score.said(watched.metric, scored, _reference(watched.metric, champion, state))
         seen = Seen(
-            signals=replace(signals, drift=drifts, degraded=degradations),
+            signals=replace(
+                signals,
+                drift={each: replace(found, score=said) if found.columns else found for each, found in drifts.items()},
+                degraded=degradations,
+            ),
             score=scored,
             coverage=coverage,
             largest_drift=widest.largest,

@@ -146,6 +146,16 @@ def better(metric: Metric, one: float, other: float) -> float:
     return max(one, other) if metric.greater_is_better else min(one, other)
 
 
+def said(metric: Metric, scored: Scored | None, reference: Reference) -> str:
+    """Whether the score is hurt, in words, as far as labels have matured: by more than two standard errors."""
+    if scored is None:
+        return "too few labels have matured to say whether the score is hurt"
+    fall = (reference.value - scored.value) * (1 if metric.greater_is_better else -1)
+    word = "is hurt" if fall > 2 * scored.standard_error else "is not hurt so far"
+    labels = f"{scored.rows:,} labels of rows until {scored.until:%Y-%m-%d %H:%M}"
+    return f"the score {word}: {metric.name} {scored.value:.4g} on {labels}, {reference.value:.4g} {reference.source}"
+
+
 def degradation(
     metric: Metric, judged: Judged, reference: Reference, *, by: float, positive: int = 1
 ) -> Degradation | None:

@@ -187,7 +187,7 @@ def _drift(found: Drifted | None, place: str, state: TriggerState) -> Held | Non
     evidence = tuple(
         _said(
             "drift",
-            f"{each.because}, in two windows running",
+            f"{each.because}, in two windows running" + (f"; {found.score}" if found.score and later == 0 else ""),
             each.size,
             each.limit,
             column=each.column,
@@ -195,9 +195,14 @@ def _drift(found: Drifted | None, place: str, state: TriggerState) -> Held | Non
             rows=found.rows,
             since=found.since.isoformat(),
             until=found.until.isoformat(),
+            calibrated=each.calibrated,
+            carried=[{"rows": one.rows, "then": round(one.then, 6), "now": round(one.now, 6)} for one in each.carried],
+            distances=each.distances,
+            score=found.score,
+            limits=found.limits,
         )
-        for each in found.columns
-    )
+        for later, each in enumerate(reversed(found.columns))
+    )[::-1]
     return evidence, {place: found.until}
 
 

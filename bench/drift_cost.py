@@ -1,0 +1,163 @@
+"""What it costs to watch for drift: a report of two tables beside Evidently's, a million rows, a served prediction.
+
+Run: python -m bench.drift_cost [--quick] [--json]. CPU seconds, the best of a few. Evidently runs in its own environment: `make
+bench-watch` makes .venv-bench/evidently; without it those columns are empty. 20 columns, 12 numbers and 8 texts, of which
+3 and 2 moved; the report holds PSI, KS, Jensen-Shannon, Wasserstein, chi-square, missing, new, outliers, the rows that
+carry it. Evidently renders nothing here either; its default picks one test a column.
+"""
+
+import csv
+import json
+import os
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from bench.rows import Row, parser, show
+from numpy.typing import NDArray
+
+from everloop.measure import drift, profile
+from everloop.measure.carried import carried
+from everloop.measure.sketch import Sketch
+
+ROOT = Path(__file__).resolve().parents[1]
+Table = dict[str, NDArray[Any]]
+NAMES = np.array([f"value {index}" for index in range(40)], dtype=object)
+
+
+def table(random: np.random.Generator, rows: int, *, columns: int = 20, moved: bool = False) -> Table:
+    """Three in five numbers, two in five texts."""
+    made: Table = {}
+    for index in range(columns):
+        shift = 0.3 if moved and index % 4 == 0 else 0.0
+        if index % 5 < 3:
+            made[f"number_{index}"] = random.lognormal(shift, 1, rows)
+        else:
+            made[f"text_{index}"] = NAMES[np.minimum(random.zipf(1.6 + shift, rows), 40) - 1]
+    return made
+
+
+def report(reference: profile.Profile, current: Table) -> list[str]:
+    now = profile.build(current, like=reference)
+    compared = profile.compare(reference, now)
+    drift.signals(compared)
+    return [
+        str(each)
+        for found in compared
+        if found.psi > 0.1
+        for each in carried(reference.columns[found.column], now.columns[found.column])
+    ]
+
+
+def spent(work: Callable[[], object], rounds: int) -> float:
+    found = []
+    for _ in range(rounds):
+        begun = time.process_time()
+        work()
+        found.append(time.process_time() - begun)
+    return min(found)
+
+
+def evidently(then: Table, now: Table, method: str, rounds: int, folder: Path) -> float | None:
+    python = ROOT / ".venv-bench" / "evidently" / "bin" / "python"
+    if not python.exists():
+        return None
+    paths = []
+    for name, each in (("then", then), ("now", now)):
+        path = folder / f"{name}.csv"
+        paths.append(str(path))
+        if not path.exists():
+            with path.open("w", newline="") as file:
+                writer = csv.writer(file)
+                writer.writerow(each)
+                writer.writerows(zip(*(column.tolist() for column in each.values()), strict=True))
+    script = ROOT / "bench" / "peers" / "evidently_report.py"
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    done = subprocess.run(
+        [str(python), str(script), *paths, method, str(rounds)],
+        capture_output=True,
+        text=True,
+        timeout=900,
+        env=environment | {"DO_NOT_TRACK": "1"},
+        check=False,
+    )
+    return float(json.loads(done.stdout.strip().splitlines()[-1])) if done.returncode == 0 else None
+
+
+def beside_evidently(rows: int, rounds: int) -> list[Row]:
+    random = np.random.default_rng(0)
+    then, now = table(random, rows), table(random, rows, moved=True)
+    ours = spent(lambda: report(profile.build(then), now), rounds)
+    made = []
+    with tempfile.TemporaryDirectory() as folder:
+        for method, name in (("default", "its defaults"), ("ks", "KS and chi-square"), ("psi", "PSI")):
+            peer = evidently(then, now, method, rounds, Path(folder))
+            made.append(
+                Row(
+                    what=f"drift report, {rows:,} × 20 mixed, both sides",
+                    ours=ours,
+                    peer=peer,
+                    peer_name=f"Evidently, {name}",
+                    target=peer / 20 if peer else None,
+                    unit="CPU seconds",
+                    rounds=rounds,
+                )
+            )
+    return made
+
+
+def large(rows: int, columns: int, target: float | None) -> list[Row]:
+    random = np.random.default_rng(1)
+    then, now = table(random, rows, columns=columns), table(random, rows, columns=columns, moved=True)
+    return [
+        Row(
+            what=f"drift report, {rows:,} × {columns}, both sides",
+            ours=spent(lambda: report(profile.build(then), now), 1),
+            target=target,
+            unit="CPU seconds",
+        )
+    ]
+
+
+def a_prediction(rows: int, rounds: int) -> list[Row]:
+    """Everything the monitor does with a served prediction once it lies in the log: sketch, bins, counts."""
+    random = np.random.default_rng(2)
+    reference = profile.build(table(random, 20_000))
+    now = table(random, rows)
+
+    def watched() -> None:
+        sketch = Sketch()
+        sketch.update(now, like=reference)
+        profile.compare(reference, sketch.profile(like=reference))
+
+    return [
+        Row(
+            what=f"monitoring a served prediction of 20 columns, windows of {rows:,}",
+            ours=spent(watched, rounds) / rows * 1e6,
+            target=5.0,
+            unit="µs CPU",
+            rounds=rounds,
+        )
+    ]
+
+
+def rows(*, quick: bool = False) -> list[Row]:
+    return [
+        *beside_evidently(10_000 if quick else 100_000, 1 if quick else 3),
+        *large(100_000 if quick else 1_000_000, 20, 5.0),
+        *a_prediction(1_000, 3),
+        *a_prediction(10_000, 3),
+    ]
+
+
+def main() -> None:
+    options = parser(__doc__ or "").parse_args()
+    show(rows(quick=options.quick), as_json=options.json)
+
+
+if __name__ == "__main__":
+    main()
