@@ -164,6 +164,9 @@ def why(subject: str, home: Path, *, loop: str | None, as_json: bool) -> None:
                 f"[bold]version {version['number']}[/bold] {version['package'][:16]}…, made {version['created_at']}"
             )
             console.print(f"  trigger: {version['trigger']}", markup=False)
+            given = [fact["detail"].get("limits") for each in value["trigger"] for fact in each["evidence"]]
+            for limits in dict.fromkeys(each for each in given if each):
+                console.print(f"    limits: {limits}", markup=False)
             found = ", ".join(f"{name}={chosen}" for name, chosen in lineage["parameters"].items())
             console.print(f"  fit: {lineage['estimator']}, {found or 'its parameters as declared'}", markup=False)
             rows = value["rows"]
