@@ -190,9 +190,11 @@ def rows(*, years: int = 20, windows: tuple[int, ...] = (500, 1_000, 10_000)) ->
 
 def main() -> None:
     arguments = parser(__doc__ or "")
-    arguments.add_argument("--years", type=int, default=20)
+    arguments.add_argument("--years", type=int, default=None, help="simulated years of each kind (20; 4 with --quick)")
+    arguments.add_argument("--windows", type=int, nargs="+", default=[500, 1_000, 10_000], help="rows a window")
     options = arguments.parse_args()
-    show(rows(years=4 if options.quick else options.years), as_json=options.json)
+    years = options.years or (4 if options.quick else 20)
+    show(rows(years=years, windows=tuple(options.windows)), as_json=options.json)
 
 
 if __name__ == "__main__":
