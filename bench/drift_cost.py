@@ -13,16 +13,25 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 from bench.rows import Row, parser, show
 from numpy.typing import NDArray
 
 from everloop.measure import drift, profile
 from everloop.measure.carried import carried
 from everloop.measure.sketch import Sketch
+from everloop.records import InputColumn, Signature
+from everloop.spec.retrain import Drift
+from everloop.store.lake import PREDICTIONS
+from everloop.watch.drift import signals_of
+from everloop.watch.observed import PREDICTION, observe
+from everloop.watch.recent import Recent
+from everloop.watch.windows import Window
 
 ROOT = Path(__file__).resolve().parents[1]
 Table = dict[str, NDArray[Any]]
@@ -145,12 +154,53 @@ def a_prediction(rows: int, rounds: int) -> list[Row]:
     ]
 
 
+def observed(rows: int, rounds: int) -> list[Row]:
+    """The same through the live code, from the table of predictions: read, sketch, bins by day, the model's answers."""
+    random = np.random.default_rng(3)
+    numbers = [InputColumn(name=f"number_{index}", type="number", index=index) for index in range(12)]
+    texts = [InputColumn(name=f"text_{index}", type="text", index=index) for index in range(8)]
+    signature = Signature(inputs=(*numbers, *texts), task="binary", classes=(0, 1), positive=1)
+    start = datetime(2024, 1, 1, tzinfo=UTC)
+
+    def values(count: int) -> Table:
+        made: Table = {each.name: random.normal(size=count) for each in numbers}
+        return made | {each.name: NAMES[random.integers(0, 40, count)] for each in texts}
+
+    reference = profile.build(values(20_000) | {PREDICTION: random.random(20_000)})
+    served, chance = values(rows), random.random(rows)
+    whole = pl.DataFrame({f"input_{name}": column.tolist() for name, column in served.items()}).with_columns(
+        id=pl.int_range(rows).cast(pl.String),
+        at=pl.lit(start) + pl.duration(seconds=pl.int_range(rows)),
+        event_time=pl.lit(start) + pl.duration(seconds=pl.int_range(rows)),
+        version=pl.lit(1, pl.Int64),
+        arm=pl.lit("champion"),
+        error=pl.lit(value=False),
+        p_1=pl.Series(chance),
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        lake = Recent(Path(folder))
+        lake.append(PREDICTIONS, whole.with_columns(pl.col("at", "event_time").cast(pl.Datetime("us", "UTC"))))
+        window = Window(since=start, until=start + timedelta(days=2))
+
+        def looked() -> None:
+            seen = observe(lake, window, signature, reference, champion=1)
+            assert seen.profile.rows == rows
+            signals_of(reference, seen, Drift())
+
+        looked()
+        cost = spent(looked, rounds) / rows * 1e6
+    what = f"monitoring a served prediction of 20 columns, read from the log's table, windows of {rows:,}"
+    return [Row(what=what, ours=cost, target=5.0, unit="µs CPU", rounds=rounds)]
+
+
 def rows(*, quick: bool = False) -> list[Row]:
     return [
         *beside_evidently(10_000 if quick else 100_000, 1 if quick else 3),
         *large(100_000 if quick else 1_000_000, 20, 5.0),
         *a_prediction(1_000, 3),
         *a_prediction(10_000, 3),
+        *observed(1_000, 3),
+        *observed(10_000, 3),
     ]
 
 
