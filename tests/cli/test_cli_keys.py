@@ -63,6 +63,16 @@ def test_people_are_told_what_to_do_with_a_key_and_that_it_is_not_asked_for(
     assert "keys = true" not in everloop("keys", "rotate", "partner", "--home", served.home.root).out
 
 
+@pytest.mark.parametrize("lifetime", ["99999999999d", "nand", "infw", "36526d"])
+def test_a_lifetime_beyond_the_calendar_is_a_mistake_on_the_command_line(
+    everloop: Everloop, served: ServedHome, lifetime: str
+) -> None:
+    said = everloop("keys", "add", "partner", "--expires", lifetime, "--home", served.home.root)
+    assert said.code == 2
+    assert "a hundred years" in said.err
+    assert json.loads(everloop("keys", "list", "--json", "--home", served.home.root).out) == []
+
+
 def test_a_list_says_what_each_key_may(everloop: Everloop, served: ServedHome) -> None:
     home = served.home.root
     assert "everloop keys add NAME" in everloop("keys", "list", "--home", home).out

@@ -290,6 +290,22 @@ def test_missing_and_present_values_and_near_ones_are_told_apart() -> None:
     assert not set(keys) & set(other.keys(rows))
 
 
+def test_a_row_is_known_by_its_columns_whatever_stands_beside_them() -> None:
+    """Beside a champion with its columns the other way round a challenger is kept; later it is champion alone."""
+    ours = signature_of({"a": "number", "b": "number"})
+    other = signature_of({"b": "number", "c": "number", "a": "number"})
+    beside, alone = Reader([other, ours]), Reader([ours])
+    assert beside.names != alone.names
+    cache = Cache(1000, 1)
+    before, after = (Recall(cache, PACKAGE, reader.columns, ours) for reader in (beside, alone))
+
+    def key(recall: Recall, reader: Reader, body: bytes) -> bytes:
+        return recall.keys(reader.read(body)[0])[0]
+
+    assert key(before, beside, b'{"a":1,"b":2}') == key(after, alone, b'{"a":1,"b":2}')
+    assert key(before, beside, b'{"a":1,"b":2}') != key(after, alone, b'{"a":2,"b":1}')
+
+
 def test_what_is_kept_comes_back_exactly() -> None:
     cache = Cache(1000, 1)
     prediction = np.random.default_rng(0).normal(size=(7, 3))

@@ -3,13 +3,15 @@
 import re
 import stat
 import time
+import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
-from everloop.errors import NotFound, SpecError, StoreError
+from everloop.errors import NotFound, RequestError, SpecError, StoreError
 from everloop.serve import keys, urgency
 from everloop.serve.application import Application
 from everloop.serve.exchange import Exchange
@@ -233,6 +235,42 @@ def test_a_broken_key_file_changes_nothing(tmp_path: Path) -> None:
         eventually(lambda: "keys refused" in server.log.read_text())
         assert client.post("/predict", ROW, x_api_key=key)[0] == 200
         assert client.post("/predict", ROW)[0] == 401
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "word"),
+    [("hash", "secret", "64 hexadecimal digits"), ("rate", "often", "'often'"), ("quota", "10/s", "'10/s'")],
+)
+def test_a_key_file_that_could_not_be_served_is_no_key_file(tmp_path: Path, field: str, value: str, word: str) -> None:
+    served = home(tmp_path)
+    keys.add(served.home, "partner", now=time.time())
+    path = keys.path_of(served.home)
+    path.write_bytes(
+        msgspec.json.encode({"keys": [msgspec.json.decode(path.read_bytes())["keys"][0] | {field: value}]})
+    )
+    with pytest.raises(StoreError, match=word) as refused:
+        keys.read(path)
+    assert "Put its last good copy back" in str(refused.value)
+
+
+def test_paths_and_keys_of_many_kilobytes_are_not_remembered(tmp_path: Path) -> None:
+    served = home(tmp_path)
+    key = keys.add(served.home, "partner", now=time.time()).encode()
+    ring = Keyring(keys.read(keys.path_of(served.home)))
+    gate = Gate(ServerSettings(keys=True), keyring=ring, usage=None, addresses=None)
+    connection = Connection(Application([]))
+    tracemalloc.start()
+    try:
+        for n in range(500):
+            url = b"/predict/made?%d" % n + b"x" * 16_000
+            padded = b"bearer " + b" " * 8_000 + b"%d" % n
+            assert gate.admit(Exchange(connection, b"POST", url), {b"x-api-key": key}, b"")
+            with pytest.raises(RequestError):
+                gate.admit(Exchange(connection, b"POST", url), {b"authorization": padded}, b"")
+        held, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert held < 1_000_000
 
 
 def test_a_key_file_that_is_gone_opens_for_nobody(tmp_path: Path) -> None:

@@ -244,6 +244,16 @@ def test_a_malformed_message_is_an_invalid_argument(channel: Any, fields: dict[s
     assert word in refused.value.details()
 
 
+def test_a_refusal_is_no_longer_than_a_client_takes(channel: Any) -> None:
+    wanted = [{"name": f"output-{n}" * 900} for n in range(3)]
+    inputs = [typed("x" * 60_000, "FP64", [1], fp64_contents=[1.0])]
+    for fields in ({"inputs": inputs}, {"inputs": inputs, "outputs": wanted}):
+        with pytest.raises(grpc.RpcError) as refused:
+            ask(channel, our("ModelInferRequest", model_name="made", **fields))
+        assert refused.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+        assert len(refused.value.details()) < 2_100
+
+
 def test_bytes_that_are_no_message_and_methods_that_are_none_are_refused(channel: Any) -> None:
     with pytest.raises(grpc.RpcError) as refused:
         channel.unary_unary(INFER)(b"\xff\xff\xff", timeout=30)

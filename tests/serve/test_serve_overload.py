@@ -61,7 +61,7 @@ def refused(client: Client, code: int, reason: str) -> float:
     return float(found[0]) if found else 0.0
 
 
-@pytest.mark.parametrize("value", ["soon", "", "0", "-5", "nan", "inf", "1e999", "1_000", "5 ms"])
+@pytest.mark.parametrize("value", ["soon", "", "0", "-5", "nan", "inf", "1e999", "1_000", "5 ms", f"{1:.31f}ms"])
 def test_a_deadline_that_says_nothing_is_a_mistake_of_the_client(client: Client, value: str) -> None:
     status, answer = client.post("/predict", {"x": 1}, x_everloop_deadline_ms=value)
     assert status == 400

@@ -73,7 +73,7 @@ WRONG = [
     ([{"x": 1}, 7], ["Row 1", "7"]),
     (7, ["Row 0", "7", "object"]),
     (b"{", ["not JSON"]),
-    (b"", ["not JSON"]),
+    (b"", ["empty", "send a row"]),
     (b'{"x": NaN}', ["not JSON"]),
     (b'{"x": 1e999}', ["not JSON", "out of range"]),
     (b'{"t": "\xff"}', ["not JSON"]),

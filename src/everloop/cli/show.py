@@ -15,6 +15,7 @@ from everloop.errors import EverloopError
 from everloop.records import encode
 
 UNITS = {"s": 1.0, "m": 60.0, "h": 3_600.0, "d": 86_400.0, "w": 604_800.0}
+LONGEST_SECONDS = 36_525 * 86_400.0
 
 
 class Usage(EverloopError):
@@ -63,6 +64,9 @@ def parse_duration(text: str) -> timedelta:
         amount, unit = float(text[:-1]), UNITS[text[-1]]
     except (ValueError, KeyError, IndexError):
         raise Usage(f"{text!r} is not a duration; write a number and one of s, m, h, d, w, such as 12h.") from None
-    if amount <= 0:
+    seconds = amount * unit
+    if not seconds <= LONGEST_SECONDS:  # nor is nan
+        raise Usage(f"{text!r} is not a duration that anybody sees the end of; write at most a hundred years, 36500d.")
+    if seconds <= 0:
         raise Usage(f"{text!r} is not a duration that moves on; write more than 0.")
-    return timedelta(seconds=amount * unit)
+    return timedelta(seconds=seconds)

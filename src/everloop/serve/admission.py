@@ -379,7 +379,7 @@ def _refuse_late(late: float, budget: float, alone: float) -> NoReturn:
     """All in seconds."""
     if alone > budget:
         message = (
-            f"This request takes about {alone * 1e3:.0f} ms by itself and is to be answered within {budget * 1e3:.0f}; "
+            f"This request takes about {alone * 1e3:.0f} ms by itself and is to be answered within {budget * 1e3:.3g} ms; "
             "send fewer rows at once or give it more time."
         )
     else:

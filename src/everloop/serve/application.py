@@ -122,7 +122,7 @@ class Application:
         except RequestError as error:
             exchange.refuse(error.status, str(error), reason=error.reason, retry_after=error.retry_after)
         except Exception as error:
-            say("request failed", error=repr(error), path=url.decode(errors="replace")[:200])
+            say("request failed", error=repr(error), path=url.partition(b"?")[0].decode(errors="replace")[:200])
             exchange.refuse(500, "The server failed on this request; its log says more.")
 
     def turned_away(self, exchange: Exchange, headers: Headers) -> RequestError | None:

@@ -147,7 +147,9 @@ class Recall:
 
     def __init__(self, cache: Cache, package: str, columns: Sequence[Column], signature: Signature) -> None:
         taken = {each.name for each in signature.inputs} | {each.name for each in signature.tensors}
-        places = [place for place, column in enumerate(columns) if column.name in taken]
+        # By name: beside other versions, or alone, the columns stand in another order, and the key must be the same.
+        named = sorted((column.name, place) for place, column in enumerate(columns) if column.name in taken)
+        places = [place for _, place in named]
         self._cache = cache
         self._package = package
         self._classified = signature.task != "regression"

@@ -25,6 +25,8 @@ from everloop.serve.urgency import HIGH, NORMAL
 FOREVER = float("inf")
 REMEMBERED = 4096
 """Verified keys, addresses and paths that are remembered; beyond it all of a kind are looked up again."""
+SHORT = 512
+"""Bytes: what is longer is looked up each time, so that nobody fills the memory with paths of 32 KiB."""
 NO_KEY = b'www-authenticate: Bearer realm="everloop"\r\n'
 BAD_KEY = b'www-authenticate: Bearer realm="everloop", error="invalid_token"\r\n'
 NO_SCOPE = b'www-authenticate: Bearer realm="everloop", error="insufficient_scope"\r\n'
@@ -137,7 +139,7 @@ class Gate:
         except RequestError as error:
             exchange.lines += _challenge(error)
             raise
-        if caller.key is not None and place.about == "loop":
+        if caller.key is not None and place.about == "loop" and len(url) + len(sent or b"") <= SHORT:
             if len(self._passed) >= REMEMBERED:
                 self._passed.clear()
             self._passed[url, sent] = caller
@@ -170,9 +172,10 @@ class Gate:
         scheme, _, token = sent.strip().partition(b" ")
         key = keyring.find(token.strip() if token and scheme.lower() == b"bearer" else sent, time.time())
         caller = Caller(key.name, self._allowance_of(key), key)
-        if len(self._callers) >= REMEMBERED:
-            self._callers.clear()
-        self._callers[sent] = caller
+        if len(sent) <= SHORT:
+            if len(self._callers) >= REMEMBERED:
+                self._callers.clear()
+            self._callers[sent] = caller
         return caller
 
     def _allowance_of(self, key: StoredKey) -> Allowance | None:
@@ -214,9 +217,11 @@ class Gate:
     # Where it may go
 
     def _place(self, url: bytes) -> Place:
-        if len(self._places) >= REMEMBERED:
-            self._places.clear()
-        place = self._places[url] = place_of(url)
+        place = place_of(url)
+        if len(url) <= SHORT:
+            if len(self._places) >= REMEMBERED:
+                self._places.clear()
+            self._places[url] = place
         return place
 
     def _check_place(self, caller: Caller, place: Place) -> None:

@@ -15,7 +15,7 @@ from google.protobuf.message import DecodeError
 from everloop.errors import RequestError
 from everloop.serve import urgency, v2, v2_routes
 from everloop.serve.application import Application
-from everloop.serve.exchange import JSON, Exchange
+from everloop.serve.exchange import JSON, MESSAGE_LENGTH, Exchange
 from everloop.serve.grpc_messages import CONTENTS, HEALTH, NOT_SERVING, SERVICE, SERVING, message
 from everloop.serve.heads import Headers
 from everloop.serve.http import WANTED
@@ -75,6 +75,8 @@ class Call(Exchange):
     def refuse(
         self, status: int, message: str, extra: bytes = b"", *, reason: str = "", retry_after: float | None = None
     ) -> None:
+        if len(message) > MESSAGE_LENGTH:  # it goes out in a trailer: the other side takes 8 KiB of them
+            message = message[:MESSAGE_LENGTH] + "…"
         self.message, self.reason = message, reason
         super().refuse(status, message, extra, reason=reason, retry_after=retry_after)
 

@@ -64,15 +64,30 @@ def path_of(home: Home) -> Path:
 def read(path: Path) -> KeyFile:
     """Empty when there is no file. Raises StoreError when it is not one of ours."""
     try:
-        return msgspec.json.decode(path.read_bytes(), type=KeyFile)
+        found = msgspec.json.decode(path.read_bytes(), type=KeyFile)
+        for key in found.keys:
+            _check(key)
+        return found
     except FileNotFoundError:
         return KeyFile()
     except OSError as error:
         raise StoreError(
             f"The keys {path} cannot be read: {error.strerror}. Look at its owner and its rights."
         ) from None
-    except (msgspec.MsgspecError, ValueError) as error:
-        raise StoreError(f"{path} is not a file of keys: {error}. Put its last good copy back.") from None
+    except (msgspec.MsgspecError, ValueError, SpecError) as error:
+        raise StoreError(
+            f"{path} is not a file of keys: {str(error).rstrip('.')}. Put its last good copy back."
+        ) from None
+
+
+def _check(key: StoredKey) -> None:
+    """What a server would stumble over later. Raises ValueError or SpecError."""
+    if not re.fullmatch(r"[0-9a-f]{64}", key.hash):
+        raise ValueError(f"the hash of {key.name[:80]!r} is {key.hash[:80]!r}, not 64 hexadecimal digits")
+    if key.rate is not None:
+        Rate.parse(key.rate, what=f"the rate of {key.name[:80]!r}")
+    if key.quota is not None:
+        quota(key.quota, what=f"the quota of {key.name[:80]!r}")
 
 
 # What an operator does

@@ -236,8 +236,8 @@ class Process:
         self._look()
 
     def _poll(self) -> None:
-        self._look()
         self.loop.call_later(POLL_SECONDS, self._poll)
+        self._look()
 
     def _look(self) -> None:
         if self._stopping.is_set():
@@ -252,6 +252,8 @@ class Process:
 
     def _tick(self) -> None:
         application = self.application
+        # First: whatever goes wrong below, time goes on for slow clients and new releases.
+        self.loop.call_later(application.bounds.tick_seconds, self._tick)
         application.tick += 1
         for connection in list(application.connections):
             connection.look_at_time()
@@ -259,7 +261,6 @@ class Process:
         if self._parent is not None:
             self._outlived()
         self._keep_counts()
-        self.loop.call_later(application.bounds.tick_seconds, self._tick)
 
     def _keep_counts(self) -> None:
         """For the other processes of this server, and for those that come after this one."""

@@ -326,7 +326,8 @@ def _parsed(body: bytes) -> Any:
     try:
         return msgspec.json.decode(body)
     except (ValueError, RecursionError) as error:
-        raise RequestError(f"The body is not JSON: {error}.") from None
+        wrong = f"not JSON: {error}" if body.strip() else "empty; send a row as an object with named columns"
+        raise RequestError(f"The body is {wrong}.") from None
 
 
 _values: Callable[[Any], Row] = msgspec.structs.astuple

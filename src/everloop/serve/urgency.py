@@ -27,6 +27,8 @@ class Asked(Protocol):
 _read: dict[bytes, float] = {}
 """Times that were read before: a client has a few."""
 REMEMBERED = 1024
+LONGEST = 32
+"""Bytes of a time: a longer one is no time, and would be remembered whole."""
 
 
 def read(exchange: Asked, headers: dict[bytes, bytes]) -> None:
@@ -61,7 +63,7 @@ def prefer(exchange: Asked, priority: int) -> None:
 
 def _seconds(given: bytes) -> float:
     try:
-        milliseconds = float(given[:32])
+        milliseconds = float(given) if len(given) <= LONGEST else -1.0
     except ValueError:
         milliseconds = -1.0
     if not (isfinite(milliseconds) and milliseconds > 0 and b"_" not in given):
