@@ -295,6 +295,19 @@ def test_settings_are_followed_where_that_needs_no_restart(tmp_path: Path) -> No
         eventually(lambda: client.post("/predict", ROW)[0] == 200)
 
 
+def test_settings_that_cannot_be_kept_to_are_refused_and_said(tmp_path: Path) -> None:
+    served = home(tmp_path)
+    served.home.keys.mkdir(exist_ok=True)
+    (served.home.keys / "usage").mkdir()  # where requests would be counted
+    with guarded(served) as server, Client(server.port) as client:
+        served.home.settings.write_bytes(encode(ServerSettings(keys=True)))
+        eventually(lambda: "settings refused" in server.log.read_text())
+        assert client.post("/predict", ROW)[0] == 200
+        assert "Traceback" not in server.log.read_text()
+        served.home.settings.write_bytes(encode(ServerSettings(request_ids=True)))
+        eventually(lambda: '"now":["request_ids"]' in server.log.read_text())
+
+
 # The file
 
 

@@ -299,6 +299,12 @@ def test_an_ended_process_is_added_to_the_past_once_even_if_its_file_stays(tmp_p
     assert [file.name for file in (tmp_path / "servers" / "counts").iterdir()] == ["2-80.counts"]
 
 
+def test_a_scrape_is_answered_when_nothing_can_be_written(tmp_path: Path) -> None:
+    counts = Counts(Home(tmp_path), 1)
+    shutil.rmtree(tmp_path / "servers" / "counts")
+    assert value(parsed(counts.together(page(5, [0, 0, 1])).text()), "a_total") == 5
+
+
 def test_nothing_is_written_while_nothing_is_counted(tmp_path: Path) -> None:
     counts = Counts(Home(tmp_path), 1)
     counts.write(page(1, [0, 0, 1]))

@@ -80,6 +80,7 @@ MALFORMED: list[tuple[tuple[bytes, str], list[str]]] = [
     (framed({**one(data=[1]), "parameters": {"timeout": "soon"}}), ["timeout"]),
     (framed({**one(data=[1]), "parameters": {"priority": True}}), ["priority"]),
     (framed({**one(data=[1]), "outputs": [{"name": "id", "parameters": {"binary_data": "yes"}}]}), ["binary_data"]),
+    (framed({**one(data=[1]), "outputs": [{"name": "id"}, {"name": "version"}, {"name": "id"}]}), ["'id'", "twice"]),
     (framed(one(data=["a"])), ["'x'", '"a"', "a number"]),
     (framed(one(shape=(2, 1), data=[[1], [{}]])), ["'x'", "{}", "place 1"]),
     (framed(one(shape=(1, 1), data=[[1, 2]])), ["'x'", "nested"]),

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import msgspec
 
+from everloop.errors import StoreError
 from everloop.serve.families import Families
 from everloop.serve.parent import gone
 from everloop.store.files import write_atomically
@@ -46,11 +47,12 @@ class Counts:
 
     def together(self, ours: Families) -> Families:
         """What all processes counted, this one and those that went among them. Writes ``ours`` first."""
-        self.write(ours)
+        with suppress(StoreError, OSError):  # a full disk is no reason to say nothing
+            self.write(ours)
         # The present first, then the past: what moves from one to the other meanwhile is seen in both, and taken once.
         others = {pid: data for pid in self._pids() if (data := _read(self._place(pid))) is not None}
         past = self._past()
-        found = Families.decode(self._written)
+        found = Families.decode(ours.encode())
         for data in (*(data for pid, data in others.items() if pid not in (os.getpid(), *past.pids)), past.families):
             with suppress(msgspec.MsgspecError):
                 if data:

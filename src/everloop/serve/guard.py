@@ -115,9 +115,14 @@ class Guard:
             say("settings refused, the old ones stay", because=str(error))
             return
         changed = Changed.between(self.settings, new)
-        self._keys, self._keys_mark = ring, mark(self._keys_path)
-        self.settings = new
-        self._replace()
+        before = self.settings, self._keys, self._keys_mark
+        self.settings, self._keys, self._keys_mark = new, ring, mark(self._keys_path)
+        try:
+            self._replace()
+        except StoreError as error:
+            self.settings, self._keys, self._keys_mark = before
+            say("settings refused, the old ones stay", because=str(error))
+            return
         say("settings", now=list(changed.now), after_a_restart=list(changed.restart))
 
     def _follow_keys(self) -> None:
@@ -130,9 +135,10 @@ class Guard:
         say("keys", known=len(self._keys.keys))
 
     def _replace(self) -> None:
+        made = self._made()
         if self.gate is not None:
             self.gate.close()
-        self.gate = self._made()
+        self.gate = made
 
     def _made(self) -> Gate | None:
         """None when nothing is declared that a request would have to be held against."""

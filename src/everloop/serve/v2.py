@@ -114,9 +114,13 @@ class Described:
 
     def __call__(self, request: Request, live: Live) -> list[Row]:
         """The rows of a request. Raises RequestError naming the tensor and what is wrong with it."""
+        asked: set[str] = set()
         for wanted in request.outputs:
             if wanted.name not in self.outputs:
                 raise RequestError(f"There is no output {quoted(wanted.name)}; outputs are {', '.join(self.outputs)}.")
+            if wanted.name in asked:  # a million times, for a million rows?
+                raise RequestError(f"Output {quoted(wanted.name)} is asked for twice; name it once.")
+            asked.add(wanted.name)
         if not request.inputs:
             raise RequestError('The request has no inputs; send "inputs" with a tensor for each column.')
         if self.whole is not None and len(request.inputs) == 1 and request.inputs[0].name == "numbers":
