@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from everloop.serve.__main__ import main
 from everloop.testing.serving import Client, ServedHome, expected, message, signature_of
 
 SIGNATURE = signature_of({"x": "number"}, key=("k",))
@@ -93,6 +94,22 @@ def test_an_occupied_port_is_said_plainly(tmp_path: Path) -> None:
     assert found.returncode == 7
     assert "Choose another --port" in found.stderr
     assert "Traceback" not in found.stderr
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "word"),
+    [("--grpc-port", "99999", "65535"), ("--port", "-1", "65535"), ("--home", __file__, "no folder")],
+)
+def test_a_command_line_that_cannot_be_is_refused_with_what_to_write(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], option: str, value: str, word: str
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["--home", str(tmp_path), "--loop", "made", f"{option}={value}"])
+    assert ended.value.code == 2
+    said = capsys.readouterr().err
+    assert option in said
+    assert value in said
+    assert word in said
 
 
 def test_two_processes_share_a_port_and_a_killed_one_is_replaced(tmp_path: Path) -> None:

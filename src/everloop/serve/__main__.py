@@ -25,14 +25,20 @@ def _processes(text: str) -> int:
     return int(text)
 
 
+def _port(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) < 6 and int(text) <= 65_535):
+        raise argparse.ArgumentTypeError(f"it is {text!r}; write a number from 0 (a free one) to 65535")
+    return int(text)
+
+
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m everloop.serve", description="Serve what the release files name.")
     parser.add_argument("--home", type=Path, required=True, help="the installation's folder, usually .everloop")
     parser.add_argument("--loop", action="append", required=True, help="the name of a loop; may be given several times")
     parser.add_argument("--host", default="127.0.0.1", help="where to listen; loopback unless you say otherwise")
-    parser.add_argument("--port", type=int, default=0, help="0: a free one, told in servers/<pid>.json")
+    parser.add_argument("--port", type=_port, default=0, help="0: a free one, told in servers/<pid>.json")
     parser.add_argument(
-        "--grpc-port", type=int, help="also listen for gRPC there (0: a free one); needs everloop[grpc]"
+        "--grpc-port", type=_port, help="also listen for gRPC there (0: a free one); needs everloop[grpc]"
     )
     parser.add_argument(
         "--processes", type=_processes, default=1, help='processes that share the port; "auto": one for each core'
@@ -48,6 +54,8 @@ def main(arguments: list[str] | None = None) -> int:
         "--open-to-the-world", action="store_true", help="serve a host that others reach without asking for a key"
     )
     given = parser.parse_args(arguments)
+    if given.home.exists() and not given.home.is_dir():
+        parser.error(f"argument --home: it is {str(given.home)!r}, which is no folder; name the installation's")
     processes = len(cores()) if given.processes == AUTO else given.processes
     if given.core is not None:
         keep_on(given.core)
