@@ -102,7 +102,7 @@ _MODULES = {
 _LATER = {
     "Join": "joining other tables is not built yet; join them in your source, as they were known at the event",
     "Torch": "training with PyTorch is not built yet; use an estimator, or a function (samples, params, context)",
-    "Experiment": "experiments are not built yet; el.Canary compares two versions",
+    "Experiment": "an experiment is no part of a declaration; start one between versions with `everloop experiment start`",
 }
 
 

@@ -28,6 +28,8 @@ from everloop.loop.outcomes import read_outcomes, report
 from everloop.loop.publish import publish
 from everloop.loop.signals import drift_state
 from everloop.loop.turn import plain
+from everloop.loop.worth import LEAST_RELEASES, gains, never_pays
+from everloop.loop.worth import words as gain_in_words
 from everloop.records import Batch, Release, Version
 from everloop.store import packages
 from everloop.store.ledger import batches, decisions, releases
@@ -56,8 +58,14 @@ def status(home: Path, *, loop: str | None, as_json: bool) -> None:
             newest = decisions.of(connection, each.name, newest=8)
             known = version_ledger.of(connection, each.name)
             under_way = runs.under_way(connection, each.name)
+            promoted = [
+                v.number
+                for v in known
+                if any(d.action == "promoted" for d in decisions.of(connection, each.name, version=v.number))
+            ]
         watched = drift_state(each)
         advised = advice(each)
+        unpaid = never_pays(promoted, gains(each, known, of=promoted[-2 * LEAST_RELEASES :]))
         value = {
             "loop": each.name,
             "release": plain(release),
@@ -66,6 +74,7 @@ def status(home: Path, *, loop: str | None, as_json: bool) -> None:
             "decisions": [plain(decision) for decision in newest],
             "drift": watched,
             "labels": None if advised is None else plain(advised),
+            "retraining": unpaid,
         }
 
         def people(console: Console) -> None:
@@ -74,8 +83,10 @@ def status(home: Path, *, loop: str | None, as_json: bool) -> None:
                 console.print(f"drift, windows of {one['window']}: limits {one['limits']}", markup=False)
                 for alarm in one["alarms"]:
                     console.print(f"  {alarm}", markup=False)
-            for words in () if advised is None else advised.words:
-                console.print(f"labels: {words}", markup=False)
+            for said in () if advised is None else advised.words:
+                console.print(f"labels: {said}", markup=False)
+            if unpaid is not None:
+                console.print(unpaid, markup=False)
             for run in under_way:
                 because = f" ({run.because})" if run.because else ""
                 console.print(f"run {run.id}: {run.status}{because}", markup=False)
@@ -119,6 +130,9 @@ def versions(home: Path, *, loop: str | None, as_json: bool) -> None:
                 for version in known
             }
 
+        gained = gains(each, known)
+        unpaid = never_pays([number for number, actions in fates.items() if "promoted" in actions], gained)
+
         def mark(version: Version) -> str:
             if version.number == release.champion:
                 return "champion"
@@ -135,9 +149,20 @@ def versions(home: Path, *, loop: str | None, as_json: bool) -> None:
                 console.print(f"[bold]v{v.number}[/bold]  {mark(v)}  {score}  made {when(v.created_at)}")
                 console.print(f"    trigger: {v.trigger}", markup=False)
                 console.print(f"    gate: {v.verdict.because}", markup=False)
+                if v.number in gained:
+                    console.print(f"    live: {gain_in_words(v, gained[v.number])}", markup=False)
+            if unpaid is not None:
+                console.print(unpaid, markup=False)
 
         emit(
-            [{**plain(version), "now": mark(version)} for version in known],
+            [
+                {
+                    **plain(version),
+                    "now": mark(version),
+                    "live": plain(gained[version.number]) if version.number in gained else None,
+                }
+                for version in known
+            ],
             as_json,
             people,
         )
