@@ -58,11 +58,7 @@ def status(home: Path, *, loop: str | None, as_json: bool) -> None:
             newest = decisions.of(connection, each.name, newest=8)
             known = version_ledger.of(connection, each.name)
             under_way = runs.under_way(connection, each.name)
-            promoted = [
-                v.number
-                for v in known
-                if any(d.action == "promoted" for d in decisions.of(connection, each.name, version=v.number))
-            ]
+            promoted = [d.version for d in decisions.of(connection, each.name) if d.action == "promoted" and d.version]
         watched = drift_state(each)
         advised = advice(each)
         unpaid = never_pays(promoted, gains(each, known, of=promoted[-2 * LEAST_RELEASES :]))
