@@ -120,7 +120,7 @@ def dense(plan: Plan, name: str) -> Part:
         plan.folder,
         connections=[16],
         rounds=plan.rounds,
-        seconds=2 if plan.quick else 4,
+        seconds=2 if plan.quick else 8,  # what is under way at the end is not counted: sixteen of it
         between=limit.measure,
     )
     part = _part(measured, limit)
