@@ -267,7 +267,7 @@ def test_what_operators_see_is_for_this_machine_alone(home: ServedHome) -> None:
         return int(sent[0]["status"])
 
     assert asyncio.run(asked(("127.0.0.1", 5))) == 200
-    assert asyncio.run(asked(("192.0.2.7", 5))) == 403
+    assert asyncio.run(asked(("2001:db8::7", 5))) == 403
     assert asyncio.run(asked(None)) == 403
 
 
