@@ -200,7 +200,7 @@ def test_a_port_that_cannot_be_had_is_said_in_one_line(count: str, tmp_path: Pat
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = str(taken.getsockname()[1])
-        for given in (["--port", port], ["--port", "70000"], ["--host", "2001:db8::1", "--open-to-the-world"]):
+        for given in (["--port", port], ["--host", "2001:db8::1", "--open-to-the-world"]):
             found = subprocess.run([*command, *given], capture_output=True, text=True, timeout=60)
             assert found.returncode == 7
             said = [line for line in found.stderr.splitlines() if not line.startswith("{")]
