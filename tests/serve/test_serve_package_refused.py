@@ -489,14 +489,14 @@ def test_a_load_that_cannot_be_stopped_keeps_nobody_from_anything(tmp_path: Path
     settings.write_text(json.dumps({"load_seconds": 0.2}))
     stuck = f"""
 import time
-from everloop.serve import follow, loading
+from everloop.serve import loading, models
 loading.GRACE_SECONDS = 0.2
-real = follow.load
+real = models.load
 def load(folder, *more, **options):
     if folder.name == {served.versions[2]!r}:
         time.sleep(10_000)
     return real(folder, *more, **options)
-follow.load = load
+models.load = load
 """
     with served.serve("--settings", str(settings), before=stuck) as server, Client(server.port) as client:
         served.release(2)

@@ -8,11 +8,14 @@ from pathlib import Path
 import msgspec
 
 from everloop.errors import SpecError
-from everloop.serve import settings
+from everloop.serve import releases, settings
 from everloop.serve.ahead import Ahead
 from everloop.serve.cores import cores, keep_on
 from everloop.store.home import Home
 
+UNITS = {"": 1, "B": 1}
+for _power, _letter in enumerate("KMGT", start=1):
+    UNITS |= {f"{_letter}B": 1000**_power, f"{_letter}IB": 1024**_power}
 AUTO = 0
 """As many processes as there are cores."""
 
@@ -31,10 +34,28 @@ def _port(text: str) -> int:
     return int(text)
 
 
+def _bytes(text: str) -> int:
+    """Bytes, with or without a unit.
+
+    >>> _bytes("2GB"), _bytes("1.5 MiB"), _bytes("4096")
+    (2000000000, 1572864, 4096)
+    """
+    number, unit = text.rstrip("BbKkMmGgTtIi "), text.strip().lstrip("0123456789. ").upper()
+    if unit not in UNITS or not number.replace(".", "", 1).isdigit() or float(number) * UNITS[unit] < 1:
+        raise argparse.ArgumentTypeError(f"it is {text!r}; write a size such as 2GB, 512MB or 1.5GiB")
+    return int(float(number) * UNITS[unit])
+
+
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m everloop.serve", description="Serve what the release files name.")
     parser.add_argument("--home", type=Path, required=True, help="the installation's folder, usually .everloop")
-    parser.add_argument("--loop", action="append", required=True, help="the name of a loop; may be given several times")
+    parser.add_argument(
+        "--loop", action="append", default=[], help="the name of a loop, several times for several; none: every one"
+    )
+    parser.add_argument(
+        "--memory", type=_bytes, help="what all models may take together, such as 2GB; others are loaded when asked for"
+    )
+    parser.add_argument("--pin", action="append", default=[], help="a loop that stays in memory; may be repeated")
     parser.add_argument("--host", default="127.0.0.1", help="where to listen; loopback unless you say otherwise")
     parser.add_argument("--port", type=_port, default=0, help="0: a free one, told in servers/<pid>.json")
     parser.add_argument(
@@ -79,7 +100,8 @@ def main(arguments: list[str] | None = None) -> int:
 
         return supervise(given, sys.argv[1:] if arguments is None else arguments, processes)
     home, loops = Home(given.home), tuple(dict.fromkeys(given.loop))
-    ahead = Ahead(home, loops)
+    ahead = Ahead(home, loops or releases.names(home.releases))
+    memory = given.memory if given.memory is not None else server.memory_bytes
     # Loaded only now, half of the time that a start takes: meanwhile the packages are read.
     from everloop.serve.process import Settings, serve, token_from
 
@@ -97,6 +119,8 @@ def main(arguments: list[str] | None = None) -> int:
             leader=given.leader,
             processes=given.of or 1,
             parent=given.parent if given.leader is None else given.leader,
+            memory=memory // (given.of or 1) if memory is not None else None,
+            pinned=frozenset((*given.pin, *server.pinned)),
             server=server,
             server_file=given.settings,
             open_to_the_world=given.open_to_the_world,

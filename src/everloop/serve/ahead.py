@@ -30,6 +30,11 @@ class Ahead:
         self._thread.join()
         return self._opened.pop(package, None)
 
+    def forget(self) -> None:
+        """What nobody took is not wanted."""
+        self._thread.join()
+        self._opened.clear()
+
     def _read(self) -> None:
         size = 0
         for loop in self._loops:

@@ -16,9 +16,9 @@ from everloop.serve.families import CONTENT_TYPE, Families
 from everloop.serve.heads import Headers
 from everloop.serve.http import Bounds, Connection
 from everloop.serve.journal import say
-from everloop.serve.pages import Pages
 from everloop.serve.paths import plain_path
-from everloop.serve.service import Service
+from everloop.serve.repository import Repository
+from everloop.serve.service import Resting, Service
 
 Handler = Callable[[Exchange, Headers, bytes], None]
 Methods = dict[bytes, Handler]
@@ -44,13 +44,13 @@ class Application:
     """``draining``: ends each connection with its next answer. ``tick``: `Bounds.tick_seconds` since the start."""
 
     def __init__(self, services: Iterable[Service], gate: Gate | None = None, bounds: Bounds | None = None) -> None:
-        self.services = {service.name: service for service in services}
+        self.services: dict[str, Service] = {}
         self.gate = gate
-        self.pages: Pages | None = None
-        """Holds pages of other sites off; None: whoever asks is asked for a key, or somebody else looks."""
         self.bounds = bounds or Bounds()
         self.observer: Observer | None = None
         """Is told of requests that were refused before the gate saw them."""
+        self.repository: Repository | None = None
+        """Which models there are, and loading and unloading them, where the server does that."""
         self.counts: Counts | None = None
         """Where several processes of one server put their counts together."""
         self.draining = False
@@ -61,6 +61,10 @@ class Application:
         self._described: tuple[object, bytes] = (None, b"")
         """The last document, and what it was made of."""
         self._routes: Routes = self._made_routes()
+        given = list(services)
+        for service in given:
+            self.services[service.name] = service
+            self.add_service(service, alone=len(given) == 1)
 
     def add(self, routes: Routes) -> None:
         """More paths, each with what answers its methods."""
@@ -89,21 +93,19 @@ class Application:
             b"/openapi.json": _get(self._document),
             b"/docs": _get(self._page),
         }
-        for name, service in self.services.items():
-            path = name.encode()
-            routes[b"/predict/" + path] = {b"POST": service.predict}
-            routes[b"/outcomes/" + path] = {b"POST": service.outcomes}
-            routes[b"/settled/" + path] = {b"POST": service.settled}
-            routes.update(v2_routes.of(service))
-            if len(self.services) == 1:
-                routes[b"/predict"] = {b"POST": service.predict}
-                routes[b"/outcomes"] = {b"POST": service.outcomes}
         return routes
+
+    def add_service(self, service: Service, *, alone: bool) -> None:
+        """The paths of a loop; ``alone``: those without its name too."""
+        name = b"/" + service.name.encode()
+        for path in (name, b"") if alone else (name,):
+            self._routes[b"/predict" + path] = {b"POST": service.predict}
+            self._routes[b"/outcomes" + path] = {b"POST": service.outcomes}
+        self._routes[b"/settled" + name] = {b"POST": service.settled}
+        self._routes.update(v2_routes.of(service))
 
     def handle(self, exchange: Exchange, method: bytes, url: bytes, headers: Headers, body: bytes) -> None:
         try:
-            if self.pages is not None and b"origin" in headers:
-                self.pages.check(headers)
             if self.gate is not None and not self.gate.admit(exchange, headers, body):
                 return
             methods = self._routes.get(url)
@@ -124,9 +126,29 @@ class Application:
             if exchange.urgent:
                 urgency.read(exchange, headers)
             handler(exchange, headers, body)
-        except RequestError as error:
-            exchange.refuse(error.status, str(error), reason=error.reason, retry_after=error.retry_after)
         except Exception as error:
+            self._failed(error, exchange, method, url, headers, body)
+
+    def _again(self, exchange: Exchange, method: bytes, url: bytes, headers: Headers, body: bytes) -> None:
+        """For a request that has waited: who may come in was asked before."""
+        try:
+            if exchange.response is None:
+                (self._routes.get(url) or self._found(url))[method](exchange, headers, body)
+        except Exception as error:
+            self._failed(error, exchange, method, url, headers, body)
+
+    def _failed(
+        self, error: Exception, exchange: Exchange, method: bytes, url: bytes, headers: Headers, body: bytes
+    ) -> None:
+        if isinstance(error, Resting) and not self.draining:
+            try:
+                error.service.parked.add(exchange, len(body), lambda: self._again(exchange, method, url, headers, body))
+                return
+            except RequestError as refused:
+                error = refused
+        if isinstance(error, RequestError):
+            exchange.refuse(error.status, str(error), reason=error.reason, retry_after=error.retry_after)
+        else:
             say("request failed", error=repr(error), path=url.partition(b"?")[0].decode(errors="replace")[:200])
             exchange.refuse(500, "The server failed on this request; its log says more.")
 
@@ -160,7 +182,7 @@ class Application:
 
     def waits_for(self) -> str:
         """Why it is not ready; empty when it is."""
-        waiting = [name for name, service in self.services.items() if not service.ready]
+        waiting = [name for name, service in self.services.items() if not (service.ready or service.unloaded)]
         return (
             "the server is ending"
             if self.draining

@@ -169,6 +169,7 @@ class Batcher(Generic[J, B]):
         while (batch := self._handed.get()) is not None:
             self._work.execute(batch)
             self._loop.call_soon_threadsafe(self._done, batch)
+            del batch  # until the next one comes it would keep a version in memory that may be gone by then
 
     def _done(self, batch: B) -> None:
         self._busy = False

@@ -80,6 +80,9 @@ def _add(page: Families, service: Service) -> None:
     page.gauge("everloop_release_revision", "The revision that is served.", [(name, follower.revision)], "min")
     trouble = bool(log.trouble or outcomes.trouble)
     page.gauge("everloop_log_trouble", "1 while the disk takes no log or no outcomes.", [(name, trouble)], "max")
+    page.gauge("everloop_model_bytes", "Memory that its models take.", [(name, follower.models.bytes_of(service.name))])
+    loaded = predictor.live is not None
+    page.gauge("everloop_model_loaded", "1 while it is in memory, of each process.", [(name, loaded)])
     _add_cache(page, name, service)
     page.count(
         "everloop_package_refused_total",

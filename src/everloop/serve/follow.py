@@ -16,22 +16,20 @@ from everloop.serve.cores import cores
 from everloop.serve.journal import say
 from everloop.serve.live import Live
 from everloop.serve.loading import Allowance, Loader
-from everloop.serve.memory import trim
-from everloop.serve.model import ALLOWANCE, Model, load
+from everloop.serve.model import ALLOWANCE, Model
+from everloop.serve.models import Models
 from everloop.serve.releases import ReleaseFile, Served
 from everloop.store.home import Home
-from everloop.store.packages import folder_of, trusted_keys
 
 RETRY_SECONDS = 5.0
 LONGEST_RETRY_SECONDS = 600.0
 """A release that could not be served whole is tried again after five seconds, then ten, and so on up to ten minutes:
 its package may be restored."""
-KEPT_MODELS = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Found:
-    """What came of reading the release file. ``live`` None with ``accepted``: nothing is to be served."""
+    """What came of reading the release file. ``live`` None with ``accepted``: nothing is to be served now."""
 
     release: ReleaseFile | None
     live: Live | None
@@ -39,6 +37,8 @@ class Found:
     problem: str | None = None
     refused: str | None = None
     """The package that was refused, if one was."""
+    models: tuple[Model, ...] = ()
+    """What ``live`` is made of."""
 
 
 class Follower:
@@ -46,9 +46,12 @@ class Follower:
 
     def __init__(
         self, home: Home, loop: str, switch: Callable[[Live | None], None], *, processes: int = 1,
-        allowance: Allowance = ALLOWANCE,
+        allowance: Allowance = ALLOWANCE, models: Models | None = None,
     ) -> None:  # fmt: skip
-        """``processes`` that serve this loop share the bytes of its cache, each with a part of its own."""
+        """``processes`` that serve this loop share the bytes of its cache, each with a part of its own.
+
+        ``models``: those of all loops of this process.
+        """
         self.loop = loop
         self.cache: Cache | None = None
         """What was predicted before, if the release has a cache."""
@@ -57,6 +60,11 @@ class Follower:
         self.refusals = {"tampered": 0, "unknown": 0, "other": 0}
         self.switches = 0
         self.release: ReleaseFile | None = None
+        self.resting = False
+        """It follows the file and loads nothing: its models are not to be in memory."""
+        self.waking = False
+        """It is to be in memory again and is not yet."""
+        self.models = models or Models(home, allowance)
         self._home = home
         self._path = home.release_file(loop)
         self._switch = switch
@@ -72,8 +80,7 @@ class Follower:
         self._wait = RETRY_SECONDS
         self._again = 0.0
         """When to try again, monotonic."""
-        self._most = KEPT_MODELS
-        self._models: dict[str, Model] = {}  # touched by whoever loads, one at a time; the newest last
+        self._serves = False
 
     def start(self, ahead: Ahead | None = None) -> None:
         """Load what the file names now, here; ``ahead`` may have read it."""
@@ -82,6 +89,38 @@ class Follower:
             self._ahead = ahead
             self._ended(self._sought())
             self._ahead = None
+
+    @property
+    def loading(self) -> bool:
+        return self._began is not None
+
+    @property
+    def packages(self) -> set[str]:
+        """What the release that is followed is made of."""
+        return packages_of(self.release) if self.release is not None else set()
+
+    def peek(self) -> set[str]:
+        """What the file names now, before it is followed."""
+        try:
+            return packages_of(releases.read(self._path))
+        except ServeError:
+            return set()
+
+    def rest(self) -> None:
+        """Serve nothing until `wake`: the memory of its models is wanted for others."""
+        self.resting = True
+        self.waking = False
+        self._attempt += 1  # what is being loaded now is not wanted any more
+        self._began = None
+        self._serves = False
+        self._switch(None)
+        self.models.let_go(self.loop)
+
+    def wake(self) -> None:
+        """Load at the next look what the file names then, even if that was tried before."""
+        self.resting = False
+        self.waking = True
+        self._mark = None
 
     def poll(self, loader: Loader, call_in_loop: Callable[..., object], applied: Callable[[], None]) -> None:
         """Look once; let the loader load what has changed. ``applied`` is called in the loop after a switch."""
@@ -107,7 +146,6 @@ class Follower:
 
         def work() -> None:
             found = self._sought()
-            trim()
             call_in_loop(done, found)
 
         loader.submit(work)
@@ -121,6 +159,7 @@ class Follower:
 
     def _ended(self, found: Found) -> None:
         self._began = None
+        self.waking = False
         self._again = time.monotonic() + self._wait
         self._apply(found)
 
@@ -134,10 +173,9 @@ class Follower:
         release = releases.read(self._path)
         if release.loop != self.loop:
             raise ServeError(f"{self._path} is about the loop {release.loop[:80]!r}, not {self.loop}.")
-        if release.champion is None:
+        if release.champion is None or self.resting:
             return Found(release=release, live=None, accepted=True)
         needed = traffic.besides(release)
-        self._most = max(KEPT_MODELS, len(needed) + 2)
         self._threads = cores_for(self._processes) if release.mode == "latency" else 1
         champion = self._model(release.champion.package, self.loop)
         challenger: Model | None = None
@@ -158,7 +196,8 @@ class Follower:
         except Exception as error:
             problem, refused = str(error), _kind(error)
             live = traffic.live_of(release, champion, None, None, cache)
-        return Found(release=release, live=live, accepted=True, problem=problem, refused=refused)
+        models = (champion, *([challenger] if challenger is not None else []), *besides.values())
+        return Found(release=release, live=live, accepted=True, problem=problem, refused=refused, models=models)
 
     def _apply(self, found: Found) -> None:
         before, self.problem = self.problem, found.problem
@@ -168,11 +207,14 @@ class Follower:
             self.refusals[found.refused or "other"] += 1
         if not found.accepted or found.release is None:
             return
-        if found.release == self.release and found.problem == before:
+        serves = found.live is not None
+        if found.release == self.release and found.problem == before and serves == self._serves:
             return  # tried again, and nothing is different
+        self.switches += found.release != self.release
         self.revision = found.release.revision
         self.release = found.release
-        self.switches += 1
+        self._serves = serves
+        self.models.hold(self.loop, found.models)
         self.cache = found.live.cache if found.live is not None else None
         if self.cache is not None:
             served = (found.release.champion, found.release.challenger)
@@ -201,18 +243,16 @@ class Follower:
             return present
         return Cache(limit, release.cache.seconds)
 
-    def _model(self, package: str, loop: str) -> Model:
-        model = self._models.pop(package, None)
-        if model is None or model.threads != self._threads:
-            opened = self._ahead.take(package) if self._ahead is not None else None
-            folder = folder_of(self._home.packages, package)
-            model = load(folder, trusted_keys(self._home.keys), self._allowance, opened, self._threads)
-        if model.manifest.loop != loop:
-            raise NotFound(f"Package {package[:12]} belongs to loop {model.manifest.loop}, not {loop}.")
-        self._models[package] = model
-        while len(self._models) > self._most:
-            del self._models[next(iter(self._models))]
-        return model
+    def _model(self, package: str, owner: str) -> Model:
+        return self.models.get(package, owner=owner, loop=self.loop, threads=self._threads, ahead=self._ahead)
+
+
+def packages_of(release: ReleaseFile) -> set[str]:
+    """All that a release needs in memory."""
+    if release.champion is None:
+        return set()
+    named = {each.package for each in (release.champion, release.challenger) if each is not None}
+    return named | {package for package, _ in traffic.besides(release)}
 
 
 def cores_for(processes: int) -> int:

@@ -22,7 +22,9 @@ from everloop.serve.http import WANTED
 from everloop.serve.journal import say
 from everloop.serve.live import Answer, Live
 from everloop.serve.predictor import PredictionJob
-from everloop.serve.service import Service
+from everloop.serve.repository import PATH as REPOSITORY
+from everloop.serve.repository import Repository, check_parameters
+from everloop.serve.service import Resting, Service
 from everloop.serve.v2_values import ALL_DATATYPES, FLOATING, Given, check_finite
 
 CODES = {
@@ -99,7 +101,7 @@ class Calls:
         self._application = application
         self._made = {name: message(name) for name in (
             "ServerLiveResponse", "ServerReadyResponse", "ModelReadyResponse", "ServerMetadataResponse",
-            "ModelMetadataResponse", "ModelInferResponse", "HealthCheckResponse",
+            "ModelMetadataResponse", "ModelInferResponse", "HealthCheckResponse", "RepositoryIndexResponse",
         )}  # fmt: skip
 
     def handlers(self) -> tuple[Any, ...]:
@@ -120,7 +122,15 @@ class Calls:
                 lambda request: model + quote(request.model_name, safe="").encode() + b"/infer",
                 self._infer,
             ),
+            "RepositoryIndex": self._method("RepositoryIndexRequest", lambda _: REPOSITORY + b"/index", self._index),
         }
+        for name, handler in (("Load", self._load), ("Unload", self._unload)):
+            url = REPOSITORY + b"/models/%b/" + name.lower().encode()
+            methods[f"RepositoryModel{name}"] = self._method(
+                f"RepositoryModel{name}Request",
+                lambda request, url=url: url % quote(request.model_name, safe="").encode(),  # type: ignore[misc]
+                handler,
+            )
         health = {"Check": self._method("HealthCheckRequest", lambda _: b"/v2/health/ready", self._health)}
         return (
             grpc.method_handlers_generic_handler(SERVICE, methods),
@@ -160,9 +170,29 @@ class Calls:
             allowed = call.deadline
             urgency.read(call, headers)
             call.deadline = min(call.deadline, allowed)
+            self._answer(call, request, headers, handler)
+        except RequestError as error:
+            call.refuse(error.status, str(error), reason=error.reason, retry_after=error.retry_after)
+        except Exception as error:
+            say("call failed", error=repr(error), path=call.url.decode(errors="replace")[:200])
+            call.refuse(500, "The server failed on this call; its log says more.")
+
+    def _answer(self, call: Call, request: Any, headers: Headers, handler: Handler) -> None:
+        try:
             body = handler(call, request, headers)
-            if body is not None:
-                call.finish(200, body)
+        except Resting as resting:
+            if self._application.draining:
+                raise
+            resting.service.parked.add(call, request.ByteSize(), lambda: self._again(call, request, headers, handler))
+            return
+        if body is not None:
+            call.finish(200, body)
+
+    def _again(self, call: Call, request: Any, headers: Headers, handler: Handler) -> None:
+        """For a call that has waited."""
+        try:
+            if call.response is None:
+                self._answer(call, request, headers, handler)
         except RequestError as error:
             call.refuse(error.status, str(error), reason=error.reason, retry_after=error.retry_after)
         except Exception as error:
@@ -184,6 +214,24 @@ class Calls:
 
     def _server(self, call: Call, request: Any, headers: Headers) -> bytes:
         return self._bytes("ServerMetadataResponse", **v2_routes.server())
+
+    # The models as a repository
+
+    def _repository(self) -> Repository:
+        found = self._application.repository
+        if found is None:
+            raise RequestError("Models are not loaded and unloaded here.", status=404)
+        return found
+
+    def _index(self, call: Call, request: Any, headers: Headers) -> bytes:
+        return self._bytes("RepositoryIndexResponse", models=self._repository().index(ready=request.ready))
+
+    def _load(self, call: Call, request: Any, headers: Headers) -> None:
+        check_parameters(request.parameters)
+        self._repository().loops.load(self._service(request.model_name), call, answer=b"")
+
+    def _unload(self, call: Call, request: Any, headers: Headers) -> None:
+        self._repository().loops.unload(self._service(request.model_name), call, answer=b"")
 
     # About a model
 

@@ -53,6 +53,11 @@ MESSAGES: dict[str, list[str]] = {
     "ModelInferResponse.InferOutputTensor": [
         "string name", "string datatype", "repeated int64 shape", PARAMETERS, "InferTensorContents contents",
     ],
+    "RepositoryIndexRequest": ["string repository_name", "bool ready"],
+    "RepositoryIndexResponse": ["repeated RepositoryIndexResponse.ModelIndex models"],
+    "RepositoryIndexResponse.ModelIndex": ["string name", "string version", "string state", "string reason"],
+    "RepositoryModelLoadRequest": ["string repository_name", "string model_name", PARAMETERS],
+    "RepositoryModelUnloadRequest": ["string repository_name", "string model_name", PARAMETERS],
     "HealthCheckRequest": ["string service"],
     "HealthCheckResponse": ["int32 status"],
 }  # fmt: skip

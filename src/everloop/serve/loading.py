@@ -7,10 +7,13 @@ its share, for as long as it lives; no folding of constants where that could gro
 memory of the process.
 """
 
+import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -18,11 +21,14 @@ import onnxruntime
 
 from everloop.errors import PackageError
 from everloop.serve.memory import resident
+from everloop.store.files import write_all
 
 LOOK_SECONDS = 0.02
 GRACE_SECONDS = 10.0
 COPIES = 4
 """The weights of a graph may lie in memory so many times while it is loaded: bytes, parsed, arranged for the run."""
+LARGE_GRAPH = 2**20
+_DESCRIPTORS = Path("/proc/self/fd")
 _REGISTERING = threading.Lock()
 
 
@@ -41,6 +47,25 @@ class Allowance:
     def patience(self) -> float:
         """Seconds after which a load that did not stop when it was told to is left behind."""
         return self.load_seconds + GRACE_SECONDS
+
+
+@contextmanager
+def _taken_from(graph: bytes) -> Iterator[bytes | str]:
+    """The same bytes in the form in which the runtime parses them without holding up the interpreter.
+
+    It holds on to it for all of its parsing when it is given bytes, up to a tenth of a second for a large graph, in
+    which nothing is answered; a file it reads by itself. The file is in memory and nobody else's: what was verified is
+    what is read.
+    """
+    if len(graph) < LARGE_GRAPH or not hasattr(os, "memfd_create") or not _DESCRIPTORS.exists():
+        yield graph
+        return
+    descriptor = os.memfd_create("graph", os.MFD_CLOEXEC)
+    try:
+        write_all(descriptor, graph)
+        yield str(_DESCRIPTORS / str(descriptor))
+    finally:
+        os.close(descriptor)
 
 
 class Watch:
@@ -65,9 +90,9 @@ class Watch:
             "Cpu", onnxruntime.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, onnxruntime.OrtMemType.DEFAULT
         )
         arena = onnxruntime.OrtArenaCfg({"max_mem": self._bytes})
-        with _REGISTERING:  # a session takes the arena that was registered last, and keeps it
+        with _REGISTERING, _taken_from(graph) as source:  # a session takes the arena registered last, and keeps it
             onnxruntime.create_and_register_allocator(place, arena)
-            session = onnxruntime.InferenceSession(graph, self.options, providers=["CPUExecutionProvider"])
+            session = onnxruntime.InferenceSession(source, self.options, providers=["CPUExecutionProvider"])
         if hasattr(session, "_model_bytes"):
             session._model_bytes = b""  # kept for another try with other providers: as large as the whole graph
         return session

@@ -36,13 +36,15 @@ run. Two sizes are enough for the line of its cost; which size is best shows in 
 class Model:
     """A graph that answers. ``cost`` is what its runs take; ``manifest`` says what it is."""
 
-    __slots__ = ("_outputs", "_run", "_session", "cost", "digest", "manifest", "signature", "threads")
+    __slots__ = ("_outputs", "_run", "_session", "bytes", "cost", "digest", "manifest", "signature", "threads")
 
     def __init__(
         self, digest: str, manifest: Manifest, graph: bytes, allowance: Allowance = ALLOWANCE, threads: int = 1
     ) -> None:
         """``threads``: cores that one run may use. Raises PackageError when the graph does not load, run or give what its signature says, or takes too much."""
         self.digest = digest
+        self.bytes = 0
+        """What it takes in memory, as far as whoever loaded it has measured."""
         self.manifest = manifest
         self.signature = manifest.signature
         self.cost = CostLine()

@@ -58,6 +58,8 @@ class Predictor:
 
     def __init__(self, loop: asyncio.AbstractEventLoop, log: PredictionLog, random: Random) -> None:
         self.live: Live | None = None
+        self.asked = 0.0
+        """When somebody asked last, on the clock of time.perf_counter."""
         self.log = log
         self.meters: dict[tuple[int, str], Meter] = {}
         self.batch_rows = Histogram(ROWS)
@@ -96,6 +98,7 @@ class Predictor:
     def submit(self, job: PredictionJob) -> None:
         """Raises RequestError when it is too large, would be late, or too much waits."""
         size, live = job.size, job.group
+        self.asked = job.exchange.arrived
         if live.recalls and 0 < size <= RECALLED_ROWS and self._recall(job):
             return
         if live.budget and job.at is None:  # a replay waits as long as it takes
@@ -232,12 +235,6 @@ class Predictor:
             part.run(batch.ids)
 
     def complete(self, batch: Batch) -> None:
-        try:
-            self._complete(batch)
-        except Exception as error:  # a form, an encoder, the log: nobody may be left without an answer
-            self.fail(batch.jobs, error)
-
-    def _complete(self, batch: Batch) -> None:
         if batch.broken is not None:
             self.fail(batch.jobs, batch.broken)
             return

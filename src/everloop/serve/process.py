@@ -25,14 +25,18 @@ from everloop.serve.guard import Guard
 from everloop.serve.http import Bounds, Connection
 from everloop.serve.journal import say
 from everloop.serve.loading import Allowance, Loader
+from everloop.serve.loops import Loops, Terms
 from everloop.serve.memory import trim
+from everloop.serve.models import Models
 from everloop.serve.notify import Notify
 from everloop.serve.parent import Parent
 from everloop.serve.replay import Channel
+from everloop.serve.repository import Repository
 from everloop.serve.service import Service
 from everloop.serve.settings import ServerSettings, overriding
 from everloop.serve.sockets import BACKLOG, DRAIN_SECONDS, GIVE, REPLACED, allow_files, cannot_listen, listen
 from everloop.serve.tls import HANDSHAKE_SECONDS
+from everloop.serve.unloaded import Unloaded
 from everloop.store.files import write_atomically
 from everloop.store.home import Home
 
@@ -50,6 +54,7 @@ class Settings:
 
     home: Home
     loops: tuple[str, ...]
+    """Empty: every loop that has a release file, and those that come."""
     host: str = "127.0.0.1"
     port: int = 0
     replay_token: bytes | None = None
@@ -64,6 +69,10 @@ class Settings:
     """The number of that supervisor."""
     processes: int = 1
     """How many serve the same port."""
+    memory: int | None = None
+    """Bytes that the models of this process may take together; None: no bound."""
+    pinned: frozenset[str] = frozenset()
+    """Loops that stay in memory."""
     parent: int | None = None
     """End when the process with this number does."""
     server: ServerSettings = field(default_factory=ServerSettings)
@@ -95,12 +104,16 @@ class Process:
         allowance = Allowance(
             package_bytes=server.package_bytes, model_bytes=server.model_bytes, load_seconds=server.load_seconds
         )
-        self.services = [
-            Service(settings.home, name, self.loop, channel, random, tag, allowance, settings.processes)
-            for name in settings.loops
-        ]
-        for service in self.services:
+        models = Models(settings.home, allowance)
+
+        def made(name: str) -> Service:
+            service = Service(
+                settings.home, name, self.loop, channel, random, tag, allowance, settings.processes, models
+            )
             service.may_override = overriding(server, settings.host)
+            service.predictor.traces = server.trace is not None
+            return service
+
         bounds = Bounds(
             body_bytes=server.body_bytes,
             header_bytes=server.header_bytes,
@@ -109,7 +122,22 @@ class Process:
             idle_seconds=server.idle_seconds,
             linger_seconds=server.linger_seconds,
         )
-        self.application = Application(self.services, bounds=bounds)
+        self.application = Application([], bounds=bounds)
+        self._unloaded = Unloaded(settings.home, settings.leader or os.getpid())
+        self.loops = Loops(
+            settings.home,
+            models,
+            Terms(names=settings.loops, limit=settings.memory, pinned=settings.pinned),
+            self._unloaded,
+            make=made,
+            added=self._added,
+            soon=lambda: self.loop.call_soon(self._look),
+        )
+        self._repository = Repository(self.loops)
+        self.application.services = self.loops.services
+        self.application.repository = self._repository
+        self.application.add(self._repository.routes())
+        self.loops.open()
         self.guard = Guard(
             server,
             home=settings.home,
@@ -119,8 +147,6 @@ class Process:
             open_to_the_world=settings.open_to_the_world,
         )
         self.guard.stand_before(self.application)
-        for service in self.services:
-            service.predictor.traces = self.guard.traces is not None
         self._loader = Loader(allowance.patience)
         self._server: asyncio.Server | None = None
         self._grpc: Any = None
@@ -141,12 +167,14 @@ class Process:
             self.loop.run_until_complete(self._main())
         finally:
             self._notify.close()
-            for service in self.services:
+            for service in self.loops.services.values():
                 service.close()
             self._keep_counts()
             self.guard.close()
             with suppress(OSError):
                 self._file.unlink()
+            if self.settings.leader is None:
+                self._unloaded.clear()
             self.loop.close()
         say("ended", pid=os.getpid())
         if self._loader.running:
@@ -154,8 +182,9 @@ class Process:
         return 0
 
     async def _main(self) -> None:
-        for service in self.services:
-            service.follower.start(self.settings.ahead)
+        self.loops.start(self.settings.ahead)
+        if self.settings.ahead is not None:
+            self.settings.ahead.forget()
         sock = self._socket()
         self._port = sock.getsockname()[1]
         certificate = self.guard.certificate
@@ -185,11 +214,15 @@ class Process:
         sys.setswitchinterval(SWITCH_SECONDS)
         gc.freeze()  # what was loaded stays: later collections need not look at it
         self._tell()
-        say("listening", pid=os.getpid(), host=self.settings.host, port=self._port, loops=list(self.settings.loops))
+        say("listening", pid=os.getpid(), host=self.settings.host, port=self._port, loops=list(self.loops.services))
         self._watch()
         self._tick()
         await self._stopping.wait()
         await self._drain()
+
+    def _added(self, service: Service) -> None:
+        self.application.add_service(service, alone=len(self.settings.loops) == 1)
+        self.application.add(self._repository.routes_of(service))
 
     def _socket(self) -> socket.socket:
         given = self.settings.listen_on
@@ -222,7 +255,7 @@ class Process:
     def _watch(self) -> None:
         """From now on look at the files when the kernel says that one has changed; often, where it does not say."""
         home, given = self.settings.home, self.settings.server_file
-        folders = [home.releases, home.keys, *([given.parent] if given is not None else [])]
+        folders = [*self.loops.folders, home.keys, *([given.parent] if given is not None else [])]
         if self._notify.watch(folders):
             self.loop.add_reader(self._notify.descriptor, self._changed)
         else:
@@ -242,11 +275,11 @@ class Process:
     def _look(self) -> None:
         if self._stopping.is_set():
             return
-        for service in self.services:
-            service.follower.poll(self._loader, self.loop.call_soon_threadsafe, self._switched)
+        self.loops.look(self._loader, self.loop.call_soon_threadsafe, self._switched)
         self.guard.poll(self.application)
 
     def _switched(self) -> None:
+        self.loops.settle()
         self._tell()
         self._look()  # at what changed while it was loaded
 
@@ -276,14 +309,15 @@ class Process:
 
     def _tell(self) -> None:
         """Write ``home/servers/<pid>.json``: what others may know of this process."""
+        services = self.loops.services.values()
         content = {
             "pid": os.getpid(),
             "host": self.settings.host,
             "port": self._port,
             "grpc_port": self._grpc and self._grpc.port,
             "leader": self.settings.leader,
-            "loops": {service.name: service.follower.revision for service in self.services},
-            "problems": {s.name: s.follower.problem for s in self.services if s.follower.problem is not None},
+            "loops": {each.name: each.follower.revision for each in services},
+            "problems": {each.name: each.follower.problem for each in services if each.follower.problem is not None},
             "ready": self._server is not None and not self._stopping.is_set(),
         }
         try:
@@ -297,6 +331,7 @@ class Process:
         self.application.draining = True
         self._tell()
         self._server.close()
+        self.loops.stop_waiting()
         calls = self._grpc and self.loop.create_task(self._grpc.stop(DRAIN_SECONDS))
         if self._replaced:
             # A client that keeps its connection may be writing at this moment: each answer tells it to come again.
@@ -314,7 +349,7 @@ class Process:
             await calls
 
     def _quiet(self) -> bool:
-        return not self.application.connections and all(s.predictor.idle for s in self.services)
+        return not self.application.connections and all(each.predictor.idle for each in self.loops.services.values())
 
 
 def grpc_server(application: Application, settings: Settings) -> Any:

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from everloop.errors import ServeError
+from everloop.records import LOOP_NAME
 
 LARGEST = 2**20
 Count = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
@@ -123,3 +124,8 @@ def read(path: Path) -> ReleaseFile:
     if route is not None and (not route.arms or (route.by is None) == (route.threshold is None)):
         raise ServeError(f"{path} gives a route without arms, or not one of a package and a threshold that decides.")
     return release
+
+
+def names(folder: Path) -> list[str]:
+    """The loops that have a release file there, in order."""
+    return sorted(file.stem for file in folder.glob("*.json") if LOOP_NAME.fullmatch(file.stem))

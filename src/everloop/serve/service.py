@@ -17,6 +17,8 @@ from everloop.serve.instants import reader as instant_reader
 from everloop.serve.live import Answer, Live
 from everloop.serve.loading import Allowance
 from everloop.serve.log import OutcomeLog, PredictionLog
+from everloop.serve.models import Models
+from everloop.serve.parked import Parked
 from everloop.serve.predictor import Form, PredictionJob, Predictor, many, one
 from everloop.serve.replay import Channel
 from everloop.serve.rows import Integer
@@ -44,12 +46,22 @@ _decode_outcomes: Callable[[bytes], SentOutcome | list[SentOutcome]] = msgspec.j
 ).decode
 
 
+class Resting(RequestError):
+    """The loop is being loaded: whoever can wait does, `Service.parked`, and asks again."""
+
+    def __init__(self, service: "Service") -> None:
+        super().__init__(
+            f"Loop {service.name} is being loaded; ask again.", status=503, reason="loading", retry_after=1
+        )
+        self.service = service
+
+
 class Service:
     """``name`` is the loop's; ``follower`` knows what is released, ``predictor`` what is live."""
 
     def __init__(
         self, home: Home, name: str, loop: asyncio.AbstractEventLoop, channel: Channel, random: Random, tag: str,
-        allowance: Allowance, processes: int = 1,
+        allowance: Allowance, processes: int = 1, models: Models | None = None,
     ) -> None:  # fmt: skip
         self.name = name
         self.home = home
@@ -57,7 +69,13 @@ class Service:
         self.log = PredictionLog(home.segments(name), f"{tag}-p")
         self.outcome_log = OutcomeLog(home.segments(name), f"{tag}-o")
         self.predictor = Predictor(loop, self.log, random)
-        self.follower = Follower(home, name, self._switch, allowance=allowance, processes=processes)
+        self.follower = Follower(home, name, self._switch, allowance=allowance, processes=processes, models=models)
+        self.parked = Parked(loop)
+        """Requests that wait until the loop is in memory again."""
+        self.unloaded = False
+        """It was unloaded by request, and is loaded by request only."""
+        self.wanted: Callable[[], None] = lambda: None
+        """Is called when somebody asks for a loop that rests."""
         self.outcomes_taken = 0
         self.outcomes_refused = 0
         self.may_override: Callable[[Any], bool] = lambda caller: False
@@ -69,12 +87,28 @@ class Service:
 
     @property
     def ready(self) -> bool:
-        return self.predictor.live is not None
+        """Whether a request is answered, if need be after the loop was loaded again."""
+        return self.predictor.live is not None or self.rests
+
+    @property
+    def rests(self) -> bool:
+        """It is not in memory, or is being loaded again, and will be there for whoever asks."""
+        follower = self.follower
+        return (follower.resting or follower.waking) and not self.unloaded and bool(follower.packages)
 
     def live(self) -> Live:
-        """Raises RequestError (503) while no version is live."""
+        """Raises RequestError (503) while no version is live, Resting while it is not in memory."""
         live = self.predictor.live
         if live is None:
+            if self.unloaded:
+                raise RequestError(
+                    f"Loop {self.name} was unloaded; load it with POST /v2/repository/models/{self.name}/load.",
+                    status=503,
+                    reason="unloaded",
+                )
+            if self.rests:
+                self.wanted()
+                raise Resting(self)
             because = self.follower.problem or "no version has been released yet"
             raise RequestError(f"Loop {self.name} has nothing live: {because}", status=503)
         return live
@@ -222,10 +256,21 @@ class Service:
 
     # What is told about it
 
+    @property
+    def state(self) -> str:
+        """live, resting (loaded when somebody asks), loading, unloaded (by request) or none."""
+        if self.predictor.live is not None:
+            return "live"
+        if self.unloaded:
+            return "unloaded"
+        return "loading" if self.follower.loading else "resting" if self.rests else "none"
+
     def status(self) -> dict[str, Any]:
         release, writer = self.follower.release, self.log.writer
         return {
             "ready": self.ready,
+            "state": self.state,
+            "model_bytes": self.follower.models.bytes_of(self.name),
             "revision": self.follower.revision,
             "stage": release.stage if release else "empty",
             "champion": release.champion if release else None,

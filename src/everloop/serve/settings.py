@@ -106,6 +106,13 @@ class ServerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         Seconds, Meta(description="how long a package may take to be loaded and tried, in seconds")
     ] = 120.0
 
+    # What all models may take together
+    memory_bytes: Annotated[
+        Bytes | None,
+        Meta(description="the memory that all models of the server may take together, in bytes, or leave it out"),
+    ] = None
+    pinned: Annotated[tuple[Text, ...], Meta(description='loops that stay in memory, such as ["parcels"]')] = ()
+
     # Where else it listens
     grpc_port: Annotated[
         Annotated[int, Meta(ge=1, le=65_535)] | None,

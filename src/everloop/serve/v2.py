@@ -32,7 +32,7 @@ from everloop.serve.v2_values import (
     tensor_rows,
 )  # fmt: skip
 
-EXTENSIONS = ("binary_tensor_data", "schedule_policy")
+EXTENSIONS = ("binary_tensor_data", "schedule_policy", "model_repository")
 ACCEPTED: dict[ColumnType | None, frozenset[str]] = {
     "number": FLOATING | WHOLE,
     "integer": WHOLE,

@@ -72,7 +72,8 @@ def _described(service: Service, version: int | None = None) -> Methods:
 
 def _ready(service: Service, version: int | None = None) -> Methods:
     def tell(exchange: Exchange, headers: Headers, body: bytes) -> None:
-        service.live()
+        if not service.rests:  # one that does is loaded for whoever asks for more than this
+            service.live()
         exchange.finish(200, msgspec.json.encode({"name": service.name, "ready": True}))
 
     return {b"GET": tell, b"HEAD": tell}

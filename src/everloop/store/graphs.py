@@ -117,6 +117,7 @@ class _Walk:
     def expanded(self) -> int:
         """How many nodes there are when each call of a function is replaced by its body. Raises PackageError."""
         sizes: dict[tuple[str, str], int] = {}
+        functions = self.functions  # not self: these two hold each other, and would hold the whole graph with them
 
         def size(key: tuple[str, str], above: int) -> int:
             if above > 4 * DEEPEST:
@@ -124,14 +125,14 @@ class _Walk:
                     f"The graph's functions call one another more than {4 * DEEPEST} deep, or in a ring."
                 )
             if key not in sizes:
-                sizes[key] = counted(self.functions[key], above + 1)
+                sizes[key] = counted(functions[key], above + 1)
             return sizes[key]
 
         def counted(nodes: list[Node], above: int) -> int:
             total = 0
             for node in nodes:
                 call = (node.domain, node.name)
-                total += size(call, above) if call in self.functions else 1
+                total += size(call, above) if call in functions else 1
                 total += sum(counted(graph.nodes, above) for graph in node.graphs)
             if total > NODES:
                 raise PackageError(f"The graph has more than {NODES} nodes once its functions are written out.")

@@ -282,9 +282,15 @@ class ServedHome:
     def outcomes(self) -> list[tuple[str, str, str | int | float | bool | None, int]]:
         return [each for frame in self.frames() if isinstance(frame, segments.OutcomeFrame) for each in frame.outcomes]
 
-    def serve(self, *arguments: str, token: str | None = None, before: str | None = None) -> "ServerProcess":
-        """Start a server and wait until it listens. ``before``: Python that its process runs first."""
-        return ServerProcess(self, arguments, token, before)
+    def serve(
+        self, *arguments: str, token: str | None = None, before: str | None = None, every_loop: bool = False
+    ) -> "ServerProcess":
+        """Start a server and wait until it listens. ``before``: Python that its process runs first.
+
+        ``every_loop``: it is not told which loops to serve.
+        """
+        named = [] if every_loop else ["--loop", self.loop]
+        return ServerProcess(self, [*named, *arguments], token, before)
 
 
 class ServerProcess:
@@ -292,7 +298,7 @@ class ServerProcess:
 
     def __init__(self, served: ServedHome, arguments: Sequence[str], token: str | None, before: str | None) -> None:
         self._served = served
-        given = ["--home", str(served.home.root), "--loop", served.loop, "--parent", str(os.getpid()), *arguments]
+        given = ["--home", str(served.home.root), "--parent", str(os.getpid()), *arguments]
         environment = dict(os.environ)
         if token is not None:
             environment["EVERLOOP_TEST_TOKEN"] = token
