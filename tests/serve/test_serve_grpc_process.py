@@ -60,6 +60,11 @@ def test_keys_limits_and_request_ids_hold_for_calls(tmp_path: Path) -> None:
                 asked.infer("made", sent, headers={"x-api-key": secret})
             assert refused.value.status() == "StatusCode.RESOURCE_EXHAUSTED"
         with grpc.insecure_channel(f"127.0.0.1:{server.grpc_port}") as opened:
+            for strange in (b"\xff" * 100_000, b"\xff" * 10):  # a long message of a stranger is not taken apart
+                with pytest.raises(grpc.RpcError) as told:
+                    opened.unary_unary(INFER)(strange, timeout=30)
+                wanted = "UNAUTHENTICATED" if len(strange) > 1_000 else "INVALID_ARGUMENT"
+                assert told.value.code().name == wanted
             request = grpc_messages.message("ModelInferRequest")().SerializeToString()
             metadata = [("x-api-key", secret), ("x-request-id", "my-1")]
             with pytest.raises(grpc.RpcError) as told:

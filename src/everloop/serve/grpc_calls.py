@@ -18,7 +18,7 @@ from everloop.serve.application import Application
 from everloop.serve.exchange import JSON, MESSAGE_LENGTH, Exchange
 from everloop.serve.grpc_messages import CONTENTS, HEALTH, NOT_SERVING, SERVICE, SERVING, message
 from everloop.serve.heads import Headers
-from everloop.serve.http import WANTED
+from everloop.serve.http import EARLY_BYTES, WANTED
 from everloop.serve.journal import say
 from everloop.serve.live import Answer, Live
 from everloop.serve.predictor import PredictionJob
@@ -142,6 +142,12 @@ class Calls:
         read = message(name).FromString
 
         async def answer(data: bytes, context: Any) -> bytes:
+            if len(data) > EARLY_BYTES:  # as over HTTP: a stranger's long message is not taken apart
+                early = Call(self._application, b"/v2", context)
+                error = self._application.turned_away(early, headers_of(context.invocation_metadata()))
+                if error is not None:
+                    early.refuse(error.status, str(error), reason=error.reason, retry_after=error.retry_after)
+                    await context.abort(early.code, early.message, early.trailers)
             try:
                 request = read(data)
             except DecodeError:

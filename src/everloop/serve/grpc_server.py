@@ -26,6 +26,7 @@ class GrpcServer:
     def __init__(self, application: Application, *, share_port: bool, tls: Tls | None) -> None:
         bounds = application.bounds
         self._server = aio.server(
+            maximum_concurrent_rpcs=bounds.connections,
             options=[
                 ("grpc.so_reuseport", int(share_port)),
                 ("grpc.max_receive_message_length", bounds.body_bytes + OVERHEAD_BYTES),
