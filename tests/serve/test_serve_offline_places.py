@@ -1,6 +1,8 @@
 """Where rows come from and where answers go: files, folders, patterns, compressed files, Delta tables."""
 
 import gzip
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -238,3 +240,34 @@ def test_a_delta_table_scored_into_a_delta_table_follows_its_versions(place: Pla
     place.score("table", "scored")
     found = pl.read_delta(str(place.folder / "scored"))
     assert sorted(found["x"].to_list()) == [1.0, 1.0, 2.0, 2.0, 3.0], "every version is scored whole"
+
+
+PEAK = """
+import sys
+from pathlib import Path
+from everloop.serve import offline
+from everloop.store.packages import trusted_keys
+home, package, source, target = map(Path, sys.argv[1:])
+offline.score(home / "packages" / str(package), source, target, trusted=trusted_keys(home / "keys"))
+print(next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM")))
+"""
+
+
+def test_memory_does_not_grow_with_the_file(tmp_path: Path) -> None:
+    columns = {f"c{n}": "number" for n in range(10)}
+    home = ServedHome(tmp_path / "home")
+    package = home.seal(1, signature_of(columns))
+
+    def peak(rows: int) -> float:
+        """Megabytes."""
+        source = tmp_path / f"{rows}.parquet"
+        values = pl.Series("c0", range(rows), dtype=pl.Float64)
+        pl.DataFrame([values.alias(name) * n for n, name in enumerate(columns)]).write_parquet(
+            source, row_group_size=rows, compression="uncompressed"
+        )
+        given = [str(home.home.root), package, str(source), str(tmp_path / "out.parquet")]
+        ended = subprocess.run([sys.executable, "-c", PEAK, *given], check=True, capture_output=True, text=True)
+        return int(ended.stdout) / 1000
+
+    small, large = peak(500_000), peak(2_500_000)  # 40 and 200 MB, each in one row group
+    assert large < small + 60

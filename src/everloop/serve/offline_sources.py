@@ -7,11 +7,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
-from typing import IO, Any, Literal
+from typing import IO, Any, Literal, cast
 from urllib.parse import unquote
 
 import msgspec
 import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from everloop.errors import DataError
 from everloop.records import ColumnType, Signature
@@ -23,6 +25,8 @@ SUFFIXES: dict[str, Kind] = {".parquet": "parquet", ".csv": "csv", ".jsonl": "js
 READABLE = ".parquet, .csv, .jsonl and .ndjson (the last three also with .gz)"
 BLOCK_BYTES = 8 << 20
 """Of JSON lines, read at once."""
+PAGE_BYTES = 1 << 20
+"""Of each column of a Parquet file, read at once."""
 LOG = "_delta_log"
 JSON_TYPES: dict[ColumnType, Any] = {
     "number": pl.Float64, "integer": pl.Int64, "boolean": pl.Boolean, "text": pl.String, "instant": pl.String,
@@ -184,9 +188,7 @@ def frames(part: Part, signature: Signature, rows: int, keep: frozenset[str] | N
             start += len(frame.rows) + len(frame.bad)
         if frame is None:
             raise DataError(f"{part.path} is empty: it names no column. Remove it, or write it whole.")
-    except (pl.exceptions.PolarsError, OSError, EOFError, UnicodeDecodeError, pl.exceptions.PanicException) as error:
-        if isinstance(error, OSError) and error.errno is not None and not isinstance(error, FileNotFoundError):
-            raise
+    except (pl.exceptions.PolarsError, pa.ArrowException, OSError, EOFError, pl.exceptions.PanicException) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise DataError(
             f"{part.path} cannot be read: {reason}. It is damaged, not complete or of another form."
@@ -197,8 +199,8 @@ def rows_of(part: Part) -> int:
     """How many rows a file has: known of Parquet, about right otherwise."""
     if part.kind == "parquet":
         try:
-            return int(pl.scan_parquet(part.path, glob=False).select(pl.len()).collect().item())
-        except (pl.exceptions.PolarsError, OSError, pl.exceptions.PanicException):
+            return int(pq.read_metadata(part.path).num_rows)
+        except (pa.ArrowException, OSError):
             return 0  # reading will say what is wrong
     with _opened(part) as stream:
         head = stream.read(1 << 18)
@@ -212,9 +214,9 @@ def _read(part: Part, signature: Signature, rows: int, keep: frozenset[str] | No
         yield from _json_lines(part, signature)
         return
     if part.kind == "parquet":
-        scanned = pl.scan_parquet(part.path, glob=False, hive_partitioning=False)
-    else:
-        scanned = pl.scan_csv(part.path, infer_schema=False, glob=False)
+        yield from _parquet(part, rows, keep)
+        return
+    scanned = pl.scan_csv(part.path, infer_schema=False, glob=False)
     if keep is not None:
         scanned = scanned.select([name for name in scanned.collect_schema().names() if name in keep])
     empty = True
@@ -223,6 +225,22 @@ def _read(part: Part, signature: Signature, rows: int, keep: frozenset[str] | No
         yield Frame(part, frame, 0)
     if empty:  # its columns are still to be looked at
         yield Frame(part, scanned.collect_schema().to_frame(), 0)
+
+
+def _parquet(part: Part, rows: int, keep: frozenset[str] | None) -> Iterator[Frame]:
+    """By way of pyarrow, at the same CPU: polars takes whole row groups into memory, several at once.
+
+    With ``pre_buffer`` pyarrow would keep every row group until the file is closed.
+    """
+    with pq.ParquetFile(part.path, buffer_size=PAGE_BYTES, pre_buffer=False) as file:
+        names = [name for name in file.schema_arrow.names if keep is None or name in keep]
+        empty = True
+        for batch in file.iter_batches(rows, columns=names, use_threads=False):
+            empty = False
+            yield Frame(part, cast(pl.DataFrame, pl.from_arrow(batch)), 0)
+        if empty:  # its columns are still to be looked at
+            columns = cast(pl.DataFrame, pl.from_arrow(file.schema_arrow.empty_table()))
+            yield Frame(part, columns.select(names), 0)
 
 
 def _opened(part: Part) -> IO[bytes]:
