@@ -55,7 +55,7 @@ def commands() -> list[tuple[str, ...]]:
 
 
 COMMANDS = commands()
-DECLARED = ("check", "run", "up", "replay", "demo")
+DECLARED = ("check", "run", "up", "replay", "demo", "monitoring")
 """They begin with a declaration; the others with a home."""
 
 
@@ -234,7 +234,8 @@ def test_up_serves_and_ends_with_zero(turned: SmallLoop) -> None:
     )
     try:
         assert process.stdout is not None
-        assert "serving on http://127.0.0.1:" in process.stdout.readline()
+        said = [process.stdout.readline(), process.stdout.readline()]  # first where its own metrics are, or why not
+        assert "serving on http://127.0.0.1:" in said[1]
         time.sleep(0.2)
         process.send_signal(signal.SIGINT)
         assert process.wait(60) == 0
@@ -465,6 +466,9 @@ def test_a_home_that_is_none_is_said_to_be_none(command: tuple[str, ...], everlo
         "rotate": ("partner",),
         "experiment start": ("price", "--arm", "a=v1"),
         "experiment stop": ("price",),
+        "experiment report": ("price",),
+        "alerts silence": ("score",),
+        "alerts unsilence": ("1",),
         "experiment assign": ("price", "ada"),
         "package show": ("v1",),
     }

@@ -86,11 +86,11 @@ def test_on_a_full_disk_outcomes_are_taken_whole_or_not_at_all(turned: SmallLoop
 def test_on_a_full_disk_a_batch_of_answers_leaves_no_half_file(turned: SmallLoop) -> None:
     asked, answers = turned.folder / "asked.parquet", turned.folder / "answers.jsonl"
     made_rows(30_000, seed=3).drop("late").write_parquet(asked)
-    full = turned.command("batch", str(asked), str(answers), largest_file=LARGEST_FILE)
+    full = turned.command("batch", turned.name, str(asked), str(answers), largest_file=LARGEST_FILE)
     assert full.code == 10, full.err
     assert is_told_in_one_line(full), full.err
     assert sorted(file.name for file in turned.folder.glob("*answers*")) == []
-    assert turned.command("batch", str(asked), str(answers)).code == 0
+    assert turned.command("batch", turned.name, str(asked), str(answers)).code == 0
     assert len(pl.read_ndjson(answers)) == 30_000
 
 
