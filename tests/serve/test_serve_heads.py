@@ -145,7 +145,7 @@ def test_known_heads_are_bounded() -> None:
     kept = Kept()
     one = connection(kept)
     for n in range(3 * heads.KNOWN_HEADS):
-        one.data_received(message(b"{}", b"origin: %d" % n))
+        one.data_received(message(b"{}", b"accept: %d" % n))
     assert len(kept.asked) == 3 * heads.KNOWN_HEADS
     assert len(http.known) <= heads.KNOWN_HEADS
 

@@ -16,6 +16,7 @@ from everloop.serve.families import CONTENT_TYPE, Families
 from everloop.serve.heads import Headers
 from everloop.serve.http import Bounds, Connection
 from everloop.serve.journal import say
+from everloop.serve.pages import Pages
 from everloop.serve.paths import plain_path
 from everloop.serve.repository import Repository
 from everloop.serve.service import Resting, Service
@@ -46,6 +47,8 @@ class Application:
     def __init__(self, services: Iterable[Service], gate: Gate | None = None, bounds: Bounds | None = None) -> None:
         self.services: dict[str, Service] = {}
         self.gate = gate
+        self.pages: Pages | None = None
+        """Holds pages of other sites off; None: whoever asks is asked for a key, or somebody else looks."""
         self.bounds = bounds or Bounds()
         self.observer: Observer | None = None
         """Is told of requests that were refused before the gate saw them."""
@@ -106,6 +109,8 @@ class Application:
 
     def handle(self, exchange: Exchange, method: bytes, url: bytes, headers: Headers, body: bytes) -> None:
         try:
+            if self.pages is not None and b"origin" in headers:
+                self.pages.check(headers)
             if self.gate is not None and not self.gate.admit(exchange, headers, body):
                 return
             methods = self._routes.get(url)

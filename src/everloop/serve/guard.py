@@ -11,6 +11,7 @@ from everloop.serve.gate import Gate
 from everloop.serve.journal import say
 from everloop.serve.keys import KeyFile, Keyring
 from everloop.serve.limits import Usage
+from everloop.serve.pages import Pages
 from everloop.serve.releases import mark
 from everloop.serve.settings import Changed, ServerSettings, is_loopback, read
 from everloop.serve.tls import Certificate
@@ -21,6 +22,7 @@ class Guarded(Protocol):
     """What stands behind the gate."""
 
     gate: Any
+    pages: Pages | None
     observer: Observer | None
 
 
@@ -80,6 +82,7 @@ class Guard:
 
     def stand_before(self, guarded: Guarded) -> None:
         guarded.gate = self.gate
+        guarded.pages = None if self.settings.keys else Pages(self.settings.cors, loopback=is_loopback(self._host))
         guarded.observer = self.log.ended if self.log is not None else None
 
     def poll(self, guarded: Guarded) -> None:

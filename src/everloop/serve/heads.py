@@ -19,8 +19,8 @@ VARYING = (b"x-request-id", b"x-prediction-id", b"traceparent")
 """Headers with another value in each request."""
 SPELLINGS = 8
 """Ways of writing the lines of such headers that are told apart."""
-ALONE: Set[bytes] = frozenset({b"connection", b"expect", b"transfer-encoding", b"upgrade"})
-"""A head with one of these says more than where its body ends; it is parsed each time."""
+ALONE: Set[bytes] = frozenset({b"connection", b"expect", b"origin", b"transfer-encoding", b"upgrade"})
+"""A head with one of these says more than where its body ends, or comes from a page; it is parsed each time."""
 SPECIAL: Set[bytes] = frozenset(
     {b"content-encoding", b"x-everloop-event-time", b"x-everloop-replay", b"x-everloop-version", b"x-prediction-id"}
 )

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from everloop.errors import StoreError
+from everloop.serve.journal import say
 from everloop.serve.live import Part
 from everloop.serve.releases import ReleaseFile
 from everloop.serve.tensors import digests
@@ -106,7 +107,13 @@ class PredictionLog:
                 notes, self._notes = self._notes, []
                 self._bytes = 0
             for group in grouped(notes):
-                self.writer.append(segments.encode(frame(group)), rows=sum(len(note.ids) for note in group))
+                rows = sum(len(note.ids) for note in group)
+                try:
+                    self.writer.append(segments.encode(frame(group)), rows=rows)
+                except Exception as error:  # the thread goes on, and what it could not write is counted
+                    say("rows not logged", rows=rows, because=repr(error))
+                    self.writer.lost_frames += 1
+                    self.writer.lost_rows += rows
 
     def flush(self) -> None:
         """Write all that was noted. Raises StoreError; what was not written waits on."""

@@ -235,6 +235,12 @@ class Predictor:
             part.run(batch.ids)
 
     def complete(self, batch: Batch) -> None:
+        try:
+            self._complete(batch)
+        except Exception as error:  # a form, an encoder, the log: nobody may be left without an answer
+            self.fail(batch.jobs, error)
+
+    def _complete(self, batch: Batch) -> None:
         if batch.broken is not None:
             self.fail(batch.jobs, batch.broken)
             return
