@@ -55,8 +55,9 @@ def commands_of(page: Path) -> list[str]:
     text = page.read_text("utf-8")
     lines = [line.removeprefix("$ ").strip() for _, block in BLOCK.findall(text) for line in block.splitlines()]
     typed = [line.partition("  #")[0].strip() for line in lines if line.startswith("everloop ")]
-    # The first line of a replay's own output begins with its name, too.
-    typed = [line for line in typed if not line.startswith(("everloop replay  ", "everloop demo  "))]
+    # The first line of a replay's own output begins with its name, too; so does our row in a table of servers.
+    typed = [line for line in typed if not line.startswith(("everloop  ", "everloop replay  ", "everloop demo  "))]
+    typed = [line for line in typed if not line.startswith("everloop, ")]
     return typed + re.findall(r"`(everloop [a-z][^`]*)`", BLOCK.sub("", text))
 
 
