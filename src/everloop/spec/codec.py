@@ -102,6 +102,21 @@ def from_bytes(data: bytes, *, bind: Callable[[Function], Callable[..., Any]] | 
     return loop
 
 
+def to_json(value: Any) -> Any:
+    """Any value that a declaration may hold, as canonical JSON. Raises SpecError for another one."""
+    return _encoded(value)
+
+
+def from_json(form: Any) -> Any:
+    """The value of `to_json`; functions stay names. Raises SpecError for what is none."""
+    try:
+        return _decoded(form, None)
+    except (LookupError, TypeError, ValueError, ArithmeticError, AttributeError, RecursionError) as error:
+        raise SpecError(
+            f"This is no value of a declaration ({type(error).__name__}: {error}); write it with codec.to_json."
+        ) from None
+
+
 def _encoded(value: Any) -> Any:
     """Fields have declared types, so lists and tuples need no telling apart."""
     if value is None or isinstance(value, bool | int | float | str):
