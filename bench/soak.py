@@ -12,20 +12,14 @@ answer; every acknowledged prediction in the log exactly once, but for those of 
 and files flat. It ends with 1 when one of these does not hold.
 """
 
-import json
 import os
 import random
-import selectors
 import signal
-import socket
 import statistics
-import struct
 import sys
 import tempfile
-import threading
 import time
-from array import array
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -34,21 +28,17 @@ from typing import Any
 
 import numpy as np
 from bench.rows import Row, parser, show
+from bench.soak_clients import Load, Rude
 
 from everloop.store import segments
-from everloop.testing.serving import ServedHome, ServerProcess, expected, message, signature_of
+from everloop.testing.serving import ServedHome, ServerProcess, signature_of
 
 VERSIONS = (1, 2, 3)
 SWAP_SECONDS = 1.0
 KILL_SECONDS = 20.0
-RUDE_SECONDS = 0.02
 SAMPLE_SECONDS = 0.25
 LOST_SECONDS = 1.0
 """What a killed process may take with it."""
-PATIENCE = 20.0
-X = 0.25
-MOVES = 500
-"""Requests of one connection before it is made anew."""
 MEMORY_GROWTH = 24 * 2**20
 FILES_GROWTH = 24
 SHARE_WARM = 0.1
@@ -63,179 +53,6 @@ class Lap:
     end: float
 
 
-class Load(threading.Thread):
-    """A closed loop of ``connections``: each sends a request, waits for its answer and sends the next."""
-
-    def __init__(self, port: int, connections: int) -> None:
-        super().__init__(name="load", daemon=True)
-        self.stopping = threading.Event()
-        self.failures: list[str] = []
-        self.sent: list[array[float]] = [array("d") for _ in range(connections)]
-        self.received: list[array[float]] = [array("d") for _ in range(connections)]
-        """Of each request of each connection; NaN where no answer came."""
-        self.versions: list[bytearray] = [bytearray() for _ in range(connections)]
-        self.broken: list[list[tuple[int, float]]] = [[] for _ in range(connections)]
-        """Of each connection, when its process took it along: after which turn, and when that was seen."""
-        self._port = port
-        self._known: dict[bytes, int] = {}
-
-    def run(self) -> None:
-        try:
-            with selectors.DefaultSelector() as selector:
-                for number in range(len(self.sent)):
-                    self._connect(selector, number)
-                while not self.stopping.is_set():
-                    for key, _ in selector.select(0.1):
-                        self._read(selector, key.fileobj, key.data)
-                end = time.monotonic() + PATIENCE
-                while selector.get_map() and time.monotonic() < end:  # what is on its way still counts
-                    for key, _ in selector.select(0.1):
-                        self._read(selector, key.fileobj, key.data)
-                for key in list(selector.get_map().values()):
-                    self.failures.append(f"no answer within {PATIENCE} s")
-                    key.fileobj.close()  # type: ignore[union-attr]
-        except Exception as error:
-            self.failures.append(f"the load ended: {error!r}")
-
-    def _connect(self, selector: selectors.BaseSelector, number: int) -> None:
-        end = time.monotonic() + PATIENCE
-        while True:
-            connection = socket.socket()
-            connection.settimeout(PATIENCE)
-            try:
-                connection.connect(("127.0.0.1", self._port))
-                break
-            except OSError:  # killed between the kernel's word and ours
-                connection.close()
-                if time.monotonic() > end:
-                    raise
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        selector.register(connection, selectors.EVENT_READ, (number, bytearray()))
-        self._ask(selector, connection, number)
-
-    def _ask(self, selector: selectors.BaseSelector, connection: Any, number: int) -> None:
-        turn = len(self.sent[number])
-        self.sent[number].append(time.monotonic())
-        self.received[number].append(float("nan"))
-        self.versions[number].append(0)
-        with suppress(OSError):  # then the next look at it finds it closed
-            connection.sendall(message("POST", "/predict/made", b'{"x":0.25,"k":"%d-%d"}' % (number, turn)))
-
-    def _read(self, selector: selectors.BaseSelector, connection: Any, data: tuple[int, bytearray]) -> None:
-        number, buffer = data
-        try:
-            part = connection.recv(1 << 16)
-        except OSError:
-            part = b""
-        if not part:
-            selector.unregister(connection)
-            connection.close()
-            self.broken[number].append((len(self.sent[number]) - 1, time.monotonic()))
-            if not self.stopping.is_set():
-                self._connect(selector, number)
-            return
-        buffer += part
-        head = buffer.find(b"\r\n\r\n")
-        if head < 0:
-            return
-        place = buffer.find(b"content-length: ") + 16
-        whole = head + 4 + int(buffer[place : buffer.find(b"\r", place)])
-        if len(buffer) < whole:
-            return
-        self._take(number, bytes(buffer[:head]), bytes(buffer[head + 4 : whole]))
-        del buffer[:whole]
-        # A new connection now and then: else all of them would end up at the process that is never killed.
-        moves = len(self.sent[number]) % MOVES == number
-        if self.stopping.is_set() or moves or b"connection: close" in part:
-            selector.unregister(connection)
-            connection.close()
-            if not self.stopping.is_set():
-                self._connect(selector, number)
-        else:
-            self._ask(selector, connection, number)
-
-    def _take(self, number: int, head: bytes, body: bytes) -> None:
-        turn = len(self.sent[number]) - 1
-        now = time.monotonic()
-        key = b'{"id":"%d-%d"' % (number, turn)
-        rest = body[len(key) :]
-        version = self._known.get(rest)
-        if version is None and head.startswith(b"HTTP/1.1 200 "):
-            told = json.loads(body)
-            version = int(told["version"])
-            if abs(told["probability"]["true"] - expected(X + version)) > 1e-12:
-                self.failures.append(f"version {version} answered {told['probability']}")
-            self._known[rest] = version
-        if version is None or not body.startswith(key):
-            self.failures.append(f"{head[:60]!r} {body[:200]!r}")
-            return
-        self.received[number][turn] = now
-        self.versions[number][turn] = version
-
-
-class Rude(threading.Thread):
-    """Clients that leave in the middle, and clients that say what nobody should."""
-
-    def __init__(self, port: int) -> None:
-        super().__init__(name="rude", daemon=True)
-        self.stopping = threading.Event()
-        self.failures: list[str] = []
-        self.statuses: Counter[int] = Counter()
-        self.left = 0
-        self._port = port
-        self._dice = random.Random(3)
-
-    def run(self) -> None:
-        while not self.stopping.wait(RUDE_SECONDS):
-            try:
-                with socket.create_connection(("127.0.0.1", self._port), timeout=PATIENCE) as connection:
-                    self._behave(connection, self._dice.randrange(8))
-            except TimeoutError:
-                self.failures.append("a rude client was neither answered nor sent away")
-            except OSError:
-                self.left += 1  # killed, or it did not let us finish
-
-    def _behave(self, connection: socket.socket, way: int) -> None:
-        one = message("POST", "/predict/made", {"x": X, "k": f"rude-{self._dice.random()}"})
-        many = message("POST", "/predict/made", [{"x": X, "k": f"rude-{self._dice.random()}"} for _ in range(500)])
-        malformed = [
-            b"GET / HTTP/1.1\nhost: a\n\n", one.replace(b"host: test", b"host: test\r\ntransfer-encoding: chunked"),
-            one.replace(b"host", b"ho st"), b"\x16\x03\x01" + bytes(50), one.replace(b"content-length: ", b"content-length: -"),
-            message("POST", "/predict/made", b'{"x": NaN'), message("POST", "/predict/made", {"x": "a"}),
-            message("POST", "/nowhere", {}), message("POST", "/v2/models/made/infer", {"inputs": [{}]}), b"[" * 5000,
-        ]  # fmt: skip
-        oversized = [
-            b"POST /predict/made HTTP/1.1\r\nhost: a\r\ncontent-length: 99999999999\r\n\r\n",
-            b"GET /" + b"a" * 100_000 + b" HTTP/1.1\r\nhost: a\r\n\r\n", one.replace(b"host: test", b"host: test\r\n" + b"x: y\r\n" * 20_000),
-            message("POST", "/predict/made", b"[" + b"{}," * 30_000 + b"{}]"),
-        ]  # fmt: skip
-        if way == 0:  # half a request
-            connection.sendall(one[: self._dice.randrange(1, len(one))])
-        elif way == 1:  # a request, and gone
-            connection.sendall(one)
-        elif way == 2:  # in the middle of the answer
-            connection.sendall(many * 4)
-            connection.recv(100)
-        elif way == 3:  # and without a word
-            connection.sendall(many)
-            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        elif way == 4:  # connected for nothing
-            pass
-        else:
-            connection.sendall(self._dice.choice(oversized if way == 5 else malformed))
-            connection.shutdown(socket.SHUT_WR)
-            told = b""
-            while part := connection.recv(1 << 16):
-                told += part
-            if told:
-                status = int(told[9:12])
-                self.statuses[status] += 1
-                if not 400 <= status < 500:
-                    self.failures.append(f"what nobody should say was answered {told[:200]!r}")
-            return
-        self.left += 1
-
-
 @dataclass(slots=True)
 class Samples:
     """Of each process, by its id: when, resident bytes, open files."""
@@ -247,6 +64,49 @@ class Samples:
             pages = int(Path(f"/proc/{process}/statm").read_text().split()[1])
             files = len(os.listdir(f"/proc/{process}/fd"))  # noqa: PTH208
             self.of[process].append((time.monotonic(), pages * os.sysconf("SC_PAGE_SIZE"), files))
+
+
+@dataclass(slots=True)
+class Held:
+    """What came of holding the acknowledged predictions against the log."""
+
+    last: int = 0
+    """Acknowledged by a killed process within its last second."""
+    ages: list[float] = field(default_factory=list)
+    """Of those that are missing: seconds from the answer to the kill of the process that gave it, if it was killed."""
+    twice: int = 0
+    other: int = 0
+    """In the log with another version than was answered."""
+
+    @property
+    def lost(self) -> int:
+        """Missing, and not of a killed process's last second."""
+        return sum(age > LOST_SECONDS for age in self.ages)
+
+    def take(
+        self,
+        sent: np.ndarray[Any, Any],
+        received: np.ndarray[Any, Any],
+        there: np.ndarray[Any, Any],
+        processes: np.ndarray[Any, Any],
+        kills: dict[int, float],
+    ) -> None:
+        """One connection, from its first request to its last: one process answered all of them.
+
+        That process is the one that wrote what is in the log. If none of it is there, it can only be the one that was
+        killed next after it was asked for the last time: what a process that lives on loses is never excused.
+        """
+        answered = ~np.isnan(received)
+        if not answered.any():
+            return
+        wrote = processes[there]
+        if len(wrote):
+            kill = kills.get(int(wrote[-1]), float("inf"))
+        else:
+            kill = min((moment for moment in kills.values() if moment >= sent[answered][-1]), default=float("inf"))
+        ages = np.maximum(kill - received, 0.0)  # what it sent before it was killed may be read after
+        self.last += int((answered & (ages <= LOST_SECONDS)).sum())
+        self.ages += ages[answered & ~there].tolist()
 
 
 class Soak:
@@ -348,44 +208,37 @@ class Soak:
         there = ~np.isnan(received)
         return sent[there], received[there], versions[there]
 
-    def logged(self) -> Iterator[tuple[str, int]]:
+    def logged(self) -> Iterator[tuple[str, int, int]]:
+        """Of each prediction in the log its id, its version and the process that wrote it."""
         for path in segments.files(self.served.home.segments("made")):
+            process = int(path.name.split("-")[1])
             for payload, _ in segments.read(path):
                 frame = segments.decode(payload)
                 if isinstance(frame, segments.PredictionFrame):
                     for id in frame.ids:
-                        yield id, frame.version
+                        yield id, frame.version, process
 
-    def held_against_the_log(self) -> tuple[list[float], int, int, int]:
-        """Of acknowledged predictions: ages (s) at a kill of those that are missing, how many are missing and were not
-        a killed process's last, how many are there twice, how many with another version."""
-        counts = [bytearray(len(each)) for each in self.load.sent]
-        other = 0
-        for id, version in self.logged():
+    def held_against_the_log(self) -> "Held":
+        load, kills = self.load, {process: moment for moment, process in self.kills}
+        counts = [bytearray(len(each)) for each in load.sent]
+        processes = [np.zeros(len(each), np.int64) for each in load.sent]
+        held = Held()
+        for id, version, process in self.logged():
             if id.startswith("rude"):
                 continue
             number, turn = map(int, id.split("-"))
-            counts[number][turn] += 1
-            acknowledged = self.load.versions[number][turn]
-            other += acknowledged not in (0, version)
-        ages, lost, twice = [], 0, 0
-        for number, (received, count) in enumerate(zip(self.load.received, counts, strict=True)):
+            counts[number][turn] = min(255, counts[number][turn] + 1)
+            processes[number][turn] = process
+            held.other += load.versions[number][turn] not in (0, version)
+        for number, count in enumerate(counts):
             there = np.frombuffer(count, np.uint8)
-            moments = np.frombuffer(received)
-            twice += int((there > 1).sum())
-            for turn in np.flatnonzero(~np.isnan(moments) & (there == 0)):
-                age = self._age(number, int(turn), float(moments[turn]))
-                ages.append(age)
-                lost += age > LOST_SECONDS
-        return ages, int(lost), twice, other
-
-    def _age(self, number: int, turn: int, moment: float) -> float:
-        """Seconds from an answer to the next kill; 0 for one that we read when its process was gone already."""
-        after = min((kill - moment for kill, _ in self.kills if kill >= moment), default=float("inf"))
-        before = max((kill for kill, _ in self.kills if kill < moment), default=float("-inf"))
-        gone = next((seen for last, seen in self.load.broken[number] if last >= turn), float("inf"))
-        read_late = moment - before < LOST_SECONDS and gone - moment < LOST_SECONDS
-        return 0.0 if read_late else after
+            sent, received = np.frombuffer(load.sent[number]), np.frombuffer(load.received[number])
+            held.twice += int((there > 1).sum())
+            ends = [*load.begins[number][1:], len(received)]
+            for begin, end in zip(load.begins[number], ends, strict=True):
+                life = slice(begin, end)
+                held.take(sent[life], received[life], there[life] > 0, processes[number][life], kills)
+        return held
 
     def growth(self, process: int, place: int) -> tuple[float, float]:
         """The most of a process after its first tenth and at its end, by ``place`` in its samples."""
@@ -400,7 +253,7 @@ def rows_of(soak: Soak, code: int) -> tuple[list[Row], list[str]]:
     sent, received, _ = soak._answered()
     seconds = received - sent
     order = np.sort(seconds) * 1e3
-    ages, lost, twice, other = soak.held_against_the_log()
+    held = soak.held_against_the_log()
     wrong = soak.wrong_versions()
     failures = [*soak.load.failures[:5], *soak.rude.failures[:5]]
     problems = list(failures)
@@ -408,9 +261,9 @@ def rows_of(soak: Soak, code: int) -> tuple[list[Row], list[str]]:
     files = soak.growth(soak.survivor, 2)
     parent = soak.growth(min(soak.samples.of), 1)
     for bad, words in (
-        (lost, "acknowledged predictions are not in the log, and no process had been killed within a second"),
-        (twice, "predictions are in the log twice"),
-        (other, "predictions are in the log with another version than was answered"),
+        (held.lost, "acknowledged predictions are not in the log, and their process was not killed within a second"),
+        (held.twice, "predictions are in the log twice"),
+        (held.other, "predictions are in the log with another version than was answered"),
         (wrong, "answers came from a version that was not live"),
         (code, "was the supervisor's exit code"),
         (memory[1] - memory[0] > MEMORY_GROWTH, f"memory went from {memory[0]:,} to {memory[1]:,} bytes"),
@@ -439,10 +292,11 @@ def rows_of(soak: Soak, code: int) -> tuple[list[Row], list[str]]:
         Row(what="malformed or too large, refused", ours=sum(soak.rude.statuses.values()), unit="", rounds=1),
         Row(what="answers with a 5xx, or none", ours=len(soak.load.failures) + len(soak.rude.failures), unit="", target=0, rounds=count),
         Row(what="answers from a version that was not live", ours=wrong, unit="", target=0, rounds=count),
-        Row(what="acknowledged and not in the log (killed process's last second excepted)", ours=lost, unit="", target=0, rounds=count),
-        Row(what="acknowledged and lost with a killed process", ours=len(ages) - lost, unit="", rounds=len(soak.kills)),
-        Row(what="the oldest of them at the kill", ours=max(ages, default=0.0), unit="s", target=LOST_SECONDS, rounds=len(ages)),
-        Row(what="in the log twice", ours=twice, unit="", target=0, rounds=count),
+        Row(what="acknowledged and not in the log (killed process's last second excepted)", ours=held.lost, unit="", target=0, rounds=count),
+        Row(what="acknowledged by killed processes within their last second", ours=held.last, unit="", rounds=len(soak.kills)),
+        Row(what="of these lost", ours=len(held.ages) - held.lost, unit="", target=held.last, rounds=len(soak.kills)),
+        Row(what="the oldest of them at the kill", ours=max(held.ages, default=0.0), unit="s", target=LOST_SECONDS, rounds=len(held.ages)),
+        Row(what="in the log twice", ours=held.twice, unit="", target=0, rounds=count),
         Row(what="memory, after a tenth of the time", ours=memory[0] / 2**20, unit="MiB", rounds=1),
         Row(what="memory, growth until the end", ours=(memory[1] - memory[0]) / 2**20, unit="MiB", target=MEMORY_GROWTH / 2**20, rounds=1),
         Row(what="open files, growth until the end", ours=files[1] - files[0], unit="", target=FILES_GROWTH, rounds=1),

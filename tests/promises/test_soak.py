@@ -24,9 +24,10 @@ def test_every_acknowledged_prediction_is_right_and_in_the_log_once_whatever_hap
     told = {row["what"]: row for row in json.loads(ended.stdout)}
     assert all(row["met"] is not False for row in told.values()), told
     found = {what: row["ours"] for what, row in told.items()}
-    assert found["soak, c=32, 2 processes: answers"] > 2_000
-    assert found["hot swaps"] >= SECONDS * 0.8
-    assert found["processes killed"] >= 3
-    assert found["clients that left"] > 50
-    assert found["malformed or too large, refused"] > 20
-    assert found["acknowledged and lost with a killed process"] < 2_000
+    assert found["acknowledged and not in the log (killed process's last second excepted)"] == 0
+    # And all of it happened, on a machine however slow.
+    assert found["soak, c=32, 2 processes: answers"] > 500
+    assert found["hot swaps"] >= SECONDS / 4
+    assert found["processes killed"] >= 2
+    assert found["clients that left"] > 10
+    assert found["malformed or too large, refused"] > 5
