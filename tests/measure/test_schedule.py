@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from everloop.measure.schedule import Schedule, best_schedule, served
+from everloop.measure.schedule import Schedule, best_by_retrains, best_schedule, served
 
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
@@ -64,6 +64,9 @@ def test_it_is_as_good_as_the_best_of_all_schedules(
         loss, made, ready, each_price, len(loss) if most is None else most, apart
     )
     _is_possible(found, loss, made, ready, each_price, most, apart)
+    for at_most, limited in enumerate(best_by_retrains(loss, made, ready, most=3, price=each_price, apart=apart)):
+        assert limited.total == by_trying_everything(loss, made, ready, each_price, at_most, apart)
+        _is_possible(limited, loss, made, ready, each_price, at_most, apart)
 
 
 def _is_possible(
@@ -100,6 +103,8 @@ def test_a_loss_that_nobody_knows_is_never_relied_on() -> None:
     unknown = np.nan
     loss = np.array([[0, 5, 5], [0, 1, unknown], [0, 0, 4]])
     assert best_schedule(loss, [0, 1, 2], [0, 1, 2]).fits == (0, 1, 2)
+    late = best_by_retrains(np.array([[0, 5, unknown], [0, 1, 2]]), [0, 1], [0, 1], most=3)
+    assert [each.retrains for each in late] == [1]
     with pytest.raises(ValueError, match="Some window has no fit whose loss is known"):
         best_schedule([[0, unknown]], [0], [0])
     with pytest.raises(ValueError, match="first window"):

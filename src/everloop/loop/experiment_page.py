@@ -5,34 +5,31 @@ from __future__ import annotations
 import html
 
 from everloop.loop.experiment import Against, ExperimentReport, MeasureReport
-from everloop.loop.report import BAD, BLUE, GOOD, MUTED, STYLE, as_svg, new_figure
+from everloop.loop.page import BAD, BLUE, GOOD, MUTED, as_svg, document, new_figure, pictured, table
 
 COLOURS = {"better": GOOD, "worse": BAD, "equal": BLUE, "waiting": MUTED, "broken": BAD}
 
 
 def page(report: ExperimentReport) -> str:
     """The whole page as HTML that needs nothing from outside."""
-    name = html.escape(f"{report.loop}: experiment {report.name}")
+    name = f"{report.loop}: experiment {report.name}"
     ended = f", stopped {report.stopped:%Y-%m-%d %H:%M}" if report.stopped else ""
     lead = (
         f"Drawn by {html.escape(report.unit)}, started {report.started:%Y-%m-%d %H:%M}{ended}; rows up to "
         f"{report.until:%Y-%m-%d %H:%M}. Intervals hold at every look together, {1 - report.alpha:.0%} for each measure."
     )
     body = "".join(_measure(each) for each in report.measures)
-    return (
-        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{name}</title><style>{STYLE}</style></head>'
-        f'<body><main><h1>{name}</h1><p class="lead">{lead}</p>{body}</main></body></html>'
-    )
+    return document(name, (f'<h1>{html.escape(name)}</h1><p class="lead">{lead}</p>', body))
 
 
 def _measure(measure: MeasureReport) -> str:
     side = "lower is better" if measure.lower_is_better else "higher is better"
-    rows = "".join(
+    rows = [
         f"<tr><td>{html.escape(arm.name)}</td><td>{arm.version}</td><td>{arm.share:.4g}</td><td>{arm.units:,}</td>"
         f"<td>{arm.rows:,}</td><td>{'–' if arm.value is None else f'{arm.value:.5g}'}</td></tr>"
         for arm in measure.arms
-    )
-    head = "".join(f"<th>{each}</th>" for each in ("arm", "version", "share", "units", "rows", "value"))
+    ]
+    head = ("arm", "version", "share", "units", "rows", "value")
     said = "".join(
         f'<p class="note"><span class="tag" style="background:{COLOURS[each.verdict]}">{each.verdict}</span> '
         f"{html.escape(each.words)}</p>"
@@ -40,7 +37,7 @@ def _measure(measure: MeasureReport) -> str:
     )
     plots = "".join(_plot(each) for each in measure.against if measure.broken is None)
     notes = "".join(f"<li>{html.escape(each)}</li>" for each in measure.notes)
-    return f"<h2>{html.escape(measure.name)} ({side})</h2>{said}<table><tr>{head}</tr>{rows}</table>{plots}" + (
+    return f"<h2>{html.escape(measure.name)} ({side})</h2>{said}{table(head, rows)}{plots}" + (
         f"<ul>{notes}</ul>" if notes else ""
     )
 
@@ -65,4 +62,4 @@ def _plot(against: Against) -> str:
     caption = (
         f"{against.arm} less the first arm, by units in the order in which they came; the band holds at every look."
     )
-    return f"<figure>{as_svg(drawn)}<figcaption>{html.escape(caption)}</figcaption></figure>"
+    return pictured(as_svg(drawn), caption)

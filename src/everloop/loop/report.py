@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import html
-import io
 from datetime import datetime
 from itertools import pairwise
 
-import matplotlib as mpl
-from matplotlib.axes import Axes
-from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
-from matplotlib.figure import Figure
-
 from everloop.loop.account import Account, Period
+from everloop.loop.page import (
+    AMBER,
+    BAD,
+    BANDS,
+    BLUE,
+    GOOD,
+    INK,
+    MUTED,
+    as_svg,
+    document,
+    new_figure,
+    pictured,
+    table,
+    tiles,
+)
 from everloop.records import Decision
 
-INK, MUTED, GRID = "#1d2733", "#6b7785", "#e6eaee"
-GOOD, BAD, BLUE, AMBER = "#1a7f5a", "#c2413b", "#2f6fde", "#d98a1f"
-BANDS = ("#eef4ff", "#f7f2e8")
 COLOURS = {
     "promoted": GOOD,
     "released": GOOD,
@@ -28,24 +34,6 @@ COLOURS = {
     "canary": AMBER,
     "shadow": AMBER,
 }
-
-STYLE = """
-:root { color-scheme: light; }
-body { font: 15px/1.5 system-ui, sans-serif; color: #1d2733; margin: 0; background: #f6f8fa; }
-main { max-width: 1080px; margin: 0 auto; padding: 32px 24px 64px; }
-h1 { font-size: 26px; margin: 0 0 4px; } h2 { font-size: 18px; margin: 36px 0 8px; }
-p.lead { color: #6b7785; margin: 0 0 20px; }
-.note { background: #fff6e0; border-left: 4px solid #d98a1f; padding: 8px 12px; margin: 12px 0; }
-.tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(150px, 1fr)); gap: 12px; margin: 16px 0; }
-.tile { background: #fff; border: 1px solid #e6eaee; border-radius: 8px; padding: 12px 14px; }
-.tile b { display: block; font-size: 22px; } .tile span { color: #6b7785; font-size: 13px; }
-figure { background: #fff; border: 1px solid #e6eaee; border-radius: 8px; margin: 12px 0; padding: 8px; }
-figure svg { width: 100%; height: auto; display: block; } figcaption { color: #6b7785; font-size: 13px; padding: 4px 8px; }
-table { border-collapse: collapse; width: 100%; background: #fff; border: 1px solid #e6eaee; border-radius: 8px; }
-th, td { text-align: left; vertical-align: top; padding: 6px 10px; border-top: 1px solid #eef1f4; font-size: 13.5px; }
-th { color: #6b7785; font-weight: 600; border-top: 0; } td.when { white-space: nowrap; color: #6b7785; }
-.tag { display: inline-block; border-radius: 10px; padding: 0 8px; color: #fff; white-space: nowrap; font-size: 12.5px; }
-"""
 
 
 def page(account: Account) -> str:
@@ -66,7 +54,7 @@ def page(account: Account) -> str:
         else "",
         f'<p class="note">{html.escape(account.simulated)}</p>' if account.simulated else "",
         _tiles(account),
-        *(f"<figure>{svg}<figcaption>{html.escape(text)}</figcaption></figure>" for svg, text in figures if svg),
+        *(pictured(svg, text) for svg, text in figures),
         "<h2>Decisions, with their reasons</h2>",
         _decisions(account),
         "<h2>Versions</h2>",
@@ -74,16 +62,12 @@ def page(account: Account) -> str:
         "<h2>Where the time went</h2>",
         _seconds(account),
     ]
-    title = html.escape(f"everloop: {account.loop}")
-    return (
-        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
-        f"<style>{STYLE}</style></head><body><main>{''.join(body)}</main></body></html>"
-    )
+    return document(f"everloop: {account.loop}", body)
 
 
 def _tiles(account: Account) -> str:
     score = "–" if account.score is None else f"{account.score:.4f}"
-    tiles = [
+    told = [
         (f"{account.predictions:,}", "predictions served"),
         (f"{account.failed:,}", "failed requests"),
         (score, f"{account.metric} over all"),
@@ -91,11 +75,7 @@ def _tiles(account: Account) -> str:
         (str(account.count("promoted", "released")), "became champion"),
         (str(account.count("rolled back", "rejected")), "turned back"),
     ]
-    return (
-        '<div class="tiles">'
-        + "".join(f'<div class="tile"><b>{value}</b><span>{name}</span></div>' for value, name in tiles)
-        + "</div>"
-    )
+    return tiles(told)
 
 
 def _decisions(account: Account) -> str:
@@ -107,7 +87,7 @@ def _decisions(account: Account) -> str:
             f'<tr><td class="when">{each.at:%Y-%m-%d %H:%M}</td><td><span class="tag" style="background:{colour}">'
             f"{html.escape(each.action)}</span></td><td>{version}</td><td>{html.escape(each.because)}{_limits(each)}</td></tr>"
         )
-    return "<table><tr><th>when</th><th>what</th><th>version</th><th>because</th></tr>" + "".join(rows) + "</table>"
+    return table(("when", "what", "version", "because"), rows)
 
 
 def _limits(decision: Decision) -> str:
@@ -123,35 +103,12 @@ def _versions(account: Account) -> str:
         f"<td><code>{each.package[:12]}</code></td></tr>"
         for each in account.versions
     ]
-    head = f"<tr><th>version</th><th>made</th><th>trigger</th><th>{html.escape(account.metric)}</th><th>gate</th><th>package</th></tr>"
-    return f"<table>{head}{''.join(rows)}</table>"
+    return table(("version", "made", "trigger", html.escape(account.metric), "gate", "package"), rows)
 
 
 def _seconds(account: Account) -> str:
     rows = [f"<tr><td>{html.escape(name)}</td><td>{value:.2f}</td></tr>" for name, value in account.seconds.items()]
-    return f"<table><tr><th>part</th><th>seconds</th></tr>{''.join(rows)}</table>"
-
-
-def new_figure(height: float) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(10.4, height), layout="constrained")
-    axes: Axes = figure.subplots()
-    axes.spines[["top", "right", "left"]].set_visible(False)
-    axes.spines["bottom"].set_color(GRID)
-    axes.tick_params(colors=MUTED, length=0)
-    axes.grid(axis="y", color=GRID, linewidth=0.8)
-    axes.set_axisbelow(True)
-    locator = AutoDateLocator()
-    axes.xaxis.set_major_locator(locator)
-    axes.xaxis.set_major_formatter(ConciseDateFormatter(locator))
-    return figure, axes
-
-
-def as_svg(figure: Figure) -> str:
-    out = io.StringIO()
-    with mpl.rc_context({"svg.fonttype": "none", "font.family": "sans-serif", "svg.hashsalt": "everloop"}):
-        figure.savefig(out, format="svg", metadata={"Date": None})
-    text = out.getvalue()
-    return text[text.index("<svg") :]
+    return table(("part", "seconds"), rows)
 
 
 def _reigns(account: Account) -> list[tuple[datetime, datetime, int]]:

@@ -53,8 +53,6 @@ class Recommendation:
     """Loss above that of the best looking policy, ≥ 0."""
     behind_at_most: float
     """Bound on the loss above that of the truly best, holding for every policy at once and so for a chosen one too."""
-    stable: float
-    """In this share of half-samples of the windows the same rule chooses the same; NaN where that was not asked."""
 
 
 def frontier(loss: ArrayLike, cost: ArrayLike) -> Frontier:
@@ -103,7 +101,7 @@ def prices(loss: ArrayLike, cost: ArrayLike) -> tuple[Priced, ...]:
     )
 
 
-def recommend(compared: Compared, cost: ArrayLike, *, stable: float = float("nan")) -> Recommendation:
+def recommend(compared: Compared, cost: ArrayLike) -> Recommendation:
     """The cheapest of those that cannot be told apart from the best; of equally cheap ones the better looking.
 
     The rule prefers to save where the history cannot say that more is better. What that may cost is bounded:
@@ -119,7 +117,6 @@ def recommend(compared: Compared, cost: ArrayLike, *, stable: float = float("nan
         saves=max(0.0, float(x[best] - x[chosen])),
         behind=float(compared.behind[chosen]),
         behind_at_most=float(compared.behind_at_most[chosen]),
-        stable=stable,
     )
 
 

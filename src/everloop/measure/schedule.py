@@ -15,6 +15,8 @@ from numpy.typing import ArrayLike, NDArray
 Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 
+UNKNOWN = "Some window has no fit whose loss is known; every fit needs losses until the next one is ready."
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Schedule:
@@ -50,7 +52,7 @@ def best_schedule(
     ready − made is the delay. Fits with ready ≤ 0 can be the first one, which has no price. ``price``: of each retrain, in
     units of loss, a number or [fits]. ``most``: at most so many retrains. ``apart``: at least so many windows from one
     retrain's ``made`` to the next one's: a cooldown; and none begins before the one of before is ready, for there is
-    one turn at a time. Of equal schedules the one with the fewest retrains.
+    one turn at a time. Of equal schedules the one with the fewest retrains, where there is a limit.
 
     V(g) = price(g) + min over f that may come before g of V(f) + Σ_{ready(f) ≤ w < ready(g)} loss(f, w).
 
@@ -62,32 +64,49 @@ def best_schedule(
     >>> best_schedule([[1, 9, 9], [9, 2, 9], [9, 9, 3]], made=[0, 1, 2], ready=[0, 1, 2], most=1).serving.tolist()
     [0, 1, 1]
     """
-    losses, begun, serves = np.asarray(loss, np.float64), np.asarray(made, np.int64), np.asarray(ready, np.int64)
-    fits, windows = losses.shape
-    if len(begun) != fits or len(serves) != fits or np.any(serves < begun):
-        raise ValueError(f"{fits} fits need as many `made` and `ready` windows, none ready before it is made.")
-    if apart < 0 or (most is not None and most < 0):
-        raise ValueError(f"apart={apart} and most={most}; neither may be negative.")
-    cost = np.broadcast_to(np.asarray(price, dtype=np.float64), (fits,))
-    start = np.clip(serves, 0, windows)
-    # Sums from each fit's first window; what was never asked is infinitely bad and stays so.
-    summed = _from_the_first(losses, start)
-    first = np.where(serves <= 0, 0.0, np.inf)
-    if not np.isfinite(first).any():
-        raise ValueError("No fit is ready for the first window; begin where one is.")
-    order = np.lexsort((begun, start))
-    limit = fits if most is None else min(most, fits)
-    free = most is None
-    value = [first]
-    before: list[Integers] = [np.full(fits, -1, np.int64)]
-    if free:
-        value[0], before[0] = _pass(first.copy(), None, order, begun, serves, start, summed, cost, apart)
-    else:
-        for _ in range(limit):
-            reached, came = _pass(np.full(fits, np.inf), value[-1], order, begun, serves, start, summed, cost, apart)
-            value.append(reached)
-            before.append(came)
-    return _read_back(value, before, summed, losses, start, free=free)
+    if most is not None:
+        return best_by_retrains(loss, made, ready, most=most, price=price, apart=apart)[-1]
+    table = _Table.of(loss, made, ready, price, apart)
+    value, came = table.step(table.first.copy(), None)
+    return table.read([value], [came], level=None)
+
+
+def best_by_retrains(
+    loss: ArrayLike,
+    made: ArrayLike,
+    ready: ArrayLike,
+    *,
+    most: int,
+    price: ArrayLike | float = 0.0,
+    apart: int = 1,
+) -> tuple[Schedule, ...]:
+    """The best schedule with at most 0, 1, … retrains, all from one pass; no more of them than there are fits to make.
+
+    Counts with which no schedule is possible (the first fit's loss is not known to the end) are left out.
+
+    What the frontier of every possible policy looks like. Arguments as in `best_schedule`.
+
+    >>> found = best_by_retrains([[1, 9, 9], [9, 2, 9], [9, 9, 3]], made=[0, 1, 2], ready=[0, 1, 2], most=9)
+    >>> [(each.retrains, each.total) for each in found]
+    [(0, 19.0), (1, 12.0), (2, 6.0)]
+    """
+    if most < 0:
+        raise ValueError(f"most={most}; it may not be negative.")
+    table = _Table.of(loss, made, ready, price, apart)
+    values, before = [table.first], [np.full(len(table.start), -1, np.int64)]
+    for _ in range(min(most, len(table.start))):
+        value, came = table.step(np.full(len(table.start), np.inf), values[-1])
+        values.append(value)
+        before.append(came)
+    found: list[Schedule] = []
+    for level, value in enumerate(values):
+        total = float(table.ends(value).min())
+        if math.isfinite(total):
+            better = not found or total < found[-1].total
+            found.append(table.read(values, before, level=level) if better else found[-1])
+    if not found:
+        raise ValueError(UNKNOWN)
+    return tuple(found)
 
 
 def served(schedule: ArrayLike, loss: ArrayLike) -> float:
@@ -96,56 +115,81 @@ def served(schedule: ArrayLike, loss: ArrayLike) -> float:
     return float(losses[serving, np.arange(losses.shape[1])].sum())
 
 
-def _from_the_first(losses: Floats, start: Integers) -> Floats:
+@dataclass(frozen=True, slots=True)
+class _Table:
+    """The arrays of a dynamic programme, checked."""
+
+    losses: Floats
+    made: Integers
+    ready: Integers
+    start: Integers
+    """``ready``, cut to [0, windows]."""
+    summed: Floats
     """Σ of a fit's losses from its first window to before each window, [fits, windows + 1]; inf once one is unknown."""
-    fits, windows = losses.shape
-    counted = np.arange(windows)[None, :] >= start[:, None]
-    known = np.where(counted, np.where(np.isnan(losses), np.inf, losses), 0.0)
-    return np.concatenate([np.zeros((fits, 1)), np.cumsum(known, axis=1)], axis=1)
+    price: Floats
+    first: Floats
+    """0 for a fit that can be the first one, inf for the rest."""
+    order: NDArray[np.intp]
+    apart: int
 
-
-def _pass(
-    value: Floats,
-    earlier: Floats | None,
-    order: NDArray[np.intp],
-    begun: Integers,
-    serves: Integers,
-    start: Integers,
-    summed: Floats,
-    cost: Floats,
-    apart: int,
-) -> tuple[Floats, Integers]:
-    """Least cost with which each fit comes to serve, and who served before it; from this pass's values, or an earlier one's."""
-    came = np.full(len(value), -1, np.int64)
-    source = value if earlier is None else earlier
-    for g in order:
-        if serves[g] <= 0 or start[g] >= summed.shape[1] - 1:
-            continue  # there from the beginning, or after the end
-        may = (begun + apart <= begun[g]) & (serves <= begun[g]) & (start < start[g])
-        with np.errstate(invalid="ignore"):
-            through = np.where(may, source + summed[:, start[g]], np.inf)
-        f = int(np.argmin(through))
-        if through[f] + cost[g] < value[g]:
-            value[g], came[g] = through[f] + cost[g], f
-    return value, came
-
-
-def _read_back(
-    value: list[Floats], before: list[Integers], summed: Floats, losses: Floats, start: Integers, *, free: bool
-) -> Schedule:
-    ends = np.stack(value) + summed[:, -1]
-    level, fit = (int(each) for each in np.unravel_index(int(np.argmin(ends)), ends.shape))
-    total = float(ends[level, fit])
-    if not math.isfinite(total):
-        raise ValueError(
-            "Some window has no fit whose loss is known; every fit needs losses until the next one is ready."
+    @classmethod
+    def of(cls, loss: ArrayLike, made: ArrayLike, ready: ArrayLike, price: ArrayLike | float, apart: int) -> _Table:
+        losses, begun, serves = np.asarray(loss, np.float64), np.asarray(made, np.int64), np.asarray(ready, np.int64)
+        fits, windows = losses.shape
+        if len(begun) != fits or len(serves) != fits or np.any(serves < begun):
+            raise ValueError(f"{fits} fits need as many `made` and `ready` windows, none ready before it is made.")
+        if apart < 0:
+            raise ValueError(f"apart={apart}; it may not be negative.")
+        first = np.where(serves <= 0, 0.0, np.inf)
+        if not np.isfinite(first).any():
+            raise ValueError("No fit is ready for the first window; begin where one is.")
+        start = np.clip(serves, 0, windows)
+        counted = np.arange(windows)[None, :] >= start[:, None]
+        known = np.where(counted, np.where(np.isnan(losses), np.inf, losses), 0.0)
+        return cls(
+            losses=losses,
+            made=begun,
+            ready=serves,
+            start=start,
+            summed=np.concatenate([np.zeros((fits, 1)), np.cumsum(known, axis=1)], axis=1),
+            price=np.broadcast_to(np.asarray(price, dtype=np.float64), (fits,)),
+            first=first,
+            order=np.lexsort((begun, start)),
+            apart=apart,
         )
-    chain = [fit]
-    while (came := int(before[level][chain[-1]])) >= 0:
-        chain.append(came)
-        level -= 0 if free else 1
-    chain.reverse()
-    serving = np.empty(losses.shape[1], np.int64)
-    for each in chain:
-        serving[start[each] :] = each
-    return Schedule(fits=tuple(chain), serving=serving, loss=served(serving, losses), total=total)
+
+    def step(self, value: Floats, earlier: Floats | None) -> tuple[Floats, Integers]:
+        """Least cost with which each fit comes to serve, and who served before: from these values, or an earlier step's."""
+        came = np.full(len(value), -1, np.int64)
+        source = value if earlier is None else earlier
+        for g in self.order:
+            if self.ready[g] <= 0 or self.start[g] >= self.losses.shape[1]:
+                continue  # there from the beginning, or after the end
+            may = (self.made + self.apart <= self.made[g]) & (self.ready <= self.made[g]) & (self.start < self.start[g])
+            through = np.where(may, source + self.summed[:, self.start[g]], np.inf)
+            f = int(np.argmin(through))
+            if through[f] + self.price[g] < value[g]:
+                value[g], came[g] = through[f] + self.price[g], f
+        return value, came
+
+    def ends(self, value: Floats) -> Floats:
+        ended: Floats = value + self.summed[:, -1]
+        return ended
+
+    def read(self, values: list[Floats], before: list[Integers], *, level: int | None) -> Schedule:
+        """The best schedule that ends at a level, read backwards; ``level`` None: all steps were one."""
+        here = level or 0
+        ended = self.ends(values[here])
+        fit = int(np.argmin(ended))
+        total = float(ended[fit])
+        if not math.isfinite(total):
+            raise ValueError(UNKNOWN)
+        chain = [fit]
+        while (came := int(before[here][chain[-1]])) >= 0:
+            chain.append(came)
+            here -= 0 if level is None else 1
+        chain.reverse()
+        serving = np.empty(self.losses.shape[1], np.int64)
+        for each in chain:
+            serving[self.start[each] :] = each
+        return Schedule(fits=tuple(chain), serving=serving, loss=served(serving, self.losses), total=total)
