@@ -11,8 +11,13 @@ from typing import Any, Literal, TypeVar
 
 import msgspec
 
+from everloop.forms import TermTable
+
 ColumnType = Literal["number", "integer", "boolean", "text", "instant"]
 """number: float64. integer: int64. instant: int64 microseconds since 1970 in UTC. Each may be missing."""
+
+FeatureType = Literal["number", "integer", "boolean", "text", "instant", "terms", "tokens", "image"]
+"""What a feature may be: a value, or more than one (`everloop.forms`)."""
 
 Task = Literal["binary", "multiclass", "regression"]
 Stage = Literal["empty", "steady", "shadow", "canary"]
@@ -118,13 +123,21 @@ class Category:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FeatureEncoding:
-    """How one feature becomes estimator columns. ``category`` is None for numbers (NaN where missing)."""
+    """How one feature becomes estimator columns: by a table where there is one, else as a number (NaN where missing)."""
 
     name: str
-    type: ColumnType
+    type: FeatureType
     category: Category | None = None
     fill: float | None = None
     """For estimators that refuse NaN: what a missing number becomes. None: NaN stays."""
+    terms: TermTable | None = None
+
+    @property
+    def width(self) -> int:
+        """How many columns of the matrix it is."""
+        if self.terms is not None:
+            return len(self.terms.values)
+        return len(self.category.values) + 2 if self.category is not None and self.category.one_hot else 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,7 +148,12 @@ class Encoding:
 
     @property
     def width(self) -> int:
-        return sum(len(f.category.values) + 2 if f.category and f.category.one_hot else 1 for f in self.features)
+        return sum(each.width for each in self.features)
+
+    @property
+    def sparse(self) -> bool:
+        """Whether most of the matrix is 0, so that it is kept by rows of what is not (scipy's CSR)."""
+        return any(each.terms is not None for each in self.features)
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -145,6 +163,8 @@ class Encoding:
             if each.category and each.category.one_hot:
                 names += [f"{each.name}={value}" for value in each.category.values]
                 names += [f"{each.name} missing", f"{each.name} unseen"]
+            elif each.terms is not None:
+                names += [f"{each.name}: {value}" for value in each.terms.values]
             else:
                 names.append(each.name)
         return tuple(names)

@@ -101,7 +101,7 @@ def test_an_expression_has_a_type(write: Write, kind: str) -> None:
         (lambda r: r.x.fillna(0), "use .fill_missing(value)"),
         (lambda r: r.x.isnull(), "use .is_missing()"),
         (lambda r: r.x.astype(int), ".to_integer()"),
-        (lambda r: r.s.text(), "categories"),
+        (lambda r: r.s.text().str.lower(), "nothing is calculated with terms"),
         (lambda r: r.t.hour(), "use .dt.hour()"),
         (lambda r: r.t.dt.hours(), "did you mean .hour?"),
         (lambda r: r.s.lower(), "use .str.lower()"),

@@ -35,6 +35,7 @@ from everloop.spec.resolve import LabelFacts, Resolved, resolve
 from everloop.spec.retrain import Drift, leaves
 from everloop.spec.rollout import Canary
 from everloop.spec.train import Train
+from everloop.spec.wholes import forms_of
 from everloop.store.home import Home
 from everloop.store.lake import Lake
 from everloop.train.compete import Goal, Rows, Trained, refit, train
@@ -200,6 +201,7 @@ def trained(
         target=work.target(rows),
         event_time=rows["_event_time"].dt.epoch("us").to_numpy(),
         columns={name: rows[name].to_numpy() for name in rows.columns if not name.startswith("_")},
+        forms=forms_of(resolved.features),
     )
     goal = Goal(
         task=resolved.task,

@@ -6,22 +6,27 @@
 import math
 from collections import Counter
 from collections.abc import Mapping
-from itertools import repeat
+from itertools import groupby, repeat
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from everloop.errors import DataError, TrainError
+from everloop.forms import Form, Terms, TermTable
+from everloop.measure import terms
 from everloop.records import (
     MISSING_INTEGER,
     MISSING_TEXT,
     Category,
-    ColumnType,
     Encoding,
     FeatureEncoding,
+    FeatureType,
 )
 
 Matrix = npt.NDArray[np.float64]
+Sparse = Any
+"""scipy's csr_matrix of float64, which has no types."""
 
 LARGEST = float(np.finfo(np.float32).max)
 """Numbers beyond the float32 range are held at its edge, so that no estimator sees an infinity."""
@@ -37,17 +42,19 @@ RARE_SHARE = 0.0005
 
 def learn(
     features: Mapping[str, npt.NDArray[np.generic]],
-    types: Mapping[str, ColumnType],
+    types: Mapping[str, FeatureType],
     *,
     native_categories: bool,
     accepts_missing: bool,
+    forms: Mapping[str, Form] | None = None,
 ) -> Encoding:
     """Learn how each feature becomes matrix columns, from training rows only.
 
     ``features``: one array [rows] per feature. number: float64, NaN missing. integer, boolean: int64 with
     `MISSING_INTEGER`, or float64 with NaN, or bool. text: str objects with None or `MISSING_TEXT` missing.
     ``native_categories``: one column of codes per text feature (trees that split on sets), else one-hot.
-    ``accepts_missing``: False learns the training median as a fill for missing numbers.
+    ``accepts_missing``: False learns the training median as a fill for missing numbers. ``forms``: of each feature
+    that is more than one value what was declared (`everloop.spec.wholes.forms_of`); its array holds texts.
 
     >>> table = learn({"x": np.array([1.0, np.nan, 3.0]), "c": np.array(["b", "b", "a"], dtype=object)},
     ...               {"x": "number", "c": "text"}, native_categories=True, accepts_missing=False)
@@ -55,6 +62,7 @@ def learn(
     (2.0, ('b', 'a'))
     """
     learned: list[FeatureEncoding] = []
+    free_text = any(isinstance(each, Terms) for each in (forms or {}).values())
     for name, values in features.items():
         kind = types[name]
         if kind == "instant":
@@ -62,22 +70,31 @@ def learn(
                 f"feature {name!r} is an instant, which no estimator takes; give its parts, for example "
                 f"row.{name}.dt.hour()."
             )
-        if kind == "text":
+        form = (forms or {}).get(name)
+        if isinstance(form, Terms):
+            learned.append(FeatureEncoding(name=name, type=kind, terms=_learn_terms(name, form, values)))
+        elif kind == "text":
             category = _learn_category(values, one_hot=not native_categories)
             learned.append(FeatureEncoding(name=name, type=kind, category=category))
         else:
-            fill = None if accepts_missing else _median(_numbers(values))
+            # Estimators that take NaN take none in a sparse matrix.
+            fill = None if accepts_missing and not free_text else _median(_numbers(values))
             learned.append(FeatureEncoding(name=name, type=kind, fill=fill))
     if not learned:
         raise TrainError("there are no features; name at least one column in features= or leave features out.")
     return Encoding(features=tuple(learned))
 
 
-def apply(encoding: Encoding, features: Mapping[str, npt.NDArray[np.generic]]) -> Matrix:
-    """The matrix float64 [rows, ``encoding.width``], C order, every value exactly representable in float32."""
+def apply(encoding: Encoding, features: Mapping[str, npt.NDArray[np.generic]]) -> Matrix | Sparse:
+    """The matrix float64 [rows, ``encoding.width``], C order, every value exactly representable in float32.
+
+    With free text among the features (`Encoding.sparse`) it is a csr_matrix of scipy: what is not kept is 0.
+    """
     missing = [each.name for each in encoding.features if each.name not in features]
     if missing:
         raise DataError(f"feature {missing[0]!r} is not among {sorted(features)}; compute every feature first.")
+    if encoding.sparse:
+        return _sparse(encoding, features)
     rows = len(features[encoding.features[0].name])
     matrix = np.empty((rows, encoding.width), dtype=np.float64)
     place = 0
@@ -103,6 +120,24 @@ def apply(encoding: Encoding, features: Mapping[str, npt.NDArray[np.generic]]) -
     return matrix
 
 
+def _sparse(encoding: Encoding, features: Mapping[str, npt.NDArray[np.generic]]) -> Sparse:
+    from scipy import sparse  # only here: who serves knows no such matrix
+
+    rows = len(features[encoding.features[0].name])
+    blocks: list[Any] = []
+    for together, group in groupby(encoding.features, key=lambda each: each.terms is None):
+        each = tuple(group)
+        if together:
+            part = Encoding(features=each)
+            blocks.append(sparse.csr_matrix(apply(part, features)))
+            continue
+        for feature in each:
+            assert feature.terms is not None
+            starts, columns, values = terms.rows(feature.terms, _texts(features[feature.name]))
+            blocks.append(sparse.csr_matrix((values, columns, starts), shape=(rows, feature.width)))
+    return sparse.hstack(blocks, format="csr")
+
+
 def category_codes(category: Category, values: npt.NDArray[np.generic]) -> npt.NDArray[np.int64]:
     """Codes int64 [rows]: known values 0…K-1, missing K, unseen and rare K+1."""
     known = len(category.values)
@@ -123,8 +158,18 @@ def native_columns(encoding: Encoding) -> tuple[int, ...]:
     for each in encoding.features:
         if each.category is not None and not each.category.one_hot:
             places.append(place)
-        place += len(each.category.values) + 2 if each.category and each.category.one_hot else 1
+        place += each.width
     return tuple(places)
+
+
+def _learn_terms(name: str, form: Terms, values: npt.NDArray[np.generic]) -> TermTable:
+    table = terms.learn(form, _texts(values))
+    if not table.values:
+        raise TrainError(
+            f"feature {name!r} has no term that stands in {form.min_df} of the {len(values)} training texts; lower "
+            "min_df, or leave it out."
+        )
+    return table
 
 
 def _learn_category(values: npt.NDArray[np.generic], *, one_hot: bool) -> Category:

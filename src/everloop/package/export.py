@@ -14,7 +14,7 @@ from onnx import TensorProto, helper
 
 from everloop.errors import ConversionRefused, PackageError
 from everloop.package import lightgbm_trees, refused, sklearn_models, xgboost_trees
-from everloop.package.graph import IR_VERSION, TREE_DOMAIN, TREE_OPSET, Graph
+from everloop.package.graph import EXTENSIONS, IR_VERSION, TREE_DOMAIN, TREE_OPSET, Graph
 from everloop.package.matrix import matrix
 from everloop.package.render import GraphParts, render
 from everloop.records import Encoding, Signature, Task
@@ -139,6 +139,8 @@ def _model(graph: Graph, parts: GraphParts, outputs: list[onnx.ValueInfoProto]) 
             "or VotingClassifier or StackingClassifier over forests."
         )
     versions = {each.domain: each.version for each in parts.opsets}
+    if graph.extensions:
+        versions[EXTENSIONS] = 1
     opset = max(versions[""], graph.opset)
     versions[""], versions[TREE_DOMAIN] = opset, 3 if graph.old_trees else TREE_OPSET
     model = helper.make_model(
@@ -153,4 +155,4 @@ def _model(graph: Graph, parts: GraphParts, outputs: list[onnx.ValueInfoProto]) 
         ir_version=IR_VERSION,
         opset_imports=[helper.make_opsetid(domain, version) for domain, version in sorted(versions.items())],
     )
-    return Exported(graph=model.SerializeToString(deterministic=True), opset=opset, extensions=parts.extensions)
+    return Exported(graph=model.SerializeToString(deterministic=True), opset=opset, extensions=EXTENSIONS in versions)

@@ -1,6 +1,7 @@
 """Builds an ONNX graph node by node, all numbers in float64. Knows nothing of features or estimators."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,28 @@ OPSET = 20
 IR_VERSION = 10
 
 
+EXTENSIONS = "ai.onnx.contrib"
+"""The domain of onnxruntime-extensions."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Block:
+    """Some columns of a matrix: a tensor ``name``, or a sparse one that can be written out and multiplied."""
+
+    width: int
+    name: str = ""
+    ragged: Callable[[], str] | None = None
+    """Writes it out as a tensor [rows, width]."""
+    times: Callable[[npt.NDArray[np.float64]], str] | None = None
+    """Its product with weights [width, columns], without writing it out."""
+
+
+@dataclass(slots=True)
+class Blocks:
+    parts: list[Block]
+    written: str | None = None
+
+
 class Graph:
     """Nodes and constants under construction. Every method that adds a node returns the name of its output."""
 
@@ -25,8 +48,12 @@ class Graph:
         self.old_trees = False
         """A converted part brought tree nodes of ai.onnx.ml 3; then no node of opset 5 may stand beside them."""
         self.new_trees = False
+        self.extensions = False
+        """Whether an operator of onnxruntime-extensions is among the nodes."""
         self.rounded: dict[str, str] = {}
         """Tensors known to hold float32 values, or their rounded form."""
+        self.blocks: dict[str, Blocks] = {}
+        """Matrices that are written out only where somebody reads them whole."""
         self._prefix = prefix
         self._count = 0
 
@@ -44,8 +71,51 @@ class Graph:
 
     def node(self, operation: str, inputs: Sequence[str], *, domain: str = "", output: str = "", **options: Any) -> str:
         output = output or self.name(operation)
-        self.nodes.append(helper.make_node(operation, list(inputs), [output], name=output, domain=domain, **options))
+        given = [self.whole(each) for each in inputs]
+        self.nodes.append(helper.make_node(operation, given, [output], name=output, domain=domain, **options))
+        self.extensions = self.extensions or domain == EXTENSIONS
         return output
+
+    def several(
+        self, operation: str, inputs: Sequence[str], outputs: int, *, domain: str = "", **options: Any
+    ) -> list[str]:
+        """A node with so many outputs."""
+        names = [self.name(operation) for _ in range(outputs)]
+        self.nodes.append(helper.make_node(operation, list(inputs), names, name=names[0], domain=domain, **options))
+        self.extensions = self.extensions or domain == EXTENSIONS
+        return names
+
+    def texts(self, values: Sequence[str], shape: Sequence[int] | None = None) -> str:
+        """Constant texts; ``shape`` None: a list."""
+        tensor = onnx.TensorProto(name=self.name("constant"), data_type=onnx.TensorProto.STRING)
+        tensor.dims.extend([len(values)] if shape is None else shape)
+        tensor.string_data.extend(each.encode() for each in values)
+        self.initializers.append(tensor)
+        name: str = tensor.name
+        return name
+
+    def whole(self, matrix: str) -> str:
+        """The tensor itself: a matrix of blocks is written out when it is first read."""
+        blocks = self.blocks.get(matrix)
+        if blocks is None:
+            return matrix
+        if blocks.written is None:
+            blocks.written = self.concat([each.name if each.ragged is None else each.ragged() for each in blocks.parts])
+            self.rounded[blocks.written] = blocks.written
+        return blocks.written
+
+    def product(self, matrix: str, weights: npt.NDArray[np.float64]) -> str:
+        """``matrix @ weights`` [rows, width] of [width, columns]; of a sparse block only what is not 0 is multiplied."""
+        blocks = self.blocks.get(matrix)
+        if blocks is None:
+            return self.node("MatMul", [matrix, self.constant(weights)])
+        total, at = "", 0
+        for each in blocks.parts:
+            own = weights[at : at + each.width]
+            at += each.width
+            part = self.node("MatMul", [each.name, self.constant(own)]) if each.times is None else each.times(own)
+            total = self.node("Add", [total, part]) if total else part
+        return total
 
     def columns(self, matrix: str, places: Sequence[int]) -> str:
         """``matrix[:, places]``."""

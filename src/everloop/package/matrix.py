@@ -10,7 +10,8 @@ import numpy as np
 from onnx import TensorProto
 
 from everloop.measure.encode import LARGEST
-from everloop.package.graph import TREE_DOMAIN, Graph
+from everloop.package import terms
+from everloop.package.graph import TREE_DOMAIN, Block, Blocks, Graph
 from everloop.package.render import GraphParts
 from everloop.records import MISSING_TEXT, Category, Encoding, FeatureEncoding
 
@@ -19,6 +20,23 @@ DOUBLE = TensorProto.DOUBLE
 
 def matrix(graph: Graph, encoding: Encoding, parts: GraphParts) -> str:
     """float64 [rows, ``encoding.width``], every value exactly representable in float32."""
+    if not encoding.sparse:
+        return _dense(graph, encoding, parts)
+    blocks: list[Block] = []
+    for together, group in groupby(encoding.features, key=lambda each: each.terms is None):
+        features = tuple(group)
+        if together:
+            part = Encoding(features=features)
+            blocks.append(Block(width=part.width, name=_dense(graph, part, parts)))
+        else:
+            blocks += [terms.block(graph, e.terms, parts.features[e.name].value) for e in features if e.terms]
+    name = graph.name("matrix")
+    graph.blocks[name] = Blocks(blocks)
+    graph.rounded[name] = name
+    return name
+
+
+def _dense(graph: Graph, encoding: Encoding, parts: GraphParts) -> str:
     pieces: list[str] = []
     for numeric, group in groupby(encoding.features, key=lambda each: each.category is None):
         if numeric:

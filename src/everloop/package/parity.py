@@ -31,6 +31,7 @@ FLIP = 1e-5
 """A decision counts as flipped where the trainer's probability is farther than this from the threshold."""
 SAMPLED = 24
 """How many real rows are mutated in each way."""
+LETTERS = "don't  ÇA_VA Straße İI ΣΟΦΟΣ 日本語の テスト\t½ ☃\r\n\U0001f600x é e\u0301 \u200b2x2 The END"
 ALONE = 8
 """How many rows are also asked one by one."""
 
@@ -167,7 +168,12 @@ def _variants(column: InputColumn, values: npt.NDArray[Any], extremes: bool) -> 
         tried = [0.0, -1.0, 1e-40, 1e9, -1e9, *((1e30, -1e30, 1e300) if extremes else ())]
         return [(np.nan, "missing"), *((number, f"= {number:g}") for number in tried)]
     if column.type == "text":
-        unseen = [("", "empty"), ("never seen before ☃", "unseen"), ("x" * 1000, "very long")]
+        unseen = [
+            ("", "empty"),
+            ("never seen before ☃", "unseen"),
+            ("x" * 1000, "very long"),
+            (LETTERS, "of all kinds"),
+        ]
         return [(MISSING_TEXT, "missing"), *unseen]
     missing = (MISSING_INTEGER, "missing")
     if column.type == "boolean":

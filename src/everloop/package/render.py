@@ -13,7 +13,7 @@ from everloop.errors import PackageError
 from everloop.package.nodes import BOOL, DOUBLE, INT64, MACHINE_LEARNING_OPSET, OPSET, STRING, Nodes
 from everloop.package.operators import Renderer, whole_numbers
 from everloop.package.tensors import NAN, Tensor, clean, convert, missing, nowhere
-from everloop.records import MISSING_INTEGER, ColumnType, InputColumn
+from everloop.records import MISSING_INTEGER, FeatureType, InputColumn
 from everloop.spec.tree import FeatureTree, Input
 
 KINDS = {"number": "numbers", "integer": "integers", "boolean": "integers", "instant": "integers", "text": "texts"}
@@ -25,13 +25,13 @@ class FeatureTensors:
     """One rendered feature, tensors of shape [rows, 1].
 
     number   ``value`` float64, NaN where missing and never infinite; ``missing`` None
-    text     ``value`` string, `MISSING_TEXT` where missing; ``missing`` None
+    text     ``value`` string, `MISSING_TEXT` where missing; ``missing`` None; terms alike
     integer, boolean, instant  ``value`` int64, bool, int64 µs; ``missing`` a bool tensor, or None: never missing
     """
 
     value: str
     missing: str | None
-    type: ColumnType
+    type: FeatureType
 
 
 class _Features(Mapping[str, FeatureTensors]):
@@ -94,7 +94,7 @@ class GraphParts:
 
     @property
     def extensions(self) -> bool:
-        """Whether the session must register onnxruntime-extensions (only ``.str.length()`` needs it)."""
+        """Whether the session must register onnxruntime-extensions (only ``.str.length()`` does, and free text)."""
         return self.graph.extensions
 
     @property
@@ -110,7 +110,7 @@ class GraphParts:
     def column(self, name: str) -> str:
         """A feature of type number, integer, boolean or instant as float64 [rows, 1], NaN where missing."""
         feature = self.features[name]
-        if feature.type == "text":
+        if feature.type in ("text", "terms"):
             raise PackageError(f"the feature {name!r} is text; encode it as a category")
         whole: str = "integer" if feature.type == "instant" else feature.type
         return convert(self.graph, Tensor(whole, feature.value, feature.missing), "number").name
@@ -174,8 +174,8 @@ def render(tree: FeatureTree, inputs: Sequence[InputColumn]) -> GraphParts:
 
 
 def _finished(graph: Nodes, tensor: Tensor) -> FeatureTensors:
-    kind: ColumnType = tensor.type  # type: ignore[assignment]
-    if kind in ("number", "text"):
+    kind: FeatureType = tensor.type  # type: ignore[assignment]
+    if kind in ("number", "text", "terms"):
         return FeatureTensors(value=tensor.name, missing=None, type=kind)
     mask = missing(graph, tensor)
     if mask is not None and graph.is_narrow(mask):

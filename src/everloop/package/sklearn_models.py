@@ -234,7 +234,7 @@ def _before_last(graph: Graph, matrix: str, pipeline: Any) -> str:
 def _linear(graph: Graph, matrix: str, estimator: Any) -> str:
     weights = np.asarray(estimator.coef_, dtype=np.float64)
     weights = weights.reshape(-1, weights.shape[-1]).T
-    total = graph.node("MatMul", [matrix, graph.constant(weights)])
+    total = graph.product(matrix, weights)
     intercept = np.broadcast_to(np.asarray(estimator.intercept_, np.float64).reshape(-1), (weights.shape[1],))
     return graph.node("Add", [total, _row(graph, intercept)])
 

@@ -55,6 +55,10 @@ class TextOperators:
         length = self.nodes.add("StringLength", arguments[0].name, domain=EXTENSIONS)
         return Tensor("integer", length, missing(self.nodes, arguments[0]))
 
+    def _terms(self, call: Call, arguments: Sequence[Tensor], result: str) -> Tensor:
+        """What is learned from whole texts stands in the encoding (`everloop.package.terms`): here it is the text."""
+        return Tensor("terms", arguments[0].name)
+
     def _map(self, call: Call, arguments: Sequence[Tensor], result: str) -> Tensor:
         """Text to a place in a table, then the table: the place after the last is missing, the one after that unknown."""
         table, default = call.option("table"), call.option("default")

@@ -12,6 +12,7 @@ from everloop.spec.accessors import Dates, Text
 from everloop.spec.constants import constant
 from everloop.spec.tree import Call, Input, Node, describe, is_small
 from everloop.spec.unserved import Unserved
+from everloop.spec.wholes import Wholes
 
 
 def _node(value: Any, place: object) -> Node:
@@ -39,7 +40,7 @@ def _plain(value: Any, place: object) -> Any:
     return known.value
 
 
-class Column(Unserved):
+class Column(Wholes, Unserved):
     """One value of a row that is yet to come. Arithmetic, comparison and the methods below give new columns."""
 
     __slots__ = ("_node",)

@@ -9,11 +9,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from everloop.errors import SpecError
-from everloop.records import ColumnType
+from everloop.forms import FORMS
+from everloop.records import ColumnType, FeatureType
 from everloop.spec.tree import Constant, Input, Node, describe
 
 Types = Sequence[str]
-Rule = Callable[[Types, Mapping[str, Any]], ColumnType]
+Rule = Callable[[Types, Mapping[str, Any]], FeatureType]
 
 NUMERIC = frozenset({"number", "integer", "boolean"})
 
@@ -189,6 +190,15 @@ def _seconds(types: Types, options: Mapping[str, Any]) -> ColumnType:
     return "number"
 
 
+def _whole(result: FeatureType, taken: str, written: str) -> Rule:
+    def rule(types: Types, options: Mapping[str, Any]) -> FeatureType:
+        if types[0] != taken:
+            raise Untypeable(f"{written} takes {taken}, not {types[0]}")
+        return result
+
+    return rule
+
+
 def _binary(written: str, rule: Rule, does: str, missing: str = "missing") -> Operation:
     return Operation(written=written, rule=rule, does=does, missing=missing, arguments=(2, 2))
 
@@ -296,10 +306,16 @@ OPERATIONS: dict[str, Operation] = {
     "dt_minute": Operation(written="a.dt.minute()", rule=_instant, does="0 to 59"),
     "dt_second": Operation(written="a.dt.second()", rule=_instant, does="0 to 59"),
     "dt_seconds_since": _binary("a.dt.seconds_since(b)", _seconds, "seconds from b to a as a number; b may be a datetime"),
+    "terms": Operation(
+        written="a.text()",
+        rule=_whole("terms", "text", ".text()"),
+        does="free text as TF-IDF weights of its words or letters, one column a term",
+        missing="no term at all: every column 0",
+    ),
 }  # fmt: skip
 
 
-def infer(node: Node, schema: Mapping[str, ColumnType]) -> ColumnType:
+def infer(node: Node, schema: Mapping[str, ColumnType]) -> FeatureType:
     """The type of a tree over raw columns of these types. Raises SpecError with the expression and the remedy."""
     found = _infer(node, schema)
     if found == "missing":
@@ -326,6 +342,9 @@ def _infer(node: Node, schema: Mapping[str, ColumnType]) -> str:
         raise SpecError(f"{operation.written} got {len(node.arguments)} arguments")
     types = [_infer(each, schema) for each in node.arguments]
     try:
+        for each in types:
+            if each in FORMS:
+                raise Untypeable(f"nothing is calculated with {each}; .text() and the like end a feature")
         if "missing" in types and node.operation != "choose":
             raise Untypeable("None cannot be calculated with; write .is_missing() or .fill_missing(value)")
         return operation.rule(types, dict(node.options))

@@ -17,7 +17,6 @@ _INSTEAD = {
     "cast": ".to_number(), .to_integer(), .to_boolean() or .to_text()", "replace": ".map({…}) or when()",
     "where": "el.when(test).then(a).otherwise(b)", "mask": "el.when(test).then(a).otherwise(b)",
     "between": "(column >= low) & (column <= high)", "is_between": "(column >= low) & (column <= high)",
-    "text": "free text is not served yet; text columns are categories",
     "sin": ".dt.hour() as it is, or .is_in([…])", "cos": ".dt.hour() as it is, or .is_in([…])",
     "lower": ".str.lower()", "upper": ".str.upper()", "length": ".str.length()", "contains": ".str.contains(text)",
     "match": ".str.matches(pattern)", "matches": ".str.matches(pattern)", "startswith": ".str.starts_with(text)",

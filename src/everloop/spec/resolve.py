@@ -9,7 +9,7 @@ from datetime import datetime
 from difflib import get_close_matches
 
 from everloop.errors import SpecError
-from everloop.records import ColumnType, Task
+from everloop.records import ColumnType, FeatureType, Task
 from everloop.spec import target
 from everloop.spec.checks import Between, Check, Fresh, Holds, Matches, NotNull, OneOf, Unique
 from everloop.spec.conform import shown
@@ -36,7 +36,7 @@ class Resolved:
     loop: Loop
     schema: Mapping[str, ColumnType]
     features: FeatureTree
-    feature_types: Mapping[str, ColumnType]
+    feature_types: Mapping[str, FeatureType]
     inputs: tuple[str, ...]
     """Raw columns that the features need, in the source's order."""
     task: Task
@@ -198,7 +198,7 @@ def _all_columns(loop: Loop, schema: Mapping[str, ColumnType]) -> FeatureTree:
     return FeatureTree(columns=tuple((name, Input(name)) for name in chosen))
 
 
-def _feature_type(name: str, node: Node, schema: Mapping[str, ColumnType]) -> ColumnType:
+def _feature_type(name: str, node: Node, schema: Mapping[str, ColumnType]) -> FeatureType:
     try:
         kind = infer(node, schema)
     except SpecError as error:

@@ -7,7 +7,7 @@ from functools import cached_property
 from typing import Any, Literal
 
 from everloop.errors import SpecError
-from everloop.records import ColumnType, digest_of, encode
+from everloop.records import ColumnType, FeatureType, digest_of, encode
 
 ConstantType = Literal["number", "integer", "boolean", "text", "instant", "missing"]
 """``missing`` is the type of None: it may only stand as a branch of ``when``."""
@@ -157,11 +157,11 @@ class FeatureTree:
     def from_json(cls, form: list[list[Any]]) -> "FeatureTree":
         return cls(columns=tuple((name, from_json(node)) for name, node in form))
 
-    def types(self, schema: Mapping[str, ColumnType]) -> dict[str, ColumnType]:
+    def types(self, schema: Mapping[str, ColumnType]) -> dict[str, FeatureType]:
         """The type of each feature; raises SpecError that names the feature."""
         from everloop.spec.operations import infer
 
-        types: dict[str, ColumnType] = {}
+        types: dict[str, FeatureType] = {}
         for name, node in self.columns:
             try:
                 types[name] = infer(node, schema)
@@ -207,6 +207,7 @@ def describe(node: Node) -> str:
             return f"{_inner(value)}.clip(high={describe(bound)})"
         case Call(operation, (subject, *others), options):
             shown = [describe(each) for each in others] + [f"{k}={v!r}" for k, v in options if v is not None]
+            operation = {"terms": "text"}.get(operation, operation)
             name = operation.replace("str_", "str.", 1) if operation.startswith("str_") else operation
             name = name.replace("dt_", "dt.", 1) if name.startswith("dt_") else name
             return f"{_inner(subject)}.{name}({', '.join(shown)})"

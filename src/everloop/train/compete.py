@@ -6,7 +6,7 @@ Judges only on the newest part of the training rows, never on test rows. Knows n
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,9 +14,10 @@ import numpy as np
 import numpy.typing as npt
 
 from everloop.errors import TrainError
+from everloop.forms import Form
 from everloop.measure import encode
 from everloop.measure.metrics import score
-from everloop.records import ColumnType, Encoding, Task
+from everloop.records import Encoding, FeatureType, Task
 from everloop.spec.metric import Metric
 from everloop.spec.train import Estimator, Train
 from everloop.train import threads
@@ -36,13 +37,15 @@ class Rows:
 
     features: Mapping[str, Array]
     """As `everloop.measure.encode.learn` takes them."""
-    types: Mapping[str, ColumnType]
+    types: Mapping[str, FeatureType]
     target: Array
     """int64 class indices, or float64 in the label's units (`everloop.train.labels.to_target`)."""
     event_time: npt.NDArray[np.int64]
     """Microseconds since 1970 UTC."""
     columns: Mapping[str, Array] | None = None
     """Raw columns, for weights by column and for a score of the user's own."""
+    forms: Mapping[str, Form] = field(default_factory=dict)
+    """What is declared of features that are more than one value."""
 
     def taken(self, places: Array) -> "Rows":
         return Rows(
@@ -51,6 +54,7 @@ class Rows:
             target=self.target[places],
             event_time=self.event_time[places],
             columns={name: values[places] for name, values in (self.columns or {}).items()},
+            forms=self.forms,
         )
 
 
@@ -230,7 +234,11 @@ def _split(event_time: npt.NDArray[np.int64]) -> tuple[Array, Array]:
 def _learn(each: Train, rows: Rows, source: Path | None) -> Encoding:
     wants = needs(each, source=source)
     return encode.learn(
-        rows.features, rows.types, native_categories=wants.native_categories, accepts_missing=wants.accepts_missing
+        rows.features,
+        rows.types,
+        native_categories=wants.native_categories,
+        accepts_missing=wants.accepts_missing,
+        forms=rows.forms,
     )
 
 

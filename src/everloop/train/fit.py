@@ -11,7 +11,7 @@ import numpy.typing as npt
 from everloop.errors import TrainError
 from everloop.measure.encode import native_columns
 from everloop.records import Encoding, Task
-from everloop.train import function, threads
+from everloop.train import function, sparse, threads
 
 Matrix = npt.NDArray[np.float64]
 Kind = Literal["lightgbm", "xgboost", "sklearn"]
@@ -88,12 +88,12 @@ def fit(
 ) -> Fitted:
     """Fit ``train.estimator`` with ``parameters`` over its own; the same arguments give the same model.
 
-    ``matrix`` float64 [rows, width] from `everloop.measure.encode.apply`; ``target`` int64 class indices or float64
+    ``matrix`` float64 [rows, width] (or sparse) from `everloop.measure.encode.apply`; ``target`` int64 class indices or float64
     values in the label's units [rows]. ``source``: the stored declaration, for a function. Raises `TrainError`.
     """
     threads.wait_quietly()
     chosen = context or function.TrainContext(seed=train.seed, threads=threads.worth(matrix.size, threads.share()))
-    if len(matrix) == 0:
+    if matrix.shape[0] == 0:
         raise TrainError("there are no training rows; widen the window or wait for labels.")
     present, values = _values(target, task, classes, scale)
     form = train.estimator
@@ -136,13 +136,14 @@ def _estimator(
 
             xgboost.settle(each, seed=context.seed, threads=context.threads)
     sklearn.settle(estimator, seed=context.seed, threads=context.threads)
+    matrix = sparse.taken(estimator, matrix)
     try:
         return sklearn.fit(estimator, matrix, values, weights, threads=context.threads, options=options)
     except TrainError:
         raise
     except Exception as error:  # estimators raise ValueError, their own kinds, and what C++ throws
         raise TrainError(
-            f"{form.path} could not be fitted on {len(matrix)} rows: {type(error).__name__}: "
+            f"{form.path} could not be fitted on {matrix.shape[0]} rows: {type(error).__name__}: "
             f"{(str(error).splitlines() or [''])[0]}"
         ) from error
 
@@ -165,6 +166,7 @@ def _values(
 
 def _answer(model: Any, matrix: Matrix, *, probabilities: bool = False) -> Any:
     name, library = type(model).__name__, type(model).__module__.partition(".")[0]
+    matrix = sparse.taken(model, matrix)
     if name == "Booster" and library == "xgboost":
         return model.inplace_predict(matrix)
     if probabilities and name != "Booster":

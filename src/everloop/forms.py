@@ -1,0 +1,77 @@
+"""Features that are more than one value: the terms of a text, its token ids, an image. What is declared and what is learned.
+
+Knows nothing of how they are calculated: `everloop.measure.terms`, `.tokens` and `.images` do it for training, the
+served graph (and for images the server's own step) for answers.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+Analyzer = Literal["word", "char"]
+PADDING, UNKNOWN, FIRST = 0, 1, 2
+"""Token ids: padding, a token that the vocabulary does not hold, the first one that it does."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Terms:
+    """A text as weights of its words or letters and their n-grams: TF-IDF, each row of length 1."""
+
+    analyzer: Analyzer
+    ngram_range: tuple[int, int]
+    max_features: int
+    min_df: int
+    lowercase: bool
+    sublinear_tf: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tokens:
+    """A text as ``length`` token ids, int64, padded with 0 at the end and cut there."""
+
+    length: int
+    vocabulary: int
+    """At most so many learned tokens, beside padding and unknown. Not for a given tokenizer."""
+    analyzer: Analyzer
+    lowercase: bool
+    tokenizer: str | None = None
+    """A local tokenizer.json; None: the vocabulary is learned at each fit."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Image:
+    """An image as float32 [channels, height, width]: resized, from 0 to 1, then ``(value - mean) / deviation``."""
+
+    height: int
+    width: int
+    channels: int
+    mean: tuple[float, ...]
+    """One a channel."""
+    deviation: tuple[float, ...]
+
+
+Form = Terms | Tokens | Image
+FORMS: dict[str, type[Any]] = {"terms": Terms, "tokens": Tokens, "image": Image}
+"""By the type of the feature."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TermTable:
+    """Learned: which terms are columns, most rows first, and their inverse document frequency."""
+
+    form: Terms
+    values: tuple[str, ...]
+    """Words of an n-gram are joined by a space, letters stand as they are."""
+    idf: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenTable:
+    """Learned or given: which tokens have an id, in the order of their ids."""
+
+    form: Tokens
+    values: tuple[str, ...] = ()
+    """The token at place i has the id i + 2."""
+    tokenizer: str | None = None
+    """The content of a given tokenizer.json."""
+    size: int = 0
+    """How many ids there are: each id is below."""
