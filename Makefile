@@ -42,11 +42,10 @@ bench-serving: .venv/dev
 	-@$(MAKE) --keep-going bench-peers
 	$(BIN)/python -m bench.serving --peers $(ARGS)
 
-# Drift monitoring beside Evidently, a few minutes.
+# The watch beside Evidently, river and naive rules, about half an hour.
 bench-watch: .venv/dev
 	-@$(MAKE) .venv-bench/evidently/ready
-	$(BIN)/python -m bench.drift_cost $(ARGS)
-	$(BIN)/python -m bench.drift $(ARGS)
+	$(BIN)/python -m bench.watch $(ARGS)
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv

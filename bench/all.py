@@ -12,8 +12,6 @@ SCRIPTS = (
     "durable",
     "data",
     "watch",
-    "drift",
-    "drift_cost",
     "looks",
     "statistics",
     "release",

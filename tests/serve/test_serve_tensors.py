@@ -12,6 +12,7 @@ import polars as pl
 import pytest
 
 from everloop.errors import PackageError, ServeError
+from everloop.measure.space import summary
 from everloop.records import Signature, TensorColumn
 from everloop.serve.model import Model
 from everloop.serve.rows import Packer, Reader
@@ -128,6 +129,9 @@ def test_the_log_keeps_a_digest_of_each_tensor_and_its_rows_fold(tmp_path: Path)
     assert rows["input_x"].to_list() == [0.5] * 4
     assert rows["input_tokens"].n_unique() == 1
     assert rows.schema["input_image"] == pl.String()
+    # And of each what drift is seen in.
+    kept = [np.frombuffer(each, "<f4") for each in rows["summary_image"].to_list()]
+    assert np.allclose(kept, summary(np.stack([image(seed) for seed in (0, 1, 2, 0)])), atol=1e-5)
 
 
 # Without a server

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
+import numpy as np
 import polars as pl
 
 from everloop.data.features import render
@@ -24,7 +25,7 @@ from everloop.errors import TrainError
 from everloop.loop.functions import binder
 from everloop.measure import encode as encoding
 from everloop.measure import profile as profiles
-from everloop.measure import season
+from everloop.measure import season, space
 from everloop.measure.metrics import score as measure_score
 from everloop.package.build import build, columns_of
 from everloop.package.predict import Predictor
@@ -267,15 +268,23 @@ def profile_of(
     columns = {name: array_of(rows[name]) for name in types}
     answers = Predictor.of(graph, signature, extensions=extensions).predict(rows).prediction
     said = answers[:, resolved.positive or 0]
-    own = profiles.build(columns, types=types)
+    arrays = {each.name: stacked(rows[each.name]) for each in signature.tensors if each.name in rows.columns}
+    spaces, later = space.learned(columns, types, arrays)
+    columns = {name: values for name, values in columns.items() if name not in spaces}
+    own = profiles.with_spaces(profiles.build(columns, types=types), spaces, later)
     beside = profiles.build({PREDICTION: said})
-    whole = profiles.Profile(rows=own.rows, columns={**own.columns, **beside.columns})
+    whole = dataclasses.replace(own, rows=len(rows), columns={**own.columns, **beside.columns})
     times = rows["_event_time"].dt.epoch("us").to_numpy()
     declared = {each.season for each in leaves(resolved.loop.retrain) if isinstance(each, Drift)} - {"none", "detect"}
     wanted: season.Season | Literal["detect"] = (
         "detect" if len(declared) != 1 else "week" if "week" in declared else "day"
     )
-    return season.seasonal(whole, {**columns, PREDICTION: said}, times, season=wanted)
+    return season.seasonal(whole, {**columns, **later, PREDICTION: said}, times, season=wanted)
+
+
+def stacked(series: pl.Series) -> Any:
+    """Arrays of one shape [rows, …], given as lists or arrays of a column."""
+    return np.stack([np.asarray(each) for each in series.to_list()])
 
 
 def leave(

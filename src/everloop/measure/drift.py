@@ -16,7 +16,7 @@ from scipy.special import chdtri, kolmogi, ndtri
 
 from everloop.measure.calibration import DAY, Calibration, calibrate
 from everloop.measure.distance import ks, psi
-from everloop.measure.profile import ColumnComparison, Profile, compare
+from everloop.measure.profile import NOVEL, ColumnComparison, Profile, compare
 
 __all__ = [
     "Calibration",
@@ -44,7 +44,9 @@ FLOOR_SHARE = 0.05
 """The least rise of a missing or new share worth an alarm: five points."""
 USUAL_OUTLIERS = 0.005
 """What lies beyond a quarter of a percent at either end, when nothing has changed."""
-Kind = Literal["distribution", "missing", "new values", "outliers"]
+FLOOR_NOVEL = 0.02
+"""The least rise of the share of rows that are unlike anything in training: two points are news."""
+Kind = Literal["distribution", "missing", "new values", "outliers", "novel rows"]
 
 
 def false_alarm_chance(false_alarm_every: timedelta, windows_per_day: float, signals: int) -> float:
@@ -118,7 +120,7 @@ def signals(compared: Sequence[ColumnComparison], *, columns: Sequence[str] | No
     """Everything that is watched in one window; ``columns`` restricts it."""
     found: list[Signal] = []
     for seen in compared:
-        if columns is not None and seen.column not in columns:
+        if columns is not None and (seen.of or seen.column) not in columns:
             continue
         rows, then = seen.rows, seen.reference_rows
         moved = seen.psi if rows > 0 and seen.bins > 1 else 0.0
@@ -140,6 +142,8 @@ def signals(compared: Sequence[ColumnComparison], *, columns: Sequence[str] | No
         shares: list[tuple[Kind, float, float]] = [("missing", seen.missing, seen.reference_missing)]
         if seen.kind == "category":
             shares.append(("new values", seen.new, seen.reference_new))
+        elif seen.novel is not None:
+            shares.append(("novel rows", seen.novel, NOVEL))
         elif rows:
             shares.append(("outliers", seen.outliers, USUAL_OUTLIERS))
         for kind, share, usual in shares:
@@ -182,11 +186,12 @@ def over(seen: Signal, chance: float, calibration: Calibration | None) -> Column
         marked = "" if habit is not None else ", uncalibrated"
         because = f"{seen.column} moved: PSI {seen.psi:.3f} (limit {limit:.3f}{marked}{distance})"
     else:
+        floor = FLOOR_NOVEL if seen.kind == "novel rows" else FLOOR_SHARE
         if calibration is not None and habit is not None:
-            rise = FLOOR_SHARE if seen.psi > calibration.threshold * habit else 1.0
+            rise = floor if seen.psi > calibration.threshold * habit else 1.0
         else:
             rise = share_threshold(chance, seen.usual, seen.rows, seen.reference_rows) * math.sqrt(seen.clumping)
-        size, limit = seen.share, seen.usual + max(FLOOR_SHARE, rise)
+        size, limit = seen.share, seen.usual + max(floor, rise)
         because = f"{seen.column}: {size:.1%} {seen.kind}, {seen.usual:.1%} in training (limit {limit:.1%})"
     if size <= limit:
         return None

@@ -7,7 +7,7 @@ values, so the two compare exactly.
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -22,12 +22,15 @@ from everloop.measure.distance import (
     share_outside,
     wasserstein,
 )
+from everloop.measure.space import CLUSTER, DISTANCE, LENGTH, Space, of
 from everloop.records import MISSING_INTEGER, MISSING_TEXT, ColumnType, decode, encode
 
 BINS = 10
 QUANTILES = 401
 LEVELS = np.linspace(0, 1, QUANTILES)
 MOST_CATEGORIES = 200
+NOVEL = 0.01
+"""The share of reference rows that is called far from what was known."""
 LEAST_PER_BIN = 30
 """Rows per bin below which the χ² limit of PSI is more than a few percent too low."""
 MOST_CATEGORY_BINS = 19
@@ -60,6 +63,10 @@ class ColumnProfile:
     """Of each slot of the profile's season: rows per bin, or per listed value with all others last."""
     ends: tuple[float, ...] = ()
     """Numbers made for a season: the outermost of the quantiles of all rows, two at either end."""
+    of: str = ""
+    """The column that this one follows from (`measure.space`)."""
+    far: float | None = None
+    """Distances from what was known: what one reference row in a hundred exceeds."""
 
     @property
     def present(self) -> int:
@@ -74,6 +81,8 @@ class Profile:
     columns: dict[str, ColumnProfile]
     season: Literal["", "day", "week"] = ""
     """What ``slots`` are: hours of the day (24) or of the week (168, from Monday), in UTC. Made by `measure.season`."""
+    spaces: dict[str, Space] = field(default_factory=dict)
+    """Columns of free text or arrays: not among ``columns`` themselves, but what follows from them is."""
 
 
 def build(
@@ -99,6 +108,20 @@ def build(
         reference = like.columns.get(name) if like else None
         built[name] = _column(np.asarray(values), kind, reference)
     return Profile(rows=lengths.pop() if lengths else 0, columns=built)
+
+
+def with_spaces(profile: Profile, spaces: Mapping[str, Space], later: Mapping[str, NDArray[Any]]) -> Profile:
+    """The profile with what follows from free texts and arrays in their place; ``later`` as `space.learned` gives it."""
+    kept = {name: each for name, each in profile.columns.items() if name not in spaces}
+    for name in spaces:
+        for what in (CLUSTER, DISTANCE, LENGTH):
+            values = later.get(of(name, what))
+            if values is None:
+                continue
+            made = build({of(name, what): values[len(values) // 2 :]}).columns[of(name, what)]
+            far = made.quantiles[-1 - round(NOVEL * (QUANTILES - 1))] if what == DISTANCE and made.quantiles else None
+            kept[of(name, what)] = replace(made, of=name, far=far)
+    return replace(profile, columns=kept, spaces=dict(spaces))
 
 
 def to_json(profile: Profile) -> bytes:
@@ -247,6 +270,10 @@ class ColumnComparison:
     """Numbers: how far the average row has moved, in standard deviations of the reference."""
     outliers: float = 0.0
     """Numbers: share beyond all but a quarter of a percent of the reference at either end; half a percent is usual."""
+    of: str = ""
+    """The column that this one follows from."""
+    novel: float | None = None
+    """Distances from what was known: share beyond what one reference row in a hundred exceeds."""
 
 
 def compare(reference: Profile, current: Profile) -> tuple[ColumnComparison, ...]:
@@ -299,6 +326,8 @@ def _compare(name: str, before: ColumnProfile, now: ColumnProfile) -> ColumnComp
         freedom=freedom,
         wasserstein=moved,
         outliers=outliers,
+        of=before.of,
+        novel=None if before.far is None else share_outside(now.quantiles, -np.inf, before.far),
     )
 
 

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from everloop.errors import StoreError
+from everloop.measure.space import summary
 from everloop.serve.journal import say
 from everloop.serve.live import Part
 from everloop.serve.releases import ReleaseFile
@@ -161,6 +162,10 @@ def frame(notes: Sequence[Note]) -> segments.PredictionFrame:
         integers=_joined(part.packed.get("integers") for part in parts),
         tensors={
             column.name: b"".join(digests(part.packed[column.name]) for part in parts)
+            for column in first.arm.model.signature.tensors
+        },
+        summaries={
+            column.name: b"".join(summary(part.packed[column.name]).tobytes() for part in parts)
             for column in first.arm.model.signature.tensors
         },
         texts=[text for part in parts if "texts" in part.packed for text in part.packed["texts"].ravel().tolist()],

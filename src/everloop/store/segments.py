@@ -53,6 +53,8 @@ class PredictionFrame(msgspec.Struct, frozen=True, kw_only=True, gc=False, tag="
     texts: list[str] = []
     tensors: dict[str, bytes] = {}
     """Of each tensor column 16 bytes [rows]: blake2b of the row's bytes. The tensors themselves are not kept."""
+    summaries: dict[str, bytes] = {}
+    """Of each tensor column float32 [rows, width], as ``measure.space.summary`` gives it: what drift is seen in."""
     prediction: bytes = b""
     """float64 [rows, width]; NaN where failed."""
     decision: bytes = b""

@@ -17,9 +17,11 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from everloop.durable.crash import reached
 from everloop.errors import DataError, SchemaChanged
+from everloop.measure.space import Space
 from everloop.records import MISSING_INTEGER, MISSING_TEXT, ColumnType, InputColumn, Signature
 from everloop.store import segments
 from everloop.store.lake import OUTCOME_SCHEMA, OUTCOMES, PREDICTIONS, Lake, value_columns
@@ -29,6 +31,7 @@ ROWS_A_COMMIT = 200_000
 """A backlog is folded in pieces of about this size, so that it needs little memory."""
 INSTANT = pl.Datetime("us", "UTC")
 INPUT = "input_"
+SUMMARY = "summary_"
 """Before the name of every raw column, so that none can collide with a column of ours."""
 DTYPES: dict[ColumnType, pl.DataType] = {
     "number": pl.Float64(),
@@ -54,7 +57,8 @@ FIXED = pl.Schema(
     }
 )
 """Columns of every prediction. After them p_0 … (probabilities, in the version's order of classes) or value, then the
-raw columns as the graph took them, each as input_<name> (of a tensor its digest, hexadecimal). ``event_time`` is the
+raw columns as the graph took them, each as input_<name> (of a tensor its digest, hexadecimal, and in summary_<name> what
+drift is seen in). ``event_time`` is the
 row's own if it brought one, else ``at``: when the request came. Where an experiment or a route gave rows their arm (there
 ``arm`` says which of the two), also its name as ``experiment``, the arm's as ``variant``, and of a route how sure it was,
 ``certainty``."""
@@ -267,6 +271,12 @@ def _group_rows(frames: Sequence[PredictionFrame], width: int, signature: Signat
             name = f"{INPUT}{tensor.name}"
             columns[name] = _digests(frames, rows, tensor.name)
             meaning[name] = pl.col(name)
+            if all(tensor.name in frame.summaries for frame in frames):
+                name = f"{SUMMARY}{tensor.name}"
+                columns[name] = pl.Series(
+                    _each(b"".join(f.summaries[tensor.name] for f in frames), rows), dtype=pl.Binary
+                )
+                meaning[name] = pl.col(name)
     meaning["event_time"] = at_of if own is None else pl.coalesce(own, at_of)
     types = {name: pl.String() for name, values in columns.items() if isinstance(values, list)}
     # All in one query: each step on a column of its own costs more than the rows of a look.
@@ -304,8 +314,12 @@ def _inputs(frames: Sequence[PredictionFrame], rows: int, signature: Signature) 
 def _digests(frames: Sequence[PredictionFrame], rows: int, name: str) -> list[str]:
     """Of a tensor column what the log keeps: a digest of each row, as hexadecimal text."""
     whole = b"".join([frame.tensors.get(name, b"") for frame in frames])
+    return [each.hex() for each in _each(whole, rows)]
+
+
+def _each(whole: bytes, rows: int) -> list[bytes]:
     size = len(whole) // rows
-    return [whole[at : at + size].hex() for at in range(0, rows * size, size)]
+    return [whole[at : at + size] for at in range(0, rows * size, size)]
 
 
 def _present(packed: pl.Expr, kind: ColumnType) -> pl.Expr:
@@ -327,6 +341,19 @@ def _outcome_rows(frames: Sequence[OutcomeFrame]) -> pl.DataFrame:
         "_batch": [None] * len(reported),
     }
     return pl.DataFrame(columns, schema={**OUTCOME_SCHEMA, "at": pl.Int64()}).with_columns(pl.col("at").cast(INSTANT))
+
+
+def summaries(frame: pl.DataFrame, spaces: Mapping[str, Space]) -> dict[str, NDArray[np.float32]]:
+    """Of arrays what was kept of them, float32 [rows, width]; NaN where nothing was."""
+    found: dict[str, NDArray[np.float32]] = {}
+    for name, space in spaces.items():
+        if space.kind == "array" and f"{SUMMARY}{name}" in frame.columns:
+            absent = np.full(space.width, np.nan, "<f4").tobytes()
+            kept = [
+                each if each and len(each) == len(absent) else absent for each in frame[f"{SUMMARY}{name}"].to_list()
+            ]
+            found[name] = np.frombuffer(b"".join(kept), "<f4").reshape(len(frame), space.width)
+    return found
 
 
 def inputs(frame: pl.DataFrame, columns: Sequence[InputColumn]) -> dict[str, pl.Series]:

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from everloop.measure import season
+from everloop.measure import season, space
 from everloop.measure.profile import ColumnProfile, Profile, kind_of, places
 from everloop.measure.sketch import CategorySketch, Sketch
 from everloop.records import MISSING_INTEGER, ColumnType, Signature
@@ -95,6 +95,7 @@ def observe(
 
     for rows in _slices(lake, window):
         columns = {name: array_of(series) for name, series in fold.inputs(rows, signature.inputs).items()}
+        columns = space.replaced({**columns, **fold.summaries(rows, reference.spaces)}, reference.spaces)
         sketch.update(columns, types=types, like=reference)
         sketch.rows += 0 if columns else len(rows)
         counted(columns, rows)
