@@ -15,7 +15,6 @@ SCRIPTS = (
     "looks",
     "statistics",
     "release",
-    "experiments",
     "serving",
     "serving_costs",
     "offline",

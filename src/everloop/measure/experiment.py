@@ -193,20 +193,21 @@ def more(found: Comparison, effect: float, *, alpha: float = ALPHA, power: float
     return sequence.more(0.0, found.standard_error, found.units, abs(effect), alpha / 2, power=power)
 
 
-def sample_ratio(units: ArrayLike, shares: ArrayLike) -> float:
+def sample_ratio(units: ArrayLike, shares: ArrayLike) -> Floats:
     """The logarithm of E against "units fall to the arms with these chances": broken at E ≥ 1/`SAMPLE_RATIO_ALPHA`.
 
-    ``units`` and ``shares`` are [arms]. A Dirichlet prior of weight 1,000 around the shares; exact at every look.
+    ``units`` are [..., arms] and ``shares`` [arms]; returns [...]. A Dirichlet prior of weight 1,000 around the shares;
+    exact at every look.
     """
     n, w = np.asarray(units, dtype=np.float64), np.asarray(shares, dtype=np.float64)
     c = PRIOR_WEIGHT
-    log_e = (
+    log_e: Floats = (
         gammaln(c)
-        - gammaln(c + n.sum())
-        + np.sum(gammaln(c * w + n) - gammaln(c * w))
-        - np.sum(np.where(n > 0, n * np.log(w), 0.0))
+        - gammaln(c + n.sum(axis=-1))
+        + np.sum(gammaln(c * w + n) - gammaln(c * w), axis=-1)
+        - np.sum(np.where(n > 0, n * np.log(w), 0.0), axis=-1)
     )
-    return float(log_e)
+    return log_e
 
 
 def _nothing(values: list[float], units: int) -> Comparison:
