@@ -116,9 +116,10 @@ def compare(
         if isinstance(gate, Better)
         else _not_worse(metric, found, gate.margin, shared.alpha, champion_name)
     )
-    for name, answers in (anchors or {}).items() if isinstance(gate, NotWorse) else ():
-        beside = shared.against(np.asarray(answers))
-        verdict = _both(verdict, _not_worse(metric, beside, ANCHORED * gate.margin, shared.alpha, name))
+    if isinstance(gate, NotWorse):
+        for name, answers in (anchors or {}).items():
+            beside = shared.against(np.asarray(answers))
+            verdict = _both(verdict, _not_worse(metric, beside, ANCHORED * gate.margin, shared.alpha, name))
     if gate.slices and rows is not None:
         limit = _slice_margin(gate)
         verdict = _with_slices(verdict, shared, theirs, rows, gate.slices, limit, champion_name)
