@@ -83,3 +83,19 @@ def test_of_equally_cheap_ones_the_better_looking_is_recommended() -> None:
     compared = compare(of_windows(losses_of([0.5, 0.45, 0.5], noise=0.5), np.ones(60), greater_is_better=False))
     best = int(np.argmin(compared.behind))
     assert recommend(compared, [7, 7, 7]).policy == best
+
+
+def test_no_more_than_so_many_errors_behind_the_best() -> None:
+    losses = losses_of([0.9, 0.50, 0.46, 0.58], noise=0.3)
+    compared = compare(of_windows(losses, np.ones(60), greater_is_better=False))
+    cost, best = np.array([0.0, 40, 120, 30]), int(np.argmin(compared.behind))
+    assert recommend(compared, cost, errors=0).policy == best
+    within = [
+        int(place)
+        for place in np.argsort(cost)
+        if compared.indistinct[place] and compared.behind[place] <= compared.error_between[best, place]
+    ]
+    assert recommend(compared, cost, errors=1).policy == within[0] != recommend(compared, cost).policy
+    short = compare(of_windows(losses[:, :6], np.ones(6), greater_is_better=False))
+    assert recommend(short, cost).policy == 0
+    assert recommend(short, cost, errors=1).policy == int(np.argmin(short.behind))

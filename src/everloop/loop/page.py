@@ -30,6 +30,7 @@ figure svg { width: 100%; height: auto; display: block; } figcaption { color: #6
 table { border-collapse: collapse; width: 100%; background: #fff; border: 1px solid #e6eaee; border-radius: 8px; }
 th, td { text-align: left; vertical-align: top; padding: 6px 10px; border-top: 1px solid #eef1f4; font-size: 13.5px; }
 th { color: #6b7785; font-weight: 600; border-top: 0; } td.when { white-space: nowrap; color: #6b7785; }
+td.number, th.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
 .tag { display: inline-block; border-radius: 10px; padding: 0 8px; color: #fff; white-space: nowrap; font-size: 12.5px; }
 """
 
@@ -48,9 +49,11 @@ def tiles(given: Iterable[tuple[str, str]]) -> str:
     return f'<div class="tiles">{inside}</div>'
 
 
-def table(head: Sequence[str], rows: Iterable[str]) -> str:
-    """``head`` as HTML; each row a whole ``<tr>``."""
-    return f"<table><tr>{''.join(f'<th>{each}</th>' for each in head)}</tr>{''.join(rows)}</table>"
+def table(head: Sequence[str], rows: Iterable[str], *, numbers: Iterable[str] = ()) -> str:
+    """``head`` as HTML; each row a whole ``<tr>``. ``numbers``: heads whose column stands to the right."""
+    right = set(numbers)
+    cells = (f'<th class="number">{each}</th>' if each in right else f"<th>{each}</th>" for each in head)
+    return f"<table><tr>{''.join(cells)}</tr>{''.join(rows)}</table>"
 
 
 def pictured(svg: str, caption: str) -> str:

@@ -101,16 +101,24 @@ def prices(loss: ArrayLike, cost: ArrayLike) -> tuple[Priced, ...]:
     )
 
 
-def recommend(compared: Compared, cost: ArrayLike) -> Recommendation:
+def recommend(compared: Compared, cost: ArrayLike, *, errors: float | None = None) -> Recommendation:
     """The cheapest of those that cannot be told apart from the best; of equally cheap ones the better looking.
 
     The rule prefers to save where the history cannot say that more is better. What that may cost is bounded:
-    ``behind_at_most``. ``cost`` float [policies] in any one unit.
+    ``behind_at_most``. ``errors``: only those that look worse than the best by at most so many standard errors of the
+    difference; 1 is the rule of Breiman, Friedman, Olshen and Stone (1984), which keeps a short history, in which nobody can
+    be told apart, from recommending whatever is cheapest; where no error is known it is the best looking one. ``cost`` float
+    [policies] in any one unit.
     """
     x = _finite(cost, "cost")
+    best = int(np.lexsort((x, compared.behind))[0])
+    near = np.ones(len(x), dtype=np.bool_)
+    if errors is not None:
+        error = compared.error_between[best]
+        near = compared.behind <= errors * np.where(np.isfinite(error), error, 0.0) + 1e-12
     among = np.flatnonzero(compared.indistinct)
     among = among[np.lexsort((compared.behind[among], x[among]))]
-    chosen, best = int(among[0]), int(np.argmin(compared.behind))
+    chosen = int(next(each for each in among if near[each]))
     return Recommendation(
         policy=chosen,
         among=among,

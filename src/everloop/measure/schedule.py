@@ -80,7 +80,7 @@ def best_by_retrains(
     price: ArrayLike | float = 0.0,
     apart: int = 1,
 ) -> tuple[Schedule, ...]:
-    """The best schedule with at most 0, 1, … retrains, all from one pass; no more of them than there are fits to make.
+    """The best schedule with at most 0, 1, … retrains, all from one pass, up to the count from which more brings nothing.
 
     Counts with which no schedule is possible (the first fit's loss is not known to the end) are left out.
 
@@ -94,7 +94,10 @@ def best_by_retrains(
         raise ValueError(f"most={most}; it may not be negative.")
     table = _Table.of(loss, made, ready, price, apart)
     values, before = [table.first], [np.full(len(table.start), -1, np.int64)]
-    for _ in range(min(most, len(table.start))):
+    # More retrains than the best schedule without a limit has cannot make it better.
+    value, came = table.step(table.first.copy(), None)
+    enough = table.read([value], [came], level=None).retrains
+    for _ in range(min(most, enough)):
         value, came = table.step(np.full(len(table.start), np.inf), values[-1])
         values.append(value)
         before.append(came)

@@ -1,0 +1,84 @@
+"""A backtest on a terminal: the recommendation, a table of policies, what if. Reads a result and its answer."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from everloop.loop.backtest import words
+from everloop.loop.backtest.answer import Answer, Judged
+from everloop.loop.backtest.result import BacktestResult
+
+MOST_ROWS = 20
+
+
+def show(console: Console, result: BacktestResult, answer: Answer, *, most: int = MOST_ROWS) -> None:
+    """Print it. Who matters is always among the rows; of the rest the best ``most``."""
+    chosen = answer.of(answer.recommended)
+    console.print(_table(result, answer, most))
+    if answer.common:
+        console.print(f"[dim]all of them: {escape(', '.join(answer.common))}[/dim]", soft_wrap=True)
+    if len(answer.policies) > most:
+        console.print(f"[dim]the best {most} of {len(answer.policies)}; the report has more[/dim]")
+    console.print(
+        "[dim]* recommended, = cannot be told apart from the best, d the declared one; behind: than the truly best, at most "
+        f"({1 - answer.alpha:.0%} for all together)[/dim]",
+        soft_wrap=True,
+    )
+    for each in answer.left_out:
+        console.print(f"[yellow]left out: {escape(each)}[/yellow]", soft_wrap=True)
+    console.print(f"\n[bold green]Recommended: {escape(chosen.name)}[/bold green]", soft_wrap=True)
+    said = [
+        " ".join(words.why(answer)),
+        words.present(answer),
+        words.floor(answer),
+        words.could_have(answer),
+        words.half_time(answer, result),
+    ]
+    for sentence in said:
+        if sentence:
+            console.print(escape(sentence), soft_wrap=True)
+    for changed in answer.what_if:
+        note = "another one: " if changed.changes else "the same: "
+        console.print(
+            f"[bold]{escape(changed.what)}[/bold]  {note}{escape(changed.name)}, {words.figure(changed.score)} with "
+            f"{words.cost(changed.cost, answer)} [dim]({words.fits_of(changed)})[/dim]",
+            soft_wrap=True,
+        )
+    console.print("\nTo use it, put this between the parentheses of el.Loop(…):\n", markup=False)
+    console.print(f"    {chosen.line}", markup=False, soft_wrap=True)
+
+
+def _table(result: BacktestResult, answer: Answer, most: int) -> Table:
+    money = answer.unit == "money"
+    shown = Table(box=None, pad_edge=False, header_style="dim")
+    shown.add_column("")
+    shown.add_column("policy", overflow="fold")
+    for head in (answer.metric.replace("_", " "), "behind", "retrains", *(["cost"] if money else []), "paid", "regret"):
+        shown.add_column(head, justify="right")
+    shown.add_column("worst window")
+    wanted = {answer.recommended, answer.best, answer.present}
+    rows = [each for at, each in enumerate(answer.policies) if at < most or each.place in wanted]
+    for each in rows:
+        costs = result.runs[each.place].costs
+        retrains = f"{costs.retrains:,}" + (f" (−{costs.rejected})" if costs.rejected else "")
+        cells = [
+            _mark(answer, each),
+            escape(each.name),
+            words.figure(each.score),
+            words.gap(each.behind_at_most),
+            retrains,
+            *([f"{each.cost:,.2f}"] if money else []),
+            f"{costs.released - costs.never_paid}/{costs.released}" if costs.released else "–",
+            "–" if each.regret is None else words.gap(max(each.regret, 0.0)),
+            words.worst(each, result),
+        ]
+        style = "bold green" if each.place == answer.recommended else "" if each.indistinct else "dim"
+        shown.add_row(*cells, style=style)
+    return shown
+
+
+def _mark(answer: Answer, each: Judged) -> str:
+    marks = "*" if each.place == answer.recommended else "=" if each.indistinct else " "
+    return marks + ("d" if each.place == answer.present else "")
