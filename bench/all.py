@@ -19,6 +19,7 @@ SCRIPTS = (
     "serving_costs",
     "offline",
     "turn",
+    "search",
     "replay",
 )
 

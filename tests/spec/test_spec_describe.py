@@ -71,6 +71,7 @@ SAID: list[tuple[dict[str, Any], str]] = [
     ({"features": lambda row: {"a": row.a, "b": row.a / 2}}, "Learn from 2 features: a; b = row.a / 2."),
     ({"window": el.Last(5_000, test=500, refit=True)}, "Fit on the newest 5,000 labelled rows, without the newest 500 rows: these stay unseen as test rows. What ships is fitted once more with them."),
     ({"window": el.Last(td(days=90), test=td(days=7))}, "rows of the last 90 days, without the newest 7 days"),
+    ({"train": el.Train(Estimator(path="a.Model", parameters={"rate": 1}), search=el.Search({"rate": el.Integers(1, 3)}, sampler="grid", pruner="median", workers=2))}, "Search 3 trials for the best parameters of Model (rate from 1 to 3), every combination, judged on the newest part of the training rows, never on the test rows; hopeless trials are given up (median); 2 at once"),
     ({"train": el.Train(Estimator(path="a.Model", parameters={"rate": 1}), search=el.Search({"rate": el.LogUniform(0.01, 0.3)}, trials=40, timeout=td(minutes=5)))}, "Search 40 trials or 5 minutes for the best parameters of Model (rate from 0.01 to 0.3)"),
     ({"train": el.Train(Estimator(path="a.Model", parameters={}), weight={"x": 2}, seed=7, timeout=td(hours=2))}, "weighted 'x': 2; seed 7, at most 2 hours."),
     ({"train": el.Train(Estimator(path="a.Model", parameters={}), weight="balanced")}, "each class weighted alike"),

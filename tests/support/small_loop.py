@@ -33,6 +33,8 @@ from everloop.spec.load import load
 START = datetime(2024, 1, 1, tzinfo=UTC)
 """A Monday: weekly schedules begin with it."""
 DAY = timedelta(days=1)
+PRELOAD = ["everloop.loop.replay", "everloop.cli.declared", "everloop.cli.kept", "everloop.train.search"]
+"""What a process of a test needs; modules of the tests themselves are not found by the server that forks."""
 HEAD = '''"""Will a made parcel come late?"""
 
 from datetime import timedelta as td
@@ -169,7 +171,7 @@ class SmallLoop:
         """
         # Forked from a process that has imported everything: a command costs its own work, not seconds of imports.
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["small_loop", "everloop.cli.declared", "everloop.cli.kept"])
+        context.set_forkserver_preload(PRELOAD)
         with tempfile.TemporaryDirectory(prefix="everloop-command-") as said:  # not where a disk may be full
             out, err = Path(said) / "out", Path(said) / "err"
             process = context.Process(target=_command, args=(arguments, self.folder, out, err, crash_at, largest_file))

@@ -14,8 +14,9 @@ from everloop.errors import TrainError
 from everloop.spec.metric import Accuracy, LogLoss, RocAuc, RootMeanSquaredError
 from everloop.spec.train import Choice, Integers, LogUniform, Search, Train, Uniform
 from everloop.train import compete
-from everloop.train.compete import Goal, Rows
-from everloop.train.search import search
+from everloop.train.compete import Rows
+from everloop.train.judging import Goal
+from everloop.train.search import Plan, Report, search
 
 
 @pytest.fixture
@@ -97,9 +98,10 @@ def test_the_judging_part_is_the_newest_by_time_and_instants_stay_together() -> 
 
 def test_a_killed_search_goes_on_where_it_stopped(tmp_path: Path) -> None:
     declared = Search({"x": Uniform(-1.0, 1.0), "kind": Choice("a", "b")}, trials=8)
+    plan = Plan(declared=declared, greater_is_better=False, seed=1)
     seen: list[dict[str, Any]] = []
 
-    def objective(parameters: dict[str, Any]) -> float:
+    def objective(parameters: dict[str, Any], report: Report) -> float:
         if len(seen) == 4:
             seen.append(parameters)
             raise KeyboardInterrupt
@@ -107,8 +109,8 @@ def test_a_killed_search_goes_on_where_it_stopped(tmp_path: Path) -> None:
         return float(parameters["x"] ** 2)
 
     with pytest.raises(KeyboardInterrupt):
-        search(declared, objective, greater_is_better=False, seed=1, folder=tmp_path)
-    found = search(declared, objective, greater_is_better=False, seed=1, folder=tmp_path)
+        search(plan, objective, folder=tmp_path)
+    found = search(plan, objective, folder=tmp_path)
     assert sum(trial.score is not None for trial in found.trials) == 8
     assert len(seen) == 4 + 1 + 4
     assert seen[5] == seen[4], "the trial that was running is tried again"
@@ -116,7 +118,8 @@ def test_a_killed_search_goes_on_where_it_stopped(tmp_path: Path) -> None:
 
 def test_a_search_ends_at_its_timeout_with_what_it_has() -> None:
     declared = Search({"x": Uniform(-1.0, 1.0)}, trials=10_000, timeout=timedelta(milliseconds=1))
-    found = search(declared, lambda parameters: parameters["x"] ** 2, greater_is_better=False, seed=1)
+    plan = Plan(declared=declared, greater_is_better=False, seed=1)
+    found = search(plan, lambda parameters, report: float(parameters["x"] ** 2))
     assert 1 <= len(found.trials) < 10_000
 
 

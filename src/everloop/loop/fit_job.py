@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -22,7 +23,7 @@ import polars as pl
 from everloop.data.features import render
 from everloop.data.snapshot import LABEL, Samples, samples
 from everloop.errors import TrainError
-from everloop.loop.functions import binder
+from everloop.loop.search_job import goal_of, hands, opened
 from everloop.measure import encode as encoding
 from everloop.measure import profile as profiles
 from everloop.measure import season, space
@@ -31,15 +32,14 @@ from everloop.package.build import build, columns_of
 from everloop.package.predict import Predictor
 from everloop.package.threshold import choose
 from everloop.records import Candidate, ColumnType, InputColumn, Signature, Snapshot, encode
-from everloop.spec import codec
-from everloop.spec.resolve import LabelFacts, Resolved, resolve
+from everloop.spec.resolve import Resolved
 from everloop.spec.retrain import Drift, leaves
 from everloop.spec.rollout import Canary
 from everloop.spec.train import Train
 from everloop.spec.wholes import forms_of
 from everloop.store.home import Home
 from everloop.store.lake import Lake
-from everloop.train.compete import Goal, Rows, Trained, refit, train
+from everloop.train.compete import Hands, Rows, Trained, refit, train
 from everloop.train.labels import to_target
 from everloop.train.threads import wait_quietly
 from everloop.watch.observed import PREDICTION, array_of
@@ -76,6 +76,10 @@ class Work:
     resolved: Resolved
     declaration: Path
     report: Report
+    remembered: Sequence[dict[str, Any]] = ()
+    """What searches of earlier turns found."""
+    hands: Hands | None = None
+    """Other processes for a search."""
 
     @property
     def zones(self) -> dict[str, str | None]:
@@ -98,15 +102,19 @@ def main(context: Any, arguments: dict[str, Any]) -> dict[str, Any]:
     """The entry point of the job. Raises DataError, TrainError, ConversionRefused or ParityError for the user."""
     watch = Stopwatch()
     home = Home(Path(arguments["home"]))
-    declaration = Path(arguments["declaration"])
-    loop = codec.from_bytes((home.code / arguments["code"] / "loop.json").read_bytes(), bind=binder(declaration))
-    facts = msgspec.convert(arguments["facts"], LabelFacts) if arguments["facts"] else None
-    resolved = resolve(loop, arguments["schema"], facts)
+    resolved = opened(arguments)
     snapshot = msgspec.convert(arguments["snapshot"], Snapshot)
-    work = Work(resolved=resolved, declaration=declaration, report=context.progress)
+    work = Work(
+        resolved=resolved,
+        declaration=Path(arguments["declaration"]),
+        report=context.progress,
+        remembered=arguments.get("remembered", ()),
+        hands=hands(arguments),
+    )
     with watch.timing("read"):
-        rows = samples(resolved, Lake(home.lake(loop.name)), snapshot)
+        rows = samples(resolved, Lake(home.lake(resolved.loop.name)), snapshot)
     folder = context.folder / "candidate"
+    shutil.rmtree(folder, ignore_errors=True)  # of an attempt that was killed
     folder.mkdir()
     candidate = make(work, rows, snapshot, folder=folder, watch=watch)
     candidate = dataclasses.replace(
@@ -204,15 +212,18 @@ def trained(
         columns={name: rows[name].to_numpy() for name in rows.columns if not name.startswith("_")},
         forms=forms_of(resolved.features),
     )
-    goal = Goal(
-        task=resolved.task,
-        metric=resolved.score,
-        classes=resolved.classes,
-        positive=1 if resolved.positive is None else resolved.positive,
-        scale=resolved.loop.label.scale,
-    )
+    goal = goal_of(resolved)
     if like is None:
-        made = train(trains, own, goal, source=work.declaration, folder=folder, progress=work.report)
+        made = train(
+            trains,
+            own,
+            goal,
+            source=work.declaration,
+            folder=folder,
+            progress=work.report,
+            remembered=work.remembered,
+            hands=work.hands,
+        )
     else:
         made = refit(trains, like, own, goal, source=work.declaration, folder=folder, progress=work.report)
     for part, seconds in made.seconds.items():

@@ -22,9 +22,11 @@ from everloop.data import snapshot as snapshots
 from everloop.durable.run import Run
 from everloop.errors import DataError, JobError, JobKilled, NotFound, PackageError, TrainError
 from everloop.jobs.process import Job, ProcessExecutor
+from everloop.jobs.worker import RESULT
 from everloop.loop import gating
 from everloop.loop.events import TurnEnded
 from everloop.loop.installation import Installation
+from everloop.loop.remembered import remember
 from everloop.records import Candidate, Snapshot, Verdict, Version, decode, digest_of, encode
 from everloop.store import packages
 from everloop.store.ledger import candidates, releases, versions
@@ -91,7 +93,10 @@ class Turn:
 
     def fit(self, snapshot: Snapshot, stop: Event) -> JSON:
         each = self._installation
-        digest = digest_of(encode({"snapshot": snapshot.digest, "code": each.code}))
+        remembered = remember(each, snapshot.as_of)
+        named: JSON = {"snapshot": snapshot.digest, "code": each.code}
+        # What a search begins with is part of what its candidate is made of.
+        digest = digest_of(encode({**named, "remembered": remembered} if remembered else named))
         record = each.home.candidates / digest / "candidate.json"
         # Two turns over the same rows and code would make one candidate in one folder: the second one waits for it.
         with _alone(each.home.jobs / f"{each.name}.lock", stop):
@@ -100,16 +105,18 @@ class Turn:
                 self._progress("fit", {"reused": digest})
             else:
                 self._progress("fit", {"rows": snapshot.train_rows})
-                self._made(snapshot, digest, stop)
+                self._made(snapshot, digest, remembered, stop)
         candidate = decode(record.read_bytes(), Candidate)
         with each.ledger.write() as connection:
             candidates.add(connection, candidate)
         return plain(candidate)
 
-    def _made(self, snapshot: Snapshot, digest: str, stop: Event) -> None:
+    def _made(self, snapshot: Snapshot, digest: str, remembered: list[JSON], stop: Event) -> None:
         each = self._installation
+        # What a killed job left is where this one goes on: the trials of its search, its checkpoints.
         job_folder = each.home.jobs / digest
-        shutil.rmtree(job_folder, ignore_errors=True)
+        if not (job_folder / "candidate" / "candidate.json").exists():
+            (job_folder / RESULT).unlink(missing_ok=True)
         self._executor.run(
             Job(
                 name="fit",
@@ -123,6 +130,7 @@ class Turn:
                     "schema": dict(each.schema),
                     "facts": plain(each.facts) if each.facts else None,
                     "digest": digest,
+                    "remembered": remembered,
                 },
                 folder=job_folder,
                 timeout=_patience(each),

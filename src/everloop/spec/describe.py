@@ -186,9 +186,13 @@ def _train(train: Train) -> str:
     search = train.search
     spaces = ", ".join(f"{each} {_space(space)}" for each, space in sorted(search.space.items()))
     stop = f" or {_span(search.timeout)}" if search.timeout else ""
+    drawn = {"tpe": "", "random": ", drawn at random", "grid": ", every combination"}[search.sampler]
+    given_up = f"; hopeless trials are given up ({search.pruner})" if search.pruner else ""
+    at_once = "" if search.workers is None else f"; {search.workers} at once"
+    trials = search.trials if search.grid is None else search.grid
     return (
-        f"Search {_count(search.trials, 'trial')}{stop} for the best parameters of {name} ({spaces}), judged on the newest "
-        f"part of the training rows, never on the test rows{weight}; {seed}{limit}."
+        f"Search {_count(trials, 'trial')}{stop} for the best parameters of {name} ({spaces}){drawn}, judged on the newest "
+        f"part of the training rows, never on the test rows{given_up}{at_once}{weight}; {seed}{limit}."
     )
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from difflib import get_close_matches
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from everloop.errors import SpecError
 from everloop.spec.conform import conform, exact, positive, shown
@@ -16,6 +16,8 @@ from everloop.spec.function import DECLARATION, Function
 from everloop.spec.label import Value
 from everloop.spec.taught import taught
 
+LATER = {"omitted": "default"}
+"""A field that came after declarations were kept: written only where it is not its default, so that theirs keep their digest."""
 KWARGS = ("lightgbm.", "xgboost.")
 """These take more parameters than they list."""
 
@@ -187,6 +189,11 @@ class Search:
     space: Mapping[str, Space] = field(kw_only=False)
     trials: int = 20
     timeout: timedelta | None = None
+    sampler: Literal["tpe", "random", "grid"] = field(default="tpe", metadata=LATER)
+    pruner: Literal["median", "hyperband"] | None = field(default=None, metadata=LATER)
+    """Gives up trials whose intermediate scores are hopeless; needs an estimator that can tell some."""
+    workers: int | None = field(default=None, metadata=LATER)
+    """Trials at once; None: as many as there are cores, at most 4."""
 
     def __post_init__(self) -> None:
         for name, each in self.space.items() if isinstance(self.space, Mapping) else ():
@@ -200,6 +207,31 @@ class Search:
         if self.trials < 1:
             raise SpecError(f"Search.trials is {self.trials}; write at least 1.")
         positive(self.timeout, "Search.timeout", example="timedelta(minutes=10)")
+        if self.workers is not None and not 1 <= self.workers <= 256:
+            raise SpecError(f"Search.workers is {self.workers}; write a whole number from 1 to 256, or None.")
+        if self.sampler == "grid":
+            for name, space in self.space.items():
+                if isinstance(space, Uniform | LogUniform):
+                    raise SpecError(
+                        f"Search.space[{name!r}] is {shown(space)}, which has no end of points for a grid; write Choice "
+                        'or Integers, or sampler="random".'
+                    )
+            if self.grid is not None and self.grid > self.trials:
+                raise SpecError(
+                    f"Search's grid has {self.grid:,} points and trials is {self.trials}; write trials={self.grid}, "
+                    'fewer values, or sampler="random".'
+                )
+
+    @property
+    def grid(self) -> int | None:
+        """How many combinations a grid has; None for other samplers."""
+        if self.sampler != "grid":
+            return None
+        sizes = [
+            len(space.values) if isinstance(space, Choice) else int(space.high - space.low + 1)
+            for space in self.space.values()
+        ]
+        return math.prod(sizes)
 
     def __hash__(self) -> int:
         return hash((tuple(sorted(self.space)), self.trials, self.timeout))

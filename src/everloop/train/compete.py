@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,15 +16,16 @@ import numpy.typing as npt
 from everloop.errors import TrainError
 from everloop.forms import Form
 from everloop.measure import encode
-from everloop.measure.metrics import score
-from everloop.records import Encoding, FeatureType, Task
-from everloop.spec.metric import Metric
-from everloop.spec.train import Estimator, Train
+from everloop.records import Encoding, FeatureType
+from everloop.spec.train import Train
 from everloop.train import threads
 from everloop.train.fit import Fitted, fit, needs
 from everloop.train.function import TrainContext
-from everloop.train.labels import Value, row_weights
+from everloop.train.judging import Goal, Judging, name_of
+from everloop.train.labels import row_weights
 
+MOST_WORKERS = 4
+"""Trials at once, unless the declaration names another number; further cores become threads of each."""
 VALIDATION = 0.2
 """The newest share of the training rows, by time, on which search and competitors are judged."""
 
@@ -59,17 +60,6 @@ class Rows:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Goal:
-    """What is learned and how it is judged."""
-
-    task: Task
-    metric: Metric
-    classes: tuple[Value, ...] = ()
-    positive: int = 1
-    scale: Literal["log1p"] | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
 class Entry:
     """How one competitor did on the validation part. ``trials`` is the table of its search, JSON."""
 
@@ -97,6 +87,32 @@ class Trained:
     """search, encode, fit."""
 
 
+Hands = Callable[[int, Path, int, Callable[[dict[str, Any]], None]], None]
+"""hands(place, folder, count, progress): so many processes call `assist` on the folder of the competitor at ``place``;
+returns when they have ended."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Given:
+    """What a training is done with."""
+
+    source: Path | None = None
+    """The stored declaration, for training functions."""
+    folder: Path | None = None
+    """Where a search keeps its trials."""
+    cores: int = 1
+    remembered: Sequence[Mapping[str, Any]] = ()
+    """``{"estimator", "parameters"}`` of earlier turns: what a search begins with, after the declared ones."""
+    hands: Hands | None = None
+
+
+def workers_of(each: Train, cores: int) -> int:
+    """How many trials of its search run at once."""
+    if each.search is None:
+        return 1
+    return each.search.workers or min(cores, MOST_WORKERS)
+
+
 def train(
     trains: Train | Sequence[Train],
     rows: Rows,
@@ -106,27 +122,29 @@ def train(
     folder: Path | None = None,
     progress: Callable[[dict[str, Any]], None] | None = None,
     cores: int | None = None,
+    remembered: Sequence[Mapping[str, Any]] = (),
+    hands: Hands | None = None,
 ) -> Trained:
     """Fit the declared estimator, or the best of several, on all of ``rows``.
 
-    ``source``: the stored declaration, for training functions. ``folder``: where a search keeps its trials. ``cores``:
-    threads to use; None: this process's share. Raises `TrainError` in the user's words.
+    ``cores``: threads to use; None: this process's share. For the rest see `Given`. Raises `TrainError` in the user's
+    words.
     """
     competitors = (trains,) if isinstance(trains, Train) else tuple(trains)
-    chosen = cores or threads.share()
+    given = Given(
+        source=source, folder=folder, cores=cores or threads.share(), remembered=remembered, hands=hands
+    )  # fmt: skip
     threads.wait_quietly()
     entries: list[Entry] = []
     started = time.perf_counter()
     if len(competitors) > 1 or competitors[0].search is not None:
         split = _split(rows.event_time)
-        for place, each in enumerate(competitors):
-            where = None if folder is None else folder / f"search-{place}"
-            entries.append(_judged(each, rows, split, goal, source, where, progress, chosen))
+        entries = [_judged(place, each, rows, goal, split, given, progress) for place, each in enumerate(competitors)]
         winner = _best(entries, goal)
     else:
         winner = 0
     return _fitted(
-        competitors[winner], winner, tuple(entries), rows, goal, source, folder, progress, chosen,
+        competitors[winner], winner, tuple(entries), rows, goal, given, progress,
         seconds=time.perf_counter() - started,
     )  # fmt: skip
 
@@ -144,69 +162,87 @@ def refit(
 ) -> Trained:
     """The winner of ``made`` with the parameters its search found, fitted on other rows without judging again."""
     competitors = (trains,) if isinstance(trains, Train) else tuple(trains)
-    return _fitted(
-        competitors[made.winner], made.winner, made.entries, rows, goal, source, folder, progress,
-        cores or threads.share(), seconds=0.0,
-    )  # fmt: skip
+    given = Given(source=source, folder=folder, cores=cores or threads.share())
+    return _fitted(competitors[made.winner], made.winner, made.entries, rows, goal, given, progress, seconds=0.0)
 
 
 def _fitted(
-    best: Train, winner: int, entries: tuple[Entry, ...], rows: Rows, goal: Goal, source: Path | None,
-    folder: Path | None, progress: Callable[[dict[str, Any]], None] | None, cores: int, *, seconds: float,
+    best: Train, winner: int, entries: tuple[Entry, ...], rows: Rows, goal: Goal, given: Given,
+    progress: Callable[[dict[str, Any]], None] | None, *, seconds: float,
 ) -> Trained:  # fmt: skip
     parameters = entries[winner].parameters if entries else {}
     started = time.perf_counter()
-    encoding = _learn(best, rows, source)
+    encoding = _learn(best, rows, given.source)
     matrix = encode.apply(encoding, rows.features)
     encoded = time.perf_counter()
-    fitted = _fit(best, encoding, matrix, rows, goal, parameters, source, folder, progress, cores)
+    fitted = _fit(best, encoding, matrix, rows, goal, parameters, given, progress)
     return Trained(
-        fitted=fitted, encoding=encoding, estimator=_name(best), parameters=parameters, seed=best.seed,
+        fitted=fitted, encoding=encoding, estimator=name_of(best), parameters=parameters, seed=best.seed,
         entries=entries, winner=winner,
         seconds={"search": seconds, "encode": encoded - started, "fit": time.perf_counter() - encoded},
     )  # fmt: skip
 
 
 def _judged(
-    each: Train, rows: Rows, split: tuple[Array, Array], goal: Goal, source: Path | None, folder: Path | None,
-    progress: Callable[[dict[str, Any]], None] | None, cores: int,
+    place: int, each: Train, rows: Rows, goal: Goal, split: tuple[Array, Array], given: "Given",
+    progress: Callable[[dict[str, Any]], None] | None,
 ) -> Entry:  # fmt: skip
     older, newer = rows.taken(split[0]), rows.taken(split[1])
-    started, name = time.perf_counter(), _name(each)
+    started, name = time.perf_counter(), name_of(each)
     try:
-        encoding = _learn(each, older, source)
-        matrix, held = encode.apply(encoding, older.features), encode.apply(encoding, newer.features)
-
-        def objective(parameters: dict[str, Any]) -> float:
-            fitted = _fit(each, encoding, matrix, older, goal, parameters, source, folder, None, cores)
-            return score(goal.metric, newer.target, fitted.predict(held), rows=newer.columns, positive=goal.positive)
-
+        encoding = _learn(each, older, given.source)
+        task = Judging(
+            train=each,
+            goal=goal,
+            encoding=encoding,
+            matrix=encode.apply(encoding, older.features),
+            target=older.target,
+            weights=_weights(each, older, goal),
+            held=encode.apply(encoding, newer.features),
+            truth=newer.target,
+            columns=newer.columns or {},
+            threads=threads.worth(
+                len(older.target) * encoding.width, max(1, given.cores // workers_of(each, given.cores))
+            ),
+            source=given.source,
+        )
         if each.search is None:
-            found = objective({})
+            found = task({}, None)
             return Entry(
                 estimator=name, parameters={}, score=None if math.isnan(found) else found,
                 seconds=time.perf_counter() - started,
                 problem="the score is not defined on the validation rows" if math.isnan(found) else None,
             )  # fmt: skip
-        from everloop.train.search import search
+        from everloop.train import search as searching
 
-        declared = each.estimator.parameters if isinstance(each.estimator, Estimator) else None
-        result = search(
-            each.search, objective, greater_is_better=goal.metric.greater_is_better, seed=each.seed, first=declared,
-            folder=folder, progress=None if progress is None else lambda seen: progress({"estimator": name, **seen}),
+        folder = None if given.folder is None else given.folder / f"search-{place}"
+        plan = task.plan(given.remembered)
+        count = workers_of(each, given.cores)
+        told = None if progress is None else lambda seen: progress({"estimator": name, **seen})
+
+        def help() -> None:
+            assert folder is not None
+            assert given.hands is not None
+            task.leave(folder, given.remembered)
+            given.hands(place, folder, count, told or (lambda seen: None))
+
+        result = searching.search(
+            plan, task, folder=folder, progress=told,
+            help=help if folder is not None and given.hands is not None and count > 1 else None,
         )  # fmt: skip
     except TrainError as error:
         return Entry(
             estimator=name, parameters={}, score=None, seconds=time.perf_counter() - started, problem=str(error)
         )
-    table = tuple(
-        {"parameters": t.parameters, "score": t.score, "seconds": t.seconds, "problem": t.problem}
-        for t in result.trials
-    )
     return Entry(
         estimator=name, parameters=result.parameters, score=result.score, seconds=time.perf_counter() - started,
-        trials=table,
+        trials=tuple(_row(trial) for trial in result.trials),
     )  # fmt: skip
+
+
+def _row(trial: Any) -> dict[str, Any]:
+    row = {"parameters": trial.parameters, "score": trial.score, "seconds": trial.seconds, "problem": trial.problem}
+    return row if trial.state != "pruned" else {**row, "pruned_at": trial.steps[-1][0]}
 
 
 def _best(entries: Sequence[Entry], goal: Goal) -> int:
@@ -244,20 +280,37 @@ def _learn(each: Train, rows: Rows, source: Path | None) -> Encoding:
 
 def _fit(
     each: Train, encoding: Encoding, matrix: encode.Matrix, rows: Rows, goal: Goal, parameters: Mapping[str, Any],
-    source: Path | None, folder: Path | None, progress: Callable[[dict[str, Any]], None] | None, cores: int,
+    given: "Given", progress: Callable[[dict[str, Any]], None] | None,
 ) -> Fitted:  # fmt: skip
     context = TrainContext(
-        seed=each.seed, threads=threads.worth(matrix.size, cores), folder=folder, progress=progress or (lambda _: None)
-    )
+        seed=each.seed, threads=threads.worth(matrix.size, given.cores), folder=given.folder,
+        progress=progress or (lambda _: None),
+    )  # fmt: skip
     return fit(
         each, encoding, matrix, rows.target, task=goal.task, classes=max(1, len(goal.classes)),
-        weights=row_weights(each.weight, rows.target, classes=goal.classes, columns=rows.columns or {}),
-        parameters=parameters, scale=goal.scale, source=source, context=context,
+        weights=_weights(each, rows, goal), parameters=parameters, scale=goal.scale, source=given.source,
+        context=context,
     )  # fmt: skip
 
 
-def _name(each: Train) -> str:
-    form = each.estimator
-    if isinstance(form, Estimator) and form.path.endswith(".Pipeline"):
-        return "Pipeline(" + ", ".join(step.name for _, step in form.parameters["steps"] if step != "passthrough") + ")"
-    return form.name
+def _weights(each: Train, rows: Rows, goal: Goal) -> Array | None:
+    return row_weights(each.weight, rows.target, classes=goal.classes, columns=rows.columns or {})
+
+
+def assist(
+    trains: Train | Sequence[Train],
+    place: int,
+    folder: Path,
+    goal: Goal,
+    *,
+    source: Path | None = None,
+    progress: Callable[[dict[str, Any]], None] | None = None,
+) -> int:
+    """Work on the search of the competitor at ``place`` until nothing is left to do; how many trials have ended then."""
+    from everloop.train import search as searching
+
+    threads.wait_quietly()
+    competitors = (trains,) if isinstance(trains, Train) else tuple(trains)
+    task, plan = Judging.read(folder, competitors[place], goal, source=source)
+    searching.work(plan, task, folder, progress=progress)
+    return len(plan.trials(folder).ended())

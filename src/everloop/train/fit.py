@@ -1,6 +1,7 @@
 """Fits one estimator or function on an encoded matrix. Knows nothing of search, files, or what becomes of the model."""
 
-from collections.abc import Mapping
+import dataclasses
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -41,17 +42,35 @@ class Fitted:
 
     def predict(self, matrix: Matrix) -> Matrix:
         """float64 [rows, classes] probabilities, or [rows] in the label's own units for regression."""
-        if self.task == "regression":
-            answer = np.asarray(_answer(self.model, matrix), dtype=np.float64).reshape(-1)
-            return np.expm1(answer) if self.scale == "log1p" else answer
-        probabilities = np.asarray(_answer(self.model, matrix, probabilities=True), dtype=np.float64)
-        if probabilities.ndim == 1:
-            probabilities = np.stack([1.0 - probabilities, probabilities], axis=1)
-        if self.present == tuple(range(self.classes)):
-            return probabilities
-        whole = np.zeros((len(probabilities), self.classes))
-        whole[:, list(self.present)] = probabilities
-        return whole
+        answer = _answer(self.model, matrix, probabilities=self.task != "regression")
+        return shaped(answer, task=self.task, classes=self.classes, present=self.present, scale=self.scale)
+
+
+def shaped(answer: Any, *, task: Task, classes: int, present: tuple[int, ...], scale: str | None) -> Matrix:
+    """What a model says, as `Fitted.predict` says it."""
+    said = np.asarray(answer, dtype=np.float64)
+    if task == "regression":
+        said = said.reshape(-1)
+        return np.expm1(said) if scale == "log1p" else said
+    if said.ndim == 1:
+        said = np.stack([1.0 - said, said], axis=1)
+    if present == tuple(range(classes)):
+        return said
+    whole = np.zeros((len(said), classes))
+    whole[:, list(present)] = said
+    return whole
+
+
+@dataclass(frozen=True, kw_only=True)
+class Watched:
+    """A fit that is looked at while it goes on: a trial of a search with a pruner."""
+
+    matrix: Matrix
+    """The encoded rows on which it is judged."""
+    judge: Callable[[Matrix], float]
+    """What the declared score says of ``Fitted.predict``'s answer for them."""
+    report: Callable[[int, float], None]
+    """Takes step and score; raises `function.Pruned`."""
 
 
 def needs(train: Any, *, source: Path | None = None) -> Needs:
@@ -85,6 +104,7 @@ def fit(
     scale: Literal["log1p"] | None = None,
     source: Path | None = None,
     context: function.TrainContext | None = None,
+    watched: Watched | None = None,
 ) -> Fitted:
     """Fit ``train.estimator`` with ``parameters`` over its own; the same arguments give the same model.
 
@@ -97,6 +117,13 @@ def fit(
         raise TrainError("there are no training rows; widen the window or wait for labels.")
     present, values = _values(target, task, classes, scale)
     form = train.estimator
+    if watched is not None:
+
+        def judged(answer: Any) -> float:
+            return watched.judge(shaped(answer, task=task, classes=classes, present=present, scale=scale))
+
+        held = function.HeldOut(X=watched.matrix, score=judged)
+        chosen = dataclasses.replace(chosen, held_out=held, report=watched.report)
     places = native_columns(encoding)
     if _is_function(form):
         rows = function.TrainingRows(X=matrix, y=values, weights=weights, columns=encoding.columns, categorical=places)
@@ -114,7 +141,7 @@ def _estimator(
     form: Any, parameters: Mapping[str, Any], matrix: Matrix, values: npt.NDArray[Any], weights: Matrix | None,
     places: tuple[int, ...], task: Task, context: function.TrainContext,
 ) -> Any:  # fmt: skip
-    from everloop.train import sklearn
+    from everloop.train import curve, sklearn
 
     estimator = sklearn.build(form)
     try:
@@ -138,8 +165,14 @@ def _estimator(
     sklearn.settle(estimator, seed=context.seed, threads=context.threads)
     matrix = sparse.taken(estimator, matrix)
     try:
+        if context.held_out is not None:
+            held_out = dataclasses.replace(context.held_out, X=sparse.taken(estimator, context.held_out.X))
+            return curve.fit(
+                estimator, matrix, values, weights, held_out=held_out, report=context.report,
+                threads=context.threads, options=options,
+            )  # fmt: skip
         return sklearn.fit(estimator, matrix, values, weights, threads=context.threads, options=options)
-    except TrainError:
+    except (TrainError, function.Pruned):
         raise
     except Exception as error:  # estimators raise ValueError, their own kinds, and what C++ throws
         raise TrainError(

@@ -34,6 +34,25 @@ def _silent(_: dict[str, Any]) -> None:
     return None
 
 
+class Pruned(Exception):
+    """Raised by ``context.report`` where a trial is not worth going on. Let it through."""
+
+
+def _unheard(step: int, score: float) -> None:
+    return None
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeldOut:
+    """The newest part of the training rows, on which a trial of a search is judged. Not for the fit."""
+
+    X: npt.NDArray[np.float64]
+    """[rows, width], as in `TrainingRows`."""
+    score: Callable[[Any], float]
+    """What the declared score says of an answer: [rows, classes] or [rows] probabilities, or [rows] values on the scale
+    of ``TrainingRows.y``."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class TrainContext:
     """What a training function may use besides its rows."""
@@ -42,6 +61,10 @@ class TrainContext:
     threads: int = 1
     folder: Path | None = None
     progress: Callable[[dict[str, Any]], None] = field(default=_silent)
+    held_out: HeldOut | None = None
+    """While a trial of a search with a pruner is judged; None at the final fit."""
+    report: Callable[[int, float], None] = field(default=_unheard)
+    """report(step, score) in a trial: the score so far. Ends the trial where it is not worth going on."""
 
 
 def load(source: Path, digest: str, name: str) -> Callable[[TrainingRows, Mapping[str, Any], TrainContext], Any]:
@@ -78,6 +101,8 @@ def call(function: Callable[..., Any], rows: TrainingRows, parameters: Mapping[s
     """The fitted model, or `TrainError` with the user's own last lines."""
     try:
         model = function(rows, dict(parameters), context)
+    except Pruned:
+        raise
     except Exception as error:
         where = traceback.extract_tb(error.__traceback__)[-1]
         raise TrainError(

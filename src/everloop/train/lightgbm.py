@@ -1,7 +1,11 @@
 """What is special to LightGBM: its deterministic settings and its native categories. Loaded only where it is used."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
+
+import numpy as np
+
+from everloop.train.function import HeldOut
 
 
 def settle(estimator: Any, *, seed: int, threads: int) -> None:
@@ -23,3 +27,23 @@ def settle(estimator: Any, *, seed: int, threads: int) -> None:
 def fit_options(places: Sequence[int]) -> dict[str, Any]:
     """``places`` of the matrix columns that hold category codes."""
     return {"categorical_feature": list(places)} if places else {}
+
+
+def watched(
+    estimator: Any, held_out: HeldOut, report: Callable[[int, float], None], told: Callable[[int], bool]
+) -> dict[str, Any]:
+    """Options of a fit that tells ``report`` its score by boosting round. The trees are the same.
+
+    The held-out rows go in as a validation set, because their sums are then kept up to date tree by tree.
+    """
+    estimator.set_params(metric="None")
+    rounds = 0
+
+    def score(truth: Any, said: Any) -> tuple[str, float, bool]:
+        nonlocal rounds
+        rounds += 1
+        if told(rounds):
+            report(rounds, held_out.score(said))
+        return "score", 0.0, True
+
+    return {"eval_X": held_out.X, "eval_y": np.zeros(held_out.X.shape[0]), "eval_metric": score}

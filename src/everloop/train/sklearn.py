@@ -86,6 +86,11 @@ def parts(estimator: Any) -> Iterator[Any]:
                     yield from parts(each)
 
 
+def last(estimator: Any) -> Any:
+    """The last step of a pipeline, or the estimator itself."""
+    return estimator.steps[-1][1] if hasattr(estimator, "steps") else estimator
+
+
 def fit(
     estimator: Any,
     matrix: npt.NDArray[np.float64],
