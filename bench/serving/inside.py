@@ -77,8 +77,7 @@ class Inside:
         self.process = Process(
             Settings(home=Home(home), loops=("bench",), server=settings.read(file), server_file=file)
         )
-        for service in self.process.services:
-            service.follower.start()
+        self.process.loops.start()
         self.wires = [Wire() for _ in range(TOGETHER)]
         self.connections = [Connection(self.process.application) for _ in self.wires]
         for connection, wire in zip(self.connections, self.wires, strict=True):
@@ -109,7 +108,7 @@ class Inside:
         return (now - began) / done * 1e6
 
     def close(self) -> None:
-        for service in self.process.services:
+        for service in self.process.loops.services.values():
             service.close()
 
 

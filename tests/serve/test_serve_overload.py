@@ -3,23 +3,29 @@
 import json
 import time
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from everloop.serve.cores import cores
-from everloop.testing.burning import burning_graph
+from everloop.testing.burning import burning_graph, turn_seconds
 from everloop.testing.serving import Client, ServedHome, ServerProcess, expected, message, signature_of
 
 SIGNATURE = signature_of({"x": "number"})
-SLOW = burning_graph(SIGNATURE, fixed=0, each=4_000)
-"""Some 15 ms a row."""
+ROW_SECONDS = 0.015
+
+
+@cache
+def slow() -> bytes:
+    """A row takes `ROW_SECONDS` of processor time, on whatever machine this is."""
+    return burning_graph(SIGNATURE, fixed=0, each=round(ROW_SECONDS / turn_seconds(SIGNATURE)))
 
 
 def home(path: Path, **release: Any) -> ServedHome:
     served = ServedHome(path)
-    served.seal(1, SIGNATURE, graph=SLOW)
+    served.seal(1, SIGNATURE, graph=slow())
     served.seal(2, SIGNATURE, bias=1.0)
     served.release(1, **release)
     return served
@@ -121,8 +127,10 @@ def test_what_becomes_late_while_it_waits_is_dropped_and_said(server: ServerProc
         first.send(message("POST", "/predict", [{"x": 1}] * 20))
         with Client(server.port) as looking:
             until(lambda: waiting(looking) > 0)
+            cost = looking.get("/status")[1]["loops"]["made"]["cost"]
+        hundred = f"{100 * cost['row_ms'] * cost['stretch']:.0f}"  # rows, as this server predicts them
         patient.send(
-            message("POST", "/predict", {"x": 55}, x_everloop_deadline_ms="2000")
+            message("POST", "/predict", {"x": 55}, x_everloop_deadline_ms=hundred)
             + message("POST", "/predict", [{"x": 1}] * 200, x_everloop_priority="high")
         )
         (status, answer), (other, _) = patient.answers(2)
