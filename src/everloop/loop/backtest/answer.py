@@ -21,8 +21,8 @@ from everloop.errors import DataError
 from everloop.loop.backtest.possible import Possible, possible
 from everloop.loop.backtest.result import BacktestResult, PolicyRun
 from everloop.loop.backtest.yardstick import Yardstick
-from everloop.measure.bootstrap import Compared, compare
-from everloop.measure.frontier import frontier, prices, recommend
+from everloop.measure.bootstrap import Compared, compare, of_windows
+from everloop.measure.frontier import Recommendation, frontier, prices, recommend
 from everloop.spec.retrain import Manual
 
 Floats = npt.NDArray[np.float64]
@@ -54,8 +54,10 @@ class Judged:
     upper: float
     cost: float
     """In `Answer.unit`."""
+    total: float | None
+    """Money in all, errors and retraining, where errors have a price: then that is what policies are judged by."""
     behind: float
-    """Worse than the best looking one by so much."""
+    """Worse than the best looking one by so much: in the score's unit, or in money where errors have a price."""
     behind_at_most: float
     """Than the truly best one, at most: bounds that hold for all policies together."""
     p_value: float
@@ -137,6 +139,9 @@ class Answer:
     """It is the score over all rows."""
     greater_is_better: bool
     unit: Unit
+    """What ``cost`` is in."""
+    judged_by: Literal["score", "money"]
+    """Money: errors have a price, and the least total is the best."""
     alpha: float
     windows: int
     rows: int
@@ -156,7 +161,7 @@ class Answer:
     """What the no-change rule scores."""
     possible: Possible | None
     present_loses: float | None
-    """How much worse the declared policy is than the recommended one; negative: better."""
+    """How much worse the declared policy is than the recommended one, in the unit of ``behind``; negative: better."""
     present_error: float | None
     """Standard error of that difference."""
     half_time: HalfTime | None
@@ -191,10 +196,12 @@ def answer(
     runs = [result.runs[place] for place in places]
     rows = _rows(result)
     unit: Unit = "money" if result.prices is not None else "retrains"
-    compared = compare(yardstick.influences(runs, rows), alpha=alpha, seed=seed)
+    scored = compare(yardstick.influences(runs, rows), alpha=alpha, seed=seed)
     cost = np.array([_cost(run, unit) for run in runs])
-    loss = compared.score * (-1 if result.greater_is_better else 1)
-    chosen = recommend(compared, cost, errors=ERRORS)
+    loss = scored.score * (-1 if result.greater_is_better else 1)
+    compared, chosen = _chosen(result, runs, rows, cost, yardstick, alpha, seed)
+    by_money = _errors_have_a_price(result)
+    scale = float(rows.sum()) if by_money else 1.0
     around = frontier(loss, cost)
     limit = possible(result, most=max([run.costs.released for run in runs] + [len(rows)]))
     names, common = _names(result)
@@ -203,31 +210,33 @@ def answer(
             place=place,
             name=names[place],
             line=run.policy.line,
-            score=float(compared.score[at]),
+            score=float(scored.score[at]),
             overall=run.score,
-            lower=float(compared.lower[at]),
-            upper=float(compared.upper[at]),
+            lower=float(scored.lower[at]),
+            upper=float(scored.upper[at]),
             cost=float(cost[at]),
-            behind=float(compared.behind[at]),
-            behind_at_most=float(compared.behind_at_most[at]),
+            total=scale * float(compared.score[at]) if by_money else None,
+            behind=scale * float(compared.behind[at]),
+            behind_at_most=scale * float(compared.behind_at_most[at]),
             p_value=float(compared.p_value[at]),
             indistinct=bool(compared.indistinct[at]),
             chance_best=float(compared.chance_best[at]),
             frontier=bool(around.on[at]),
             dominated_by=None if around.on[at] else places[int(around.dominated_by[at])],
             **_worst(result, run),
-            **_regret(result, run, float(compared.score[at]), yardstick, limit),
+            **_regret(result, run, float(scored.score[at]), yardstick, limit),
         )
         for at, (place, run) in enumerate(zip(places, runs, strict=True))
     ]
     present = result.present if result.present in places else None
-    loses, error = _loses(compared, places, present, chosen.policy, yardstick)
+    loses, error = _loses(compared, places, present, chosen.policy, scale)
     answered = Answer(
         metric=result.metric,
         yardstick=yardstick.words,
         exact=yardstick.exact,
         greater_is_better=result.greater_is_better,
         unit=unit,
+        judged_by="money" if by_money else "score",
         alpha=alpha,
         windows=compared.windows,
         rows=int(rows.sum()),
@@ -238,7 +247,7 @@ def answer(
         present=present,
         indistinct=tuple(places[int(at)] for at in chosen.among),
         knee=None if around.knee is None else places[around.knee],
-        pays=_pays(result, places, loss, cost, float(rows.sum())),
+        pays=() if by_money else _pays(result, places, loss, cost, float(rows.sum())),
         floor=_floor(result, yardstick),
         possible=limit,
         present_loses=loses,
@@ -289,6 +298,42 @@ def _cost(run: PolicyRun, unit: Unit) -> float:
     return float(sum(run.costs.parts.get(part, 0.0) for part in ("retrains", "hours")))
 
 
+def _errors_have_a_price(result: BacktestResult) -> bool:
+    return result.prices is not None and any(result.prices.errors.values())
+
+
+def _chosen(
+    result: BacktestResult,
+    runs: Sequence[PolicyRun],
+    rows: Floats,
+    cost: Floats,
+    yardstick: Yardstick,
+    alpha: float,
+    seed: int,
+) -> tuple[Compared, Recommendation]:
+    """Who is recommended, and what that rests on: the score beside the cost, or all money together."""
+    if not _errors_have_a_price(result):
+        compared = compare(yardstick.influences(runs, rows), alpha=alpha, seed=seed)
+        return compared, recommend(compared, cost, errors=ERRORS)
+    spent = np.array([_money(result, run) for run in runs])
+    per_row = np.where(rows > 0, spent / np.maximum(rows, 1.0), 0.0)
+    compared = compare(of_windows(per_row, rows, greater_is_better=False), alpha=alpha, seed=seed)
+    # Retraining is in the total already: nothing is left to save on.
+    return compared, recommend(compared, cost, errors=0.0)
+
+
+def _money(result: BacktestResult, run: PolicyRun) -> Floats:
+    """What was spent in each window: its errors, and the retrains that were started after it, the last window's before."""
+    assert result.prices is not None
+    prices = result.prices
+    spent = np.zeros(len(result.windows))
+    for at, window in enumerate(run.windows):
+        spent[at] += sum(prices.errors.get(kind, 0.0) * count for kind, count in window.errors.items())
+    for each in run.retrains[1:]:
+        spent[min(max(each.window, 0), len(spent) - 1)] += prices.retrain + prices.hour * each.seconds / 3_600
+    return spent
+
+
 def _worst(result: BacktestResult, run: PolicyRun) -> dict[str, Any]:
     told = next((each for each in run.windows if each.window == run.worst), None)
     return {"worst_window": run.worst, "worst_score": None if told is None else told.score}
@@ -308,14 +353,14 @@ def _regret(
 
 
 def _loses(
-    compared: Compared, places: Sequence[int], present: int | None, chosen: int, yardstick: Yardstick
+    compared: Compared, places: Sequence[int], present: int | None, chosen: int, scale: float
 ) -> tuple[float | None, float | None]:
     if present is None:
         return None, None
     at = places.index(present)
     return (
-        yardstick.worse_by(float(compared.score[at]), float(compared.score[chosen])),
-        float(compared.error_between[at, chosen]),
+        scale * float(compared.behind[at] - compared.behind[chosen]),
+        scale * float(compared.error_between[at, chosen]),
     )
 
 
@@ -357,7 +402,7 @@ def _half_time(
         return None
     first, second = (np.where((np.arange(len(rows)) < half) == before, rows, 0.0) for before in (True, False))
     cost = np.array([_cost(run, unit) * _early(run, half) for run in runs])
-    chosen = recommend(compare(yardstick.influences(runs, first), alpha=alpha, seed=seed), cost, errors=ERRORS).policy
+    chosen = _chosen(result, runs, first, cost, yardstick, alpha, seed)[1].policy
     later = yardstick.influences(runs, second).score
     worse = np.array([yardstick.worse_by(float(each), 0.0) for each in later])
     best = int(np.argmin(worse))
