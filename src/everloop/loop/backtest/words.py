@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-from everloop.loop.backtest.answer import ERRORS, Answer, Judged, Pays, WhatIf
+from everloop.loop.backtest.answer import Answer, Judged, Pays, WhatIf
+from everloop.loop.backtest.choosing import ERRORS
 from everloop.loop.backtest.result import BacktestResult
 
 
