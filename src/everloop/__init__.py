@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from everloop import testing
     from everloop.errors import EverloopError, SpecError
+    from everloop.loop.backtest.python import backtest
     from everloop.spec import alert, detector, guard, metric, notify
     from everloop.spec import checks as check
     from everloop.spec.columns import Column, Columns, when
@@ -16,11 +17,11 @@ if TYPE_CHECKING:
     from everloop.spec.gate import Better, NotWorse
     from everloop.spec.label import Label, Outcomes
     from everloop.spec.loop import Loop
+    from everloop.spec.policy import Policy
     from everloop.spec.retrain import AllOf, AnyOf, Degraded, Drift, Every, Manual, Rows
     from everloop.spec.rollout import Canary, Direct
     from everloop.spec.serve import Cache, Serve
     from everloop.spec.source import Csv, Fixed, JsonLines, Parquet
-    from everloop.spec.torch import Cosine, EarlyStopping, LoRA, Plateau, Torch, pretrained
     from everloop.spec.trace import past
     from everloop.spec.train import Choice, Integers, LogUniform, Search, Train, Uniform
     from everloop.spec.window import Everything, Last
@@ -36,12 +37,10 @@ __all__ = [
     "Choice",
     "Column",
     "Columns",
-    "Cosine",
     "Csv",
     "Degraded",
     "Direct",
     "Drift",
-    "EarlyStopping",
     "EverloopError",
     "Every",
     "Everything",
@@ -50,46 +49,45 @@ __all__ = [
     "JsonLines",
     "Label",
     "Last",
-    "LoRA",
     "LogUniform",
     "Loop",
     "Manual",
     "NotWorse",
     "Outcomes",
     "Parquet",
-    "Plateau",
+    "Policy",
     "Rows",
     "Search",
     "Serve",
     "SpecError",
     "Threshold",
-    "Torch",
     "Train",
     "Uniform",
     "alert",
+    "backtest",
     "check",
     "detector",
     "guard",
     "metric",
     "notify",
     "past",
-    "pretrained",
     "testing",
     "when",
 ]
 
 _HOMES = {
     "everloop.errors": ("EverloopError", "SpecError"),
+    "everloop.loop.backtest.python": ("backtest",),
     "everloop.spec.columns": ("Column", "Columns", "when"),
     "everloop.spec.decision": ("Threshold",),
     "everloop.spec.gate": ("Better", "NotWorse"),
     "everloop.spec.label": ("Label", "Outcomes"),
     "everloop.spec.loop": ("Loop",),
+    "everloop.spec.policy": ("Policy",),
     "everloop.spec.retrain": ("AllOf", "AnyOf", "Degraded", "Drift", "Every", "Manual", "Rows"),
     "everloop.spec.rollout": ("Canary", "Direct"),
     "everloop.spec.serve": ("Cache", "Serve"),
     "everloop.spec.source": ("Csv", "Fixed", "JsonLines", "Parquet"),
-    "everloop.spec.torch": ("Cosine", "EarlyStopping", "LoRA", "Plateau", "Torch", "pretrained"),
     "everloop.spec.trace": ("past",),
     "everloop.spec.train": ("Choice", "Integers", "LogUniform", "Search", "Train", "Uniform"),
     "everloop.spec.window": ("Everything", "Last"),
@@ -109,6 +107,7 @@ _MODULES = {
 
 _LATER = {
     "Join": "joining other tables is not built yet; join them in your source, as they were known at the event",
+    "Torch": "training with PyTorch is not built yet; use an estimator, or a function (samples, params, context)",
     "Experiment": "an experiment is no part of a declaration; start one between versions with `everloop experiment start`",
 }
 

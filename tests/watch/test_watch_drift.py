@@ -73,7 +73,9 @@ def looked(world: World, trigger: Drift, against: Against, days: range, state: D
     """A look a day; through JSON and back, as the ledger does it."""
     state = state or DriftState(opened=at(days.start))
     for day in days:
-        state = decode(encode(drift.advance(world.lake, trigger, state, against, at(day + 1))), DriftState)
+        state = decode(
+            encode(drift.advance(drift.Logged(world.lake), trigger, state, against, at(day + 1))), DriftState
+        )
     return state
 
 

@@ -70,7 +70,7 @@ def watched(folder: Any, lake: Lake, days: int, **world: float) -> Drifted:
     against = Against(version=1, signature=SIGNATURE, profile=reference)
     state = DriftState(opened=START)
     for day in range(days):
-        state = drift.advance(lake, Drift(window=td(days=1)), state, against, START + td(days=day + 1))
+        state = drift.advance(drift.Logged(lake), Drift(window=td(days=1)), state, against, START + td(days=day + 1))
     assert state.found is not None
     return state.found
 
@@ -100,5 +100,7 @@ def test_rows_of_a_server_that_kept_no_summaries_are_missing_and_break_nothing(t
     spaces, later = space.learned({"subject": texts}, {"subject": "text"}, {"picture": pictures})
     reference = profile.with_spaces(profile.build({"subject": texts}), spaces, later)
     against = Against(version=1, signature=SIGNATURE, profile=reference)
-    state = drift.advance(other, Drift(window=td(days=1)), DriftState(opened=START), against, START + td(days=2))
+    state = drift.advance(
+        drift.Logged(other), Drift(window=td(days=1)), DriftState(opened=START), against, START + td(days=2)
+    )
     assert {each.column for each in state.signals} == {"subject (cluster)", "subject (distance)", "subject (length)"}

@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 import typer
 
-from everloop.cli import alerting, dividing
+from everloop.cli import alerting, backtesting, dividing
 from everloop.cli.extras import EXTRAS
 from everloop.cli.options import DEFAULT_HOME, AsJson, Env, HomeFolder, LoopName
 from everloop.errors import EverloopError
@@ -151,6 +151,9 @@ def replay(
         home=home,
         as_json=as_json,
     )
+
+
+app.command(short_help="Which retraining policy would have been best?")(backtesting.backtest)
 
 
 @app.command(short_help="See a year of it in under a minute, on made data.")

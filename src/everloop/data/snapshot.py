@@ -20,7 +20,7 @@ from everloop.data.sources import BATCH, EVENT_TIME, KEY, types_of
 from everloop.errors import DataError
 from everloop.records import ColumnType, Snapshot, digest_of, encode
 from everloop.spec.resolve import Resolved
-from everloop.spec.window import Last
+from everloop.spec.window import Everything, Last
 from everloop.store.lake import OUTCOMES, RAW, Lake
 
 LABEL = "_label"
@@ -52,7 +52,7 @@ def take(loop: Resolved, lake: Lake, *, as_of: datetime) -> Snapshot:
     times = known[EVENT_TIME].to_physical().to_numpy()
     if not len(times):
         raise DataError(_nothing_labelled(loop, rows, as_of))
-    begin, test, end = _bounds(loop.loop.window, times)
+    begin, test, end = bounds(loop.loop.window, times)
     train_rows = int(((times >= begin) & (times < test)).sum())
     test_rows = int(((times >= test) & (times < end)).sum())
     if train_rows < LEAST_TRAIN or (test_rows < LEAST_TEST and _test(loop) != 0):
@@ -167,8 +167,8 @@ def _told(lake: Lake, version: int, column: str, kind: ColumnType, as_of: dateti
     return newest.select("id", pl.col("at").alias("_at")).with_columns(valued(newest, kind).alias("_value"))
 
 
-def _bounds(window: Any, times: np.ndarray[Any, np.dtype[np.int64]]) -> tuple[int, int, int]:
-    """(train from, test from, to) in microseconds; ``times`` rise."""
+def bounds(window: Last | Everything, times: np.ndarray[Any, np.dtype[np.int64]]) -> tuple[int, int, int]:
+    """(train from, test from, to) in microseconds, of the labelled rows with these event times, which rise."""
     end = int(times[-1]) + 1
     begin = int(times[0])
     if isinstance(window, Last):
@@ -176,7 +176,7 @@ def _bounds(window: Any, times: np.ndarray[Any, np.dtype[np.int64]]) -> tuple[in
             begin = max(begin, end - window.length // timedelta(microseconds=1))
         else:
             begin = int(times[-min(window.length, len(times))])
-    inside = times[times >= begin]
+    inside = times[np.searchsorted(times, begin) :]
     test = window.test
     if isinstance(test, timedelta):
         return begin, max(begin, end - test // timedelta(microseconds=1)), end

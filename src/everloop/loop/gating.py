@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import polars as pl
@@ -111,9 +111,26 @@ def _anchors(installation: Installation, known: Sequence[Version], champion: Ver
         served = {known.champion for known in releases.history(connection, installation.name)}
     recent = installation.clock.now() - ANCHOR_MEMORY
     others = [v for v in known if v.number in served and v.number != champion.number and v.created_at >= recent]
+    return anchors_among(others, greater_is_better=installation.resolved.score.greater_is_better)
+
+
+class Anchorable(Protocol):
+    """What is known of somebody who served."""
+
+    @property
+    def number(self) -> int: ...
+    @property
+    def score(self) -> float: ...
+
+
+Served = TypeVar("Served", bound=Anchorable)
+
+
+def anchors_among(others: Sequence[Served], *, greater_is_better: bool) -> dict[str, Served]:
+    """Of champions of the last year the best and the oldest, by what they are called."""
     if not others:
         return {}
-    sign = 1 if installation.resolved.score.greater_is_better else -1
+    sign = 1 if greater_is_better else -1
     best, oldest = max(others, key=lambda v: sign * v.score), min(others, key=lambda v: v.number)
     named = {f"version {best.number}, the best of the last year": best}
     return named if oldest is best else {**named, f"version {oldest.number}, champion within the last year": oldest}

@@ -56,6 +56,11 @@ class Home:
         """Fitted, exported and not yet signed models, by candidate digest."""
         return self._made(self.root / "candidates")
 
+    @property
+    def backtests(self) -> Path:
+        """Rendered histories and the fits of backtests, by digest. May be removed at any time: it is made again."""
+        return self._made(self.root / "backtests")
+
     def lake(self, loop: str) -> Path:
         """raw, quarantine, predictions, outcomes: Delta tables."""
         return self._made(self.root / "lake" / _name(loop))

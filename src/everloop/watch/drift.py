@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, Protocol
 
 from everloop.measure import drift as measure
 from everloop.measure import profile as profiles
@@ -90,9 +90,34 @@ class Against:
     """Windows that began before are its own training rows in part, and no evidence of how restless columns are."""
 
 
-def advance(lake: Lake, trigger: Drift, state: DriftState, against: Against, now: datetime) -> DriftState:
+class Requests(Protocol):
+    """What came to be answered, in windows: from the log of servers, or from a history that is replayed."""
+
+    def closed(self, opened: datetime, length: timedelta | int, now: datetime) -> list[Window]:
+        """As `windows.closed`."""
+        ...
+
+    def observed(self, window: Window, against: Against, reference: Profile) -> Observed:
+        """As `observed.observe`, with the champion's own answers."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Logged:
+    """Requests as servers logged them."""
+
+    lake: Lake
+
+    def closed(self, opened: datetime, length: timedelta | int, now: datetime) -> list[Window]:
+        return windows.closed(self.lake, opened, length, now)
+
+    def observed(self, window: Window, against: Against, reference: Profile) -> Observed:
+        return observe(self.lake, window, against.signature, reference, champion=against.version)
+
+
+def advance(requests: Requests, trigger: Drift, state: DriftState, against: Against, now: datetime) -> DriftState:
     """Close every window that is full by ``now``, and say what each two running say. Costs the new rows alone."""
-    fresh = windows.closed(lake, state.opened, trigger.window, now)
+    fresh = requests.closed(state.opened, trigger.window, now)
     changed = state.compared != against.version
     if not fresh and not (changed and state.closed):
         return state
@@ -104,7 +129,7 @@ def advance(lake: Lake, trigger: Drift, state: DriftState, against: Against, now
 
     def measured(window: Window) -> tuple[Signal, ...]:
         nonlocal observed, state
-        observed = observe(lake, window, against.signature, reference, champion=against.version)
+        observed = requests.observed(window, against, reference)
         found = signals_of(reference, observed, trigger)
         moved = [each for each in found if each.kind == "distribution"]
         top = max(moved, key=lambda each: each.psi, default=None)

@@ -188,8 +188,9 @@ def _drifts(
     )
     began = DriftState(opened=state.began or state.triggers.began)
     # Without a trigger the weeks are watched all the same: people want to see how far inputs have moved.
+    requests = drift.Logged(lake)
     states = {
-        repr(each): drift.advance(lake, each, state.drifts.get(repr(each), began), against, now)
+        repr(each): drift.advance(requests, each, state.drifts.get(repr(each), began), against, now)
         for each in asked or [Drift()]
     }
     said = {each: found for each in triggers if (found := states[repr(each)].found) is not None}

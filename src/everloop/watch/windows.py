@@ -37,11 +37,15 @@ def closed(lake: Lake, opened: datetime, length: timedelta | int, now: datetime)
     A stretch of time with fewer than `LEAST_ROWS` rows goes on by its own length, at most a day at a time, until it
     has them. A window of rows ends just after its last row.
     """
-    if isinstance(length, int):
-        return _of_rows(lake, opened, length, now)
-    if now - opened < length:
+    if isinstance(length, timedelta) and now - opened < length:
         return []
-    times = _times(lake, opened, now)
+    return full(_times(lake, opened, now), opened, length, now)
+
+
+def full(times: pl.Series, opened: datetime, length: timedelta | int, now: datetime) -> list[Window]:
+    """The same of rows with these times, from ``opened`` to ``now``, oldest first."""
+    if isinstance(length, int):
+        return _of_rows(times, opened, length)
     found: list[Window] = []
     step = min(STEP, length)
     while now - opened >= length and len(found) < MOST_AT_ONCE:
@@ -56,8 +60,7 @@ def closed(lake: Lake, opened: datetime, length: timedelta | int, now: datetime)
     return found
 
 
-def _of_rows(lake: Lake, opened: datetime, count: int, now: datetime) -> list[Window]:
-    times = _times(lake, opened, now)
+def _of_rows(times: pl.Series, opened: datetime, count: int) -> list[Window]:
     found: list[Window] = []
     place = 0
     while place + count <= len(times) and len(found) < MOST_AT_ONCE:

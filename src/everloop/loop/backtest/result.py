@@ -40,6 +40,8 @@ class FitName:
     seed: int
     parent: str | None = None
     """The digest of the fit that it goes on from; None: from nothing."""
+    like: str | None = None
+    """The digest of the fit whose estimator and parameters it takes, where those were searched for."""
     share: float = 1.0
     """The share of labels that are known at all."""
 

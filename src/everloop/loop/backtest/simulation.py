@@ -1,0 +1,496 @@
+"""One policy over one history, in event time: who was live, what was known, what was decided.
+
+The functions that decide are production's own: ``watch.triggers`` says what fires, ``gate.compare`` what a challenger
+has shown, ``loop.decide`` what follows. What differs is where rows come from, and that a released model serves as soon
+as its retrain is over: shadow and canary take the time that ``takes`` allows them and turn nobody back.
+
+A generator: it yields what it asks of fits and goes on when that is known. So many run side by side, and what they
+share is made once.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Generator
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+
+import numpy as np
+
+from everloop.clock import instant, microseconds
+from everloop.errors import DataError, TrainError
+from everloop.gate.compare import compare
+from everloop.loop.backtest.asks import Ask, AskAnswers, AskCells
+from everloop.loop.backtest.cells import cell, positive, scored, together
+from everloop.loop.backtest.result import Cell, Retrain, Served, WindowRun
+from everloop.loop.backtest.signals import Signalling
+from everloop.loop.backtest.world import MICROSECOND, Taken, World
+from everloop.loop.decide import decide
+from everloop.loop.events import ChangeRelease, Command, KeepTrigger, Looked, Note, StartTurn, State, TurnEnded
+from everloop.loop.gating import ANCHOR_MEMORY, anchors_among
+from everloop.package.threshold import choose
+from everloop.records import Release, Verdict
+from everloop.spec.gate import NotWorse
+from everloop.spec.policy import Policy, rows_words
+from everloop.spec.retrain import Degraded, leaves
+from everloop.spec.rollout import Direct
+from everloop.watch.triggers import Fired
+
+Steps = Generator[tuple[Ask, ...], None, None]
+DAY_MICROSECONDS = 86_400_000_000
+
+
+@dataclass(slots=True, kw_only=True)
+class Version:
+    """One model that a policy made."""
+
+    number: int
+    fit: str
+    """Serves."""
+    tested: str
+    """Was tested: the same one, unless the window is fitted again with its test rows."""
+    taken: Taken
+    made: int
+    score: float
+    """On its test rows; NaN where nobody asked."""
+    fitted_until: int
+    threshold: float | None = None
+    served: bool = False
+    since: int = 0
+    """When it became champion."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Turn:
+    """A turn under way, or the version it made."""
+
+    started: int
+    ends: int
+    because: str
+    kinds: tuple[str, ...]
+    taken: Taken | None
+    version: Version | None
+    problem: str | None
+    seconds: float
+    window: int
+
+
+@dataclass(slots=True)
+class Simulation:
+    """Run it with `steps`; afterwards ``windows`` and ``retrains`` are what happened."""
+
+    policy: Policy
+    world: World
+    windows: list[WindowRun] = field(default_factory=list)
+    retrains: list[Retrain] = field(default_factory=list)
+    used: list[tuple[int, int]] = field(default_factory=list)
+    """Which of the known labels anything was learned or decided from."""
+    segments: list[tuple[int, str, int, int]] = field(default_factory=list)
+    """Who served: (window, fit, since, until), places of rows."""
+    problem: str | None = None
+    _release: Release = field(init=False)
+    _versions: list[Version] = field(default_factory=list)
+    _waiting: Fired | None = None
+    _turn: Turn | None = None
+    _signals: Signalling = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._release = Release(loop=self.world.resolved.loop.name)
+        self._signals = Signalling(self.policy, self.world)
+
+    # The whole of it.
+
+    def steps(self) -> Steps:
+        """Raises nothing: what stops the policy is its ``problem``."""
+        try:
+            yield from self._first(self.world.grid.edges[0])
+        except (TrainError, DataError) as error:
+            self.problem = f"the first model could not be made: {error}"
+            return
+        try:
+            yield from self._through()
+        except (TrainError, DataError) as error:
+            self.problem = f"in window {len(self.windows)}: {error}"
+
+    def _through(self) -> Steps:
+        """Window after window: serve, look, decide, score."""
+        grid, world = self.world.grid, self.world
+        now = grid.edges[0]
+        self._signals.begin(now)
+        for window in range(len(grid)):
+            since, until = grid.edges[window], grid.edges[window + 1]
+            parts: list[tuple[Version, int, int]] = []
+            stale = 0
+            for look in range(1, world.looks + 1):
+                then = since + (until - since) * look // world.looks
+                served, late = yield from self._serve(window, now, then)
+                parts += served
+                stale += late
+                now = then
+                yield from self._look(window, now)
+            self._score(window, parts, stale)
+        if self._turn is not None:
+            self._unfinished(self._turn)
+        yield from self._what_paid()
+
+    def _serve(
+        self, window: int, now: int, then: int
+    ) -> Generator[tuple[Ask, ...], None, tuple[list[tuple[Version, int, int]], int]]:
+        """Rows of (now, then], each answered by whoever was champion at its time."""
+        parts: list[tuple[Version, int, int]] = []
+        stale = 0
+        place, end = self.world.timeline.place(now), self.world.timeline.place(then)
+        if self._turn is not None and self._turn.ends <= then:
+            turn = self._turn
+            border = max(place, self.world.timeline.place(turn.ends))
+            if border > place:
+                parts.append((self._champion, place, border))
+            before = self._champion.number
+            yield from self._end(turn)
+            if self._champion.number != before:
+                # From its start on; what lies in windows before this one is theirs.
+                stale = border - self.world.timeline.place(turn.started)
+            place = border
+        if end > place:
+            parts.append((self._champion, place, end))
+        for version, _, _ in parts:
+            low, high = self.world.chunk(version.fit, window)
+            yield (AskAnswers(fit=version.fit, since=low, until=high),)
+        return parts, stale
+
+    def _score(self, window: int, parts: list[tuple[Version, int, int]], stale: int) -> None:
+        world = self.world
+        merged: list[tuple[Version, int, int]] = []
+        for version, low, high in parts:
+            if merged and merged[-1][0].number == version.number:
+                merged[-1] = (version, merged[-1][1], high)
+            elif high > low:
+                merged.append((version, low, high))
+        served: list[Served] = []
+        cells: list[Cell] = []
+        whole = (world.grid.places[window], world.grid.places[window + 1])
+        truths, answers = [], []
+        for version, low, high in merged:
+            self.segments.append((window, version.fit, low, high))
+            places, truth = world.timeline.truths(low, high)
+            served.append(Served(fit=version.fit, rows=len(places)))
+            if (low, high) == whole and version.threshold is None:
+                cells.append(world.cell(version.fit, window))
+                continue
+            said = world.fits.answers(version.fit, low, high)[places - low]
+            truths.append(truth)
+            answers.append(said)
+            raw = world.raw(low, high, places)
+            cells.append(cell(world.resolved, truth, said, rows=raw, threshold=version.threshold))
+        loss, rows, errors = together(cells)
+        figure = cells[0].score if len(cells) == 1 else None
+        if len(cells) > 1:
+            places, truth = world.timeline.truths(*whole)
+            figure = scored(
+                world.resolved.score,
+                truth,
+                np.concatenate(answers),
+                rows=world.raw(*whole, places),
+                positive=positive(world.resolved),
+            )
+        self.windows.append(
+            WindowRun(
+                window=window, served=tuple(served), score=figure, loss=loss, rows=rows, stale=max(0, stale),
+                errors=errors,
+            )
+        )  # fmt: skip
+
+    # Turns.
+
+    def _first(self, now: int) -> Steps:
+        """The first model: made from what is known when serving begins, and there when it begins."""
+        turn = yield from self._made(Fired(because="the first model"), now, -1)
+        if turn.version is None:
+            raise TrainError(turn.problem or "no reason was kept")
+        yield from self._end(turn, at=now)
+
+    def _made(self, fired: Fired, now: int, window: int) -> Generator[tuple[Ask, ...], None, Turn]:
+        """The rows and the fits of a turn that starts now. What is wrong with them is found when it ends."""
+        world, policy = self.world, self.policy
+        kinds = tuple(dict.fromkeys(each.name for each in fired.evidence)) or ("first",)
+        turn = Turn(
+            started=now, ends=now, because=fired.because, kinds=kinds, taken=None, version=None, problem=None,
+            seconds=0.0, window=window,
+        )  # fmt: skip
+        try:
+            taken = world.take(policy.window, now)
+            world.honest(taken.end - 1, now)
+            turn.taken = taken
+            words = rows_words(policy.window)
+            parent = self._champion.fit if policy.warm and self._versions else None
+            asks = [world.asked(world.name(taken.begin, taken.test, parent=parent), policy.window, words)]
+            refit = policy.window.refit
+            if refit:
+                like = asks[0].fit if world.searches and parent is None else None
+                name = world.name(taken.begin, taken.end, parent=parent, like=like)
+                if like is not None:
+                    yield (asks[0],)
+                asks.append(world.asked(name, policy.window, words))
+                if not self._needs_score and like is None:
+                    asks = asks[1:]  # Nobody will ask how good it was on its test rows.
+            yield tuple(asks)
+            records = [world.fits.record(ask.fit) for ask in asks]
+            turn.seconds = sum(each.seconds for each in records)
+            bad = next((each.problem for each in records if each.problem is not None), None)
+            if bad is not None:
+                raise TrainError(bad)
+            version = Version(
+                number=len(self._versions) + 1,
+                fit=asks[-1].fit,
+                tested=asks[0].fit,
+                taken=taken,
+                made=now,
+                score=math.nan,
+                fitted_until=taken.end if refit else taken.test,
+            )
+            if self._needs_score or world.resolved.loop.decision is not None:
+                yield from self._test(version)
+            turn.version = version
+        except (DataError, TrainError) as error:
+            turn.problem = f"{type(error).__name__}: {error}"
+        takes = world.takes if world.takes is not None else timedelta(seconds=turn.seconds)
+        turn.ends = now + takes // MICROSECOND
+        low = int(np.searchsorted(world.known_times, turn.taken.begin)) if turn.taken else 0
+        self.used.append((low, low + turn.taken.train_rows + turn.taken.test_rows) if turn.taken else (0, 0))
+        return turn
+
+    def _test(self, version: Version) -> Steps:
+        """The candidate's score on its test rows, which it has not seen. Raises TrainError where it has none."""
+        world = self.world
+        low, high = self._known(version.taken.test, version.taken.end)
+        yield from self._told(version.tested, low, high)
+        judged = world.judged(version.tested, low, high)
+        resolved = world.resolved
+        if resolved.loop.decision is not None and resolved.positive is not None:
+            version.threshold = choose(
+                resolved.loop.decision, judged.truth, judged.prediction, positive=resolved.positive
+            )
+        found = scored(
+            resolved.score, judged.truth, judged.prediction, rows=world.rows(low, high), positive=positive(resolved)
+        )
+        version.score = math.nan if found is None else found
+        if found is None and self._needs_score:
+            raise TrainError(
+                f"The score {resolved.score.name} is not defined on {len(judged)} held-out rows; hold out more in window.test."
+            )
+
+    def _end(self, turn: Turn, *, at: int | None = None) -> Steps:
+        """What follows from a turn that is over."""
+        now = turn.ends if at is None else at
+        verdict: Verdict | None = None
+        version = turn.version
+        number = None
+        if version is not None:
+            same = self._release.champion is not None and version.fit == self._champion.fit
+            if same:
+                verdict = Verdict(outcome="not_worse", promote=False, because="it serves already")
+                number = self._champion.number
+            else:
+                verdict = yield from self._judge(version, now)
+                self._versions.append(version)
+                number = version.number
+        state = self._state(ending=True)
+        self._turn = None
+        ended = TurnEnded(run="", version=number, verdict=verdict, because=turn.problem or "")
+        commands = decide(state, ended, instant(now))
+        released = self._perform(commands, now)
+        if turn.window < 0 and not released:
+            raise TrainError(commands[0].because if isinstance(commands[0], Note) else "it was not released")
+        note = next((each for each in commands if isinstance(each, Note)), None)
+        self.retrains.append(
+            Retrain(
+                window=turn.window,
+                started=instant(turn.started),
+                live=instant(now) if released else None,
+                because=turn.because,
+                kinds=turn.kinds,
+                fit=None if version is None else version.fit,
+                verdict=verdict,
+                said="released" if released else note.action if note is not None else "",
+                rows=0 if turn.taken is None else turn.taken.train_rows + turn.taken.test_rows,
+                seconds=turn.seconds,
+            )
+        )
+        if released:
+            assert version is not None
+            yield from self._signals.champion(version, now)
+
+    def _unfinished(self, turn: Turn) -> None:
+        """The history ends before the turn does: it has cost what it costs."""
+        self.retrains.append(
+            Retrain(
+                window=turn.window,
+                started=instant(turn.started),
+                live=None,
+                because=turn.because,
+                kinds=turn.kinds,
+                fit=None if turn.version is None else turn.version.fit,
+                verdict=None,
+                said="turn failed" if turn.problem else "not over when the history ends",
+                rows=0 if turn.taken is None else turn.taken.train_rows + turn.taken.test_rows,
+                seconds=turn.seconds,
+            )
+        )
+
+    def _judge(self, version: Version, now: int) -> Generator[tuple[Ask, ...], None, Verdict]:
+        """As `loop.gating.judge`: challenger, champion and anchor on the same rows, unseen by any of them."""
+        world, gate = self.world, self.policy.gate
+        if self._release.champion is None:
+            figure = "not asked" if math.isnan(version.score) else f"{version.score:.4f}"
+            return Verdict(
+                outcome="first",
+                promote=True,
+                because=f"the first version: {world.resolved.score.name} {figure} on its test rows",
+            )
+        if gate is None:
+            return Verdict(outcome="ungated", promote=True, because="the policy has no gate (gate=None)")
+        champion = self._champion
+        anchors = self._anchors(now)
+        since = max(each.fitted_until for each in (champion, *anchors.values()))
+        low, high = self._known(max(version.taken.test, since), version.taken.end)
+        if high <= low:
+            return Verdict(
+                outcome="unsure",
+                promote=False,
+                because=f"no test row is newer than what version {champion.number} was fitted on ({instant(since):%Y-%m-%d %H:%M})",
+            )
+        for fit in (version.tested, champion.fit, *(each.fit for each in anchors.values())):
+            yield from self._told(fit, low, high)
+        ours = world.judged(version.tested, low, high)
+        raw = None
+        if gate.slices:
+            places = world.known[low:high]
+            raw = world.timeline.raw(int(places[0]), int(places[-1]) + 1, places)
+        named = tuple((name, each.fit) for name, each in anchors.items())
+        key = ("gate", gate, version.tested, champion.fit, champion.number, named, low, high)
+        found: Verdict = world.remembered(
+            key,
+            lambda: compare(
+                gate,
+                world.resolved.score,
+                truth=ours.truth,
+                challenger=ours.prediction,
+                champion=world.judged(champion.fit, low, high).prediction,
+                anchors={name: world.judged(fit, low, high).prediction for name, fit in named},
+                rows=(
+                    {name: raw[name].cast(str).fill_null("missing").to_numpy() for name in gate.slices}
+                    if raw is not None
+                    else {}
+                ),
+                days=ours.times // DAY_MICROSECONDS,
+                positive=positive(world.resolved),
+                extra=world.rows(low, high),
+                champion_name=f"version {champion.number}",
+            ),
+        )
+        return found
+
+    def _anchors(self, now: int) -> dict[str, Version]:
+        """As `loop.gating` chooses them."""
+        if not isinstance(self.policy.gate, NotWorse):
+            return {}
+        recent = now - ANCHOR_MEMORY // MICROSECOND
+        others = [
+            each
+            for each in self._versions
+            if each.served and each.number != self._release.champion and each.made >= recent
+        ]
+        return anchors_among(others, greater_is_better=self.world.resolved.score.greater_is_better)
+
+    # Looks and decisions.
+
+    def _look(self, window: int, now: int) -> Steps:
+        signals = self._signals.look(self._champion, now, busy=self._turn is not None)
+        fired = self._signals.fired(signals, now)
+        commands = decide(self._state(), Looked(fired=fired), instant(now))
+        self._perform(commands, now)
+        for command in commands:
+            if isinstance(command, StartTurn):
+                because = Fired(because=command.because, evidence=command.evidence)
+                self._turn = yield from self._made(because, now, window)
+
+    def _perform(self, commands: tuple[Command, ...], now: int) -> bool:
+        """Whether somebody was released."""
+        released = False
+        for command in commands:
+            match command:
+                case KeepTrigger():
+                    self._waiting = command.fired
+                case ChangeRelease():
+                    self._release = command.change.release
+                    self._champion.served = True
+                    self._champion.since = now
+                    released = True
+                case _:
+                    pass
+        return released
+
+    def _state(self, *, ending: bool = False) -> State:
+        return State(
+            release=self._release,
+            rollout=Direct(),
+            gate=self.policy.gate,
+            turn="turn" if self._turn is not None and not ending else None,
+            waiting=self._waiting,
+        )
+
+    # Afterwards.
+
+    def _what_paid(self) -> Steps:
+        """Hold each released model against the one it replaced, over the windows that it began and served."""
+        world = self.world
+        before: str | None = None
+        for place, retrain in enumerate(self.retrains):
+            if retrain.live is None:
+                continue
+            fit = retrain.fit
+            assert fit is not None
+            if before is not None and before != fit:
+                mine = [each.window for each in self.windows if self._wholly(each, fit, retrain.live)]
+                if mine:
+                    spans = tuple((each, world.grid.places[each], world.grid.places[each + 1]) for each in mine)
+                    yield (AskCells(fit=before, windows=spans),)
+                    gain = rows = 0.0
+                    for window in mine:
+                        new, old = world.cell(fit, window), world.fits.cell(before, window)
+                        if old is not None:
+                            gain += new.rows * (old.loss - new.loss)
+                            rows += new.rows
+                    if rows:
+                        self.retrains[place] = replace(retrain, paid=gain / rows)
+            before = fit
+
+    def _wholly(self, run: WindowRun, fit: str, live: datetime) -> bool:
+        """Whether the fit, since this release, answered most of a window."""
+        if self.world.grid.edges[run.window + 1] <= microseconds(live) or not run.rows:
+            return False
+        return sum(each.rows for each in run.served if each.fit == fit) * 2 > run.rows
+
+    # Small things.
+
+    @property
+    def _champion(self) -> Version:
+        number = self._release.champion
+        return self._versions[(number or 1) - 1]
+
+    @property
+    def _needs_score(self) -> bool:
+        """Whether anything depends on how good a candidate was on its test rows."""
+        watched = any(isinstance(each, Degraded) for each in leaves(self.policy.retrain))
+        return watched or self.policy.gate is not None
+
+    def _known(self, since: int, until: int) -> tuple[int, int]:
+        """Which of the known labels lie in [since, until)."""
+        low, high = np.searchsorted(self.world.known_times, [since, until])
+        return int(low), int(high)
+
+    def _told(self, fit: str, low: int, high: int) -> Steps:
+        """Ask a fit about ``known[low:high]``."""
+        if high > low:
+            places = self.world.known
+            yield (AskAnswers(fit=fit, since=int(places[low]), until=int(places[high - 1]) + 1),)
