@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from everloop.spec.rollout import Canary, Direct
     from everloop.spec.serve import Cache, Serve
     from everloop.spec.source import Csv, Fixed, JsonLines, Parquet
+    from everloop.spec.torch import Cosine, EarlyStopping, LoRA, Plateau, Torch, pretrained
     from everloop.spec.trace import past
     from everloop.spec.train import Choice, Integers, LogUniform, Search, Train, Uniform
     from everloop.spec.window import Everything, Last
@@ -37,10 +38,12 @@ __all__ = [
     "Choice",
     "Column",
     "Columns",
+    "Cosine",
     "Csv",
     "Degraded",
     "Direct",
     "Drift",
+    "EarlyStopping",
     "EverloopError",
     "Every",
     "Everything",
@@ -49,18 +52,21 @@ __all__ = [
     "JsonLines",
     "Label",
     "Last",
+    "LoRA",
     "LogUniform",
     "Loop",
     "Manual",
     "NotWorse",
     "Outcomes",
     "Parquet",
+    "Plateau",
     "Policy",
     "Rows",
     "Search",
     "Serve",
     "SpecError",
     "Threshold",
+    "Torch",
     "Train",
     "Uniform",
     "alert",
@@ -71,6 +77,7 @@ __all__ = [
     "metric",
     "notify",
     "past",
+    "pretrained",
     "testing",
     "when",
 ]
@@ -88,6 +95,7 @@ _HOMES = {
     "everloop.spec.rollout": ("Canary", "Direct"),
     "everloop.spec.serve": ("Cache", "Serve"),
     "everloop.spec.source": ("Csv", "Fixed", "JsonLines", "Parquet"),
+    "everloop.spec.torch": ("Cosine", "EarlyStopping", "LoRA", "Plateau", "Torch", "pretrained"),
     "everloop.spec.trace": ("past",),
     "everloop.spec.train": ("Choice", "Integers", "LogUniform", "Search", "Train", "Uniform"),
     "everloop.spec.window": ("Everything", "Last"),
@@ -107,7 +115,6 @@ _MODULES = {
 
 _LATER = {
     "Join": "joining other tables is not built yet; join them in your source, as they were known at the event",
-    "Torch": "training with PyTorch is not built yet; use an estimator, or a function (samples, params, context)",
     "Experiment": "an experiment is no part of a declaration; start one between versions with `everloop experiment start`",
 }
 

@@ -7,7 +7,7 @@ import hashlib
 import re
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Literal, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 
 import msgspec
 
@@ -122,6 +122,17 @@ class Category:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Scaling:
+    """(number − ``centre``) × ``factor``, held between −`WIDEST` and `WIDEST`. Calculated in float64."""
+
+    centre: float
+    factor: float
+
+    WIDEST: ClassVar[float] = 10.0
+    """Standard deviations: a number that is farther out would drive a network to where it has learned nothing."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class FeatureEncoding:
     """How one feature becomes estimator columns: by a table where there is one, else as a number (NaN where missing)."""
 
@@ -131,13 +142,19 @@ class FeatureEncoding:
     fill: float | None = None
     """For estimators that refuse NaN: what a missing number becomes. None: NaN stays."""
     terms: TermTable | None = None
+    scaling: Scaling | None = None
+    """For networks: numbers around 0, each about as wide as the next."""
+    indicator: bool = False
+    """For networks: one more column, 1 where the number is missing. All of these stand behind all others."""
 
     @property
     def width(self) -> int:
         """How many columns of the matrix it is."""
         if self.terms is not None:
             return len(self.terms.values)
-        return len(self.category.values) + 2 if self.category is not None and self.category.one_hot else 1
+        return (
+            len(self.category.values) + 2 if self.category is not None and self.category.one_hot else 1 + self.indicator
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -145,6 +162,8 @@ class Encoding:
     """How the features become the estimator's matrix [rows, width], values rounded to float32."""
 
     features: tuple[FeatureEncoding, ...]
+    network: bool = False
+    """A network sees the matrix as its tensor ``columns``, beside others under names of their own."""
 
     @property
     def width(self) -> int:
@@ -167,7 +186,7 @@ class Encoding:
                 names += [f"{each.name}: {value}" for value in each.terms.values]
             else:
                 names.append(each.name)
-        return tuple(names)
+        return (*names, *(f"{each.name} missing" for each in self.features if each.indicator))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -226,11 +226,13 @@ def rows_of(text: str) -> dict[str, tuple[str, ...]]:
 
 def shown_default(field: dataclasses.Field[Any]) -> str:
     value = field.default
+    if field.default_factory is not dataclasses.MISSING:
+        return f"`{field.default_factory()!r}`"
     if value is dataclasses.MISSING:
         return "needed"
     if isinstance(value, timedelta):
         whole = f"{value.days} day{'s' if value.days != 1 else ''}"
-        return "0" if not value else whole if value == timedelta(days=value.days) else f"{value.seconds // 60} minutes"
+        return "0" if not value else whole if value == timedelta(days=value.days) else _minutes(value)
     if isinstance(value, el.AnyOf):
         return "`AnyOf(Every(7 days), Degraded(by=0.02))`"
     if dataclasses.is_dataclass(value):
@@ -238,6 +240,11 @@ def shown_default(field: dataclasses.Field[Any]) -> str:
     if isinstance(value, tuple) and value and dataclasses.is_dataclass(value[0]):
         return f"`({', '.join(f'{type(each).__name__}()' for each in value)})`"
     return f'`"{value}"`' if isinstance(value, str) else f"`{value!r}`"
+
+
+def _minutes(value: timedelta) -> str:
+    count = value.seconds // 60
+    return f"{count} minute{'s' if count != 1 else ''}"
 
 
 def declaration_values() -> dict[str, type]:

@@ -179,6 +179,27 @@ def test_money_is_what_retraining_costs_and_errors_are_not_paid_twice() -> None:
         assert each.cost == pytest.approx(10 * costs.retrains + costs.seconds)
 
 
+def test_where_errors_have_a_price_the_least_money_in_all_is_the_best() -> None:
+    """A retrain that costs as much as ten wrong answers pays monthly; one that costs ten thousand never does."""
+    chosen = {}
+    for retrain in (0.0, 10.0, 10_000.0):
+        prices = Prices(retrain=retrain, errors={"wrong": 1.0})
+        result = made_result(prices=prices)
+        found = answer(result)
+        assert found.judged_by == "money"
+        assert found.pays == ()
+        for each in found.policies:
+            assert each.total == pytest.approx(result.runs[each.place].costs.money)
+        assert found.of(found.recommended).total == min(each.total or 0.0 for each in found.policies)
+        chosen[retrain] = found.of(found.recommended).name
+        assert found.present_loses is not None
+        present = found.of(found.present or 0).total or 0.0
+        assert found.present_loses == pytest.approx(present - (found.of(found.recommended).total or 0.0))
+    assert chosen[0.0].startswith("every week")
+    assert chosen[10.0].startswith("every 4 weeks")
+    assert chosen[10_000.0].startswith("never")
+
+
 def test_what_all_policies_share_is_not_said_of_each(found: Answer) -> None:
     assert found.common == ("no gate",)
     assert all("no gate" not in each.name for each in found.policies)

@@ -131,6 +131,12 @@ def test_money_and_turned_back_candidates_are_shown() -> None:
     assert "(3 turned back)" in page(made, found)
     assert "(−3)" in printed(made, found)
     assert f"{12.5 * 29:,.2f}" in printed(made, found)
+    priced = made_result(windows=30, prices=Prices(retrain=12.5, errors={"wrong": 2.0}))
+    found = answer(priced)
+    total = found.of(found.recommended).total
+    for text in (page(priced, found), printed(priced, found)):
+        assert f"It costs {total:,.2f} in all" in text
+        assert "of money" in text
 
 
 def test_a_floor_that_nobody_beats_is_a_warning(result: BacktestResult) -> None:

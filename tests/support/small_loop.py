@@ -126,10 +126,11 @@ class SmallLoop:
         self.home = folder / ".everloop"
 
     def declare(self, **fields: str) -> None:
-        """Write the declaration anew."""
+        """Write the declaration anew. ``head``: what stands above the loop."""
+        head = fields.pop("head", HEAD)
         chosen = {**FIELDS, **fields}
         text = "".join(f"    {name}={value},\n" for name, value in chosen.items())
-        self.file.write_text(f"{HEAD}loop = el.Loop(\n{text})\n", "utf-8")
+        self.file.write_text(f"{head}loop = el.Loop(\n{text})\n", "utf-8")
 
     def deliver(self, name: str, rows: pl.DataFrame) -> Path:
         """A new file of the source, complete when it is there."""

@@ -80,6 +80,8 @@ class Work:
     """What searches of earlier turns found."""
     hands: Hands | None = None
     """Other processes for a search."""
+    folder: Path | None = None
+    """The declaration's own: what the paths of pretrained weights are relative to."""
 
     @property
     def zones(self) -> dict[str, str | None]:
@@ -95,7 +97,7 @@ class Work:
 
 def predicted(work: Work, made: Trained, rows: pl.DataFrame) -> Any:
     """The trainer's own answers: [rows, classes], or [rows]."""
-    return made.fitted.predict(encoding.apply(made.encoding, columns_of(work.features(rows))))
+    return made.fitted.predict(encoding.inputs(made.encoding, columns_of(work.features(rows))))
 
 
 def main(context: Any, arguments: dict[str, Any]) -> dict[str, Any]:
@@ -110,6 +112,7 @@ def main(context: Any, arguments: dict[str, Any]) -> dict[str, Any]:
         report=context.progress,
         remembered=arguments.get("remembered", ()),
         hands=hands(arguments),
+        folder=Path(arguments["folder"]),
     )
     with watch.timing("read"):
         rows = samples(resolved, Lake(home.lake(resolved.loop.name)), snapshot)
@@ -211,6 +214,7 @@ def trained(
         event_time=rows["_event_time"].dt.epoch("us").to_numpy(),
         columns={name: rows[name].to_numpy() for name in rows.columns if not name.startswith("_")},
         forms=forms_of(resolved.features),
+        folder=work.folder,
     )
     goal = goal_of(resolved)
     if like is None:

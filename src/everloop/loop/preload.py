@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from everloop.spec.loop import Loop
+from everloop.spec.torch import Imported, Torch
 from everloop.spec.train import Estimator
 
 JOB = ("everloop.loop.fit_job", "everloop.train.sklearn")
@@ -19,7 +20,11 @@ def modules(loop: Loop) -> tuple[str, ...]:
 
 
 def _of(value: Any) -> Iterator[str]:
-    if isinstance(value, Estimator):
+    if isinstance(value, Torch):
+        yield "everloop.train.torch"
+        yield "torch.onnx"
+        yield from (value.model.path.rpartition(".")[0],) if isinstance(value.model, Imported) else ()
+    elif isinstance(value, Estimator):
         module = value.path.rpartition(".")[0]
         yield module
         if module.partition(".")[0] in ("lightgbm", "xgboost"):

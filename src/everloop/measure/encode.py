@@ -15,6 +15,7 @@ import numpy.typing as npt
 from everloop.errors import DataError, TrainError
 from everloop.forms import Form, Terms, TermTable
 from everloop.measure import terms
+from everloop.measure.tensors import Tensors
 from everloop.records import (
     MISSING_INTEGER,
     MISSING_TEXT,
@@ -22,6 +23,7 @@ from everloop.records import (
     Encoding,
     FeatureEncoding,
     FeatureType,
+    Scaling,
 )
 
 Matrix = npt.NDArray[np.float64]
@@ -31,6 +33,8 @@ Sparse = Any
 LARGEST = float(np.finfo(np.float32).max)
 """Numbers beyond the float32 range are held at its edge, so that no estimator sees an infinity."""
 
+COLUMNS = "columns"
+"""The name of the matrix among a network's tensors."""
 NATIVE_LIMIT = 20_000
 """Most values in a table of native codes; what is rarer counts as unseen."""
 ONE_HOT_LIMIT = 200
@@ -47,6 +51,7 @@ def learn(
     native_categories: bool,
     accepts_missing: bool,
     forms: Mapping[str, Form] | None = None,
+    network: bool = False,
 ) -> Encoding:
     """Learn how each feature becomes matrix columns, from training rows only.
 
@@ -55,6 +60,7 @@ def learn(
     ``native_categories``: one column of codes per text feature (trees that split on sets), else one-hot.
     ``accepts_missing``: False learns the training median as a fill for missing numbers. ``forms``: of each feature
     that is more than one value what was declared (`everloop.spec.wholes.forms_of`); its array holds texts.
+    ``network``: numbers are scaled, and missing ones get a column that says so.
 
     >>> table = learn({"x": np.array([1.0, np.nan, 3.0]), "c": np.array(["b", "b", "a"], dtype=object)},
     ...               {"x": "number", "c": "text"}, native_categories=True, accepts_missing=False)
@@ -72,17 +78,31 @@ def learn(
             )
         form = (forms or {}).get(name)
         if isinstance(form, Terms):
+            if network:
+                raise TrainError(f"the feature {name!r} is terms of a text, which no network takes; write its tokens.")
             learned.append(FeatureEncoding(name=name, type=kind, terms=_learn_terms(name, form, values)))
         elif kind == "text":
             category = _learn_category(values, one_hot=not native_categories)
             learned.append(FeatureEncoding(name=name, type=kind, category=category))
+        elif network:
+            numbers = rounded(_numbers(values))
+            scaling, absent = _scaling(numbers), bool(np.isnan(numbers).any())
+            learned.append(
+                FeatureEncoding(name=name, type=kind, fill=scaling.centre, scaling=scaling, indicator=absent)
+            )
         else:
             # Estimators that take NaN take none in a sparse matrix.
             fill = None if accepts_missing and not free_text else _median(_numbers(values))
             learned.append(FeatureEncoding(name=name, type=kind, fill=fill))
     if not learned:
         raise TrainError("there are no features; name at least one column in features= or leave features out.")
-    return Encoding(features=tuple(learned))
+    return Encoding(features=tuple(learned), network=network)
+
+
+def inputs(encoding: Encoding, features: Mapping[str, npt.NDArray[np.generic]]) -> Matrix | Sparse | Tensors:
+    """What the estimator sees of these rows: its matrix, or a network's tensors."""
+    matrix = apply(encoding, features)
+    return Tensors({COLUMNS: matrix.astype(np.float32)}) if encoding.network else matrix
 
 
 def apply(encoding: Encoding, features: Mapping[str, npt.NDArray[np.generic]]) -> Matrix | Sparse:
@@ -98,12 +118,19 @@ def apply(encoding: Encoding, features: Mapping[str, npt.NDArray[np.generic]]) -
     rows = len(features[encoding.features[0].name])
     matrix = np.empty((rows, encoding.width), dtype=np.float64)
     place = 0
+    indicator = encoding.width - sum(each.indicator for each in encoding.features)
     for each in encoding.features:
         values = features[each.name]
         if each.category is None:
             column = rounded(_numbers(values))
+            absent = np.isnan(column)
             if each.fill is not None:
-                column[np.isnan(column)] = each.fill
+                column[absent] = each.fill
+            if each.scaling is not None:
+                column = scaled(each.scaling, column)
+            if each.indicator:
+                matrix[:, indicator] = absent
+                indicator += 1
             matrix[:, place] = column
             place += 1
             continue
@@ -151,6 +178,11 @@ def rounded(numbers: Matrix) -> Matrix:
     return np.clip(numbers, -LARGEST, LARGEST).astype(np.float32).astype(np.float64)
 
 
+def scaled(scaling: Scaling, numbers: Matrix) -> Matrix:
+    """In float64, then to the nearest float32: the graph does the same operations in the same order."""
+    return rounded(np.clip((numbers - scaling.centre) * scaling.factor, -Scaling.WIDEST, Scaling.WIDEST))
+
+
 def native_columns(encoding: Encoding) -> tuple[int, ...]:
     """Places of the matrix columns that hold native category codes."""
     places: list[int] = []
@@ -196,6 +228,16 @@ def _numbers(values: npt.NDArray[np.generic]) -> Matrix:
     if values.dtype.kind == "i":
         numbers[values == MISSING_INTEGER] = np.nan
     return numbers
+
+
+def _scaling(numbers: Matrix) -> Scaling:
+    present = numbers[~np.isnan(numbers)]
+    if not len(present):
+        return Scaling(centre=0.0, factor=1.0)
+    # By the largest first: squares of numbers at the edge of float32 stay finite.
+    largest = max(1.0, float(np.abs(present).max()))
+    centre, spread = float(np.mean(present / largest)) * largest, float(np.std(present / largest)) * largest
+    return Scaling(centre=centre, factor=1.0 / spread if spread > 1e-12 * largest else 1.0)
 
 
 def _median(numbers: Matrix) -> float:

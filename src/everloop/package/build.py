@@ -55,10 +55,13 @@ def build(
     made = export(tree, signature, encoding, fitted, threshold=threshold)
 
     def trainer(raw: pl.DataFrame) -> npt.NDArray[np.float64]:
-        return fitted.predict(encode.apply(encoding, columns_of(features(raw))))
+        return fitted.predict(encode.inputs(encoding, columns_of(features(raw))))
 
     try:
-        report = parity.check(made.graph, signature, rows, trainer, threshold=threshold, extensions=made.extensions)
+        report = parity.check(
+            made.graph, signature, rows, trainer, threshold=threshold, extensions=made.extensions,
+            relative=parity.NETWORK if encoding.network else parity.RELATIVE,
+        )  # fmt: skip
     except PackageError as error:
         raise type(error)(f"{_names(fitted.model)}: {error}") from error
     return Built(

@@ -13,6 +13,8 @@ import onnx
 from onnx import TensorProto, helper
 
 from everloop.errors import ConversionRefused, PackageError
+from everloop.measure.encode import COLUMNS
+from everloop.measure.tensors import Tensors
 from everloop.package import lightgbm_trees, refused, sklearn_models, xgboost_trees
 from everloop.package.graph import EXTENSIONS, IR_VERSION, TREE_DOMAIN, TREE_OPSET, Graph
 from everloop.package.matrix import matrix
@@ -28,7 +30,7 @@ class FittedModel(Protocol):
 
     @property
     def model(self) -> Any:
-        """A scikit-learn estimator, a LightGBM or XGBoost model or booster, or a pipeline of them."""
+        """A scikit-learn estimator, a LightGBM or XGBoost model or booster, a pipeline of them, or a trained network."""
         ...
 
     @property
@@ -47,7 +49,7 @@ class FittedModel(Protocol):
     @property
     def scale(self) -> Literal["log1p"] | None: ...
 
-    def predict(self, matrix: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    def predict(self, matrix: npt.NDArray[np.float64] | Tensors) -> npt.NDArray[np.float64]:
         """float64 [rows, classes], or [rows] in the label's own units for regression."""
         ...
 
@@ -75,7 +77,12 @@ def export(
     graph = Graph()
     parts = render(tree, signature.inputs)
     columns = matrix(graph, encoding, parts)
-    answer = _estimator(graph, columns, fitted)
+    if encoding.network:
+        from everloop.package import torch_models
+
+        answer = torch_models.prediction(graph, {COLUMNS: columns}, fitted)
+    else:
+        answer = _estimator(graph, columns, fitted)
     if signature.task == "regression":
         if fitted.scale == "log1p":
             answer = graph.node("Sub", [graph.curved("Exp", answer, 1), graph.scalar(1.0)])

@@ -13,7 +13,7 @@ from everloop.measure.encode import LARGEST
 from everloop.package import terms
 from everloop.package.graph import TREE_DOMAIN, Block, Blocks, Graph
 from everloop.package.render import GraphParts
-from everloop.records import MISSING_TEXT, Category, Encoding, FeatureEncoding
+from everloop.records import MISSING_TEXT, Category, Encoding, FeatureEncoding, Scaling
 
 DOUBLE = TensorProto.DOUBLE
 
@@ -48,10 +48,33 @@ def _dense(graph: Graph, encoding: Encoding, parts: GraphParts) -> str:
     if any(each.category is None for each in encoding.features):
         whole = graph.node("Clip", [whole, graph.scalar(-LARGEST), graph.scalar(LARGEST)])
         whole = graph.to_float32(whole)
-    if not np.isnan(fills).all():
-        whole = graph.node("Where", [graph.node("IsNaN", [whole]), graph.constant(fills.reshape(1, -1)), whole])
+    absent = graph.node("IsNaN", [whole]) if not np.isnan(fills).all() else ""
+    if absent:
+        whole = graph.node("Where", [absent, graph.constant(fills.reshape(1, -1)), whole])
+    if encoding.network:
+        whole = _scaled(graph, encoding, whole, absent)
     graph.rounded[whole] = whole
     return whole
+
+
+def _scaled(graph: Graph, encoding: Encoding, whole: str, absent: str) -> str:
+    """Every column scaled (categories by 1), and behind them those that say what is missing."""
+    centres: list[float] = []
+    factors: list[float] = []
+    missing: list[int] = []
+    for each in encoding.features:
+        width = len(each.category.values) + 2 if each.category and each.category.one_hot else 1
+        missing += [len(centres)] if each.indicator else []
+        centres += [each.scaling.centre if each.scaling else 0.0] * width
+        factors += [each.scaling.factor if each.scaling else 1.0] * width
+    if any(each.scaling for each in encoding.features):
+        moved = graph.node("Sub", [whole, graph.constant(np.array([centres]))])
+        moved = graph.node("Mul", [moved, graph.constant(np.array([factors]))])
+        moved = graph.node("Clip", [moved, graph.scalar(-Scaling.WIDEST), graph.scalar(Scaling.WIDEST)])
+        whole = graph.to_float32(moved)
+    if not missing:
+        return whole
+    return graph.concat([whole, graph.node("Cast", [graph.columns(absent, missing)], to=DOUBLE)])
 
 
 def _fills(each: FeatureEncoding) -> list[float]:

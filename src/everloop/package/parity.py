@@ -25,6 +25,8 @@ Trainer = Callable[[pl.DataFrame], npt.NDArray[np.float64]]
 """Raw columns, null where missing → the trainer's prediction [rows, classes], or [rows] for regression."""
 
 RELATIVE = 1e-5
+NETWORK = 1e-4
+"""The same for networks: sums of thousands of float32 products, added in another order."""
 FLOOR = 1e-6
 """Near zero: absolute for probabilities; for regression times the root mean square of the trainer's predictions."""
 FLIP = 1e-5
@@ -73,9 +75,14 @@ def check(
     *,
     threshold: float | None = None,
     extensions: bool = False,
+    relative: float = RELATIVE,
 ) -> ParityReport:
-    """Raise `ParityError` naming rows, columns and sizes unless graph and trainer agree on all of them."""
+    """Raise `ParityError` naming rows, columns and sizes unless graph and trainer agree on all of them.
+
+    ``relative``: the difference that is allowed, as a share of the trainer's prediction.
+    """
     started = time.perf_counter()
+    floor = FLOOR * relative / RELATIVE
     opened = session(graph, extensions=extensions)
     count = len(rows)
     if count == 0:
@@ -83,15 +90,15 @@ def check(
     inputs = pack(rows, signature.inputs)
     expected = _trained(trainer, rows, "")
     answer, decision = run(opened, inputs)
-    floor = FLOOR
     if signature.task == "regression":
         finite = expected[np.isfinite(expected)]
-        floor = FLOOR * float(np.sqrt(np.mean(np.square(finite)))) if len(finite) else FLOOR
-    worst = _compare(signature, answer, decision, expected, floor, threshold, lambda row: f"row {row}")
+        floor = floor * float(np.sqrt(np.mean(np.square(finite)))) if len(finite) else floor
+    limits = (relative, floor)
+    worst = _compare(signature, answer, decision, expected, limits, threshold, lambda row: f"row {row}")
     for row in np.unique(np.linspace(0, count - 1, ALONE, dtype=np.int64)).tolist():
         answer, decision = run(opened, {kind: values[row : row + 1] for kind, values in inputs.items()})
         said = [f"row {row} alone"]
-        alone = _compare(signature, answer, decision, expected[row : row + 1], floor, threshold, said.__getitem__)
+        alone = _compare(signature, answer, decision, expected[row : row + 1], limits, threshold, said.__getitem__)
         worst = max(worst, alone)
     changed, words = mutations(signature, unpacked(signature, inputs))
     try:
@@ -100,7 +107,7 @@ def check(
         changed, words = mutations(signature, unpacked(signature, inputs), extremes=False)
         expected = _trained(trainer, frame_of(signature, changed), " on rows with a missing or unseen value")
     answer, decision = run(opened, pack(changed, signature.inputs))
-    worst = max(worst, _compare(signature, answer, decision, expected, floor, threshold, words.__getitem__))
+    worst = max(worst, _compare(signature, answer, decision, expected, limits, threshold, words.__getitem__))
     return ParityReport(rows=count, mutated=len(words), worst=worst, seconds=time.perf_counter() - started)
 
 
@@ -203,7 +210,7 @@ def _compare(
     answer: npt.NDArray[np.float64],
     decision: npt.NDArray[np.int64] | None,
     expected: npt.NDArray[np.float64],
-    floor: float,
+    limits: tuple[float, float],
     threshold: float | None,
     name: Callable[[int], str],
 ) -> float:
@@ -213,12 +220,12 @@ def _compare(
     if decision is not None and decision.shape != (len(answer),):
         raise ParityError(f"the graph decides in the shape {decision.shape} for {len(answer)} rows.")
     with np.errstate(invalid="ignore", over="ignore"):
-        units = np.abs(answer - expected) / (RELATIVE * np.abs(expected) + floor)
+        units = np.abs(answer - expected) / (limits[0] * np.abs(expected) + limits[1])
     same = (answer == expected) | (np.isnan(answer) & np.isnan(expected))
     units = np.where(same, 0.0, np.where(np.isnan(units), np.inf, units))
     worst = float(units.max()) if units.size else 0.0
     if worst > 1.0:
-        _refuse(answer, expected, units, signature, name)
+        _refuse(answer, expected, units, signature, limits[0], name)
     if decision is not None:
         flipped = np.flatnonzero(_flipped(signature, decision, expected, threshold))
         if len(flipped):
@@ -245,14 +252,16 @@ def _flipped(
     return chosen
 
 
-def _refuse(answer: Any, expected: Any, units: Any, signature: Signature, name: Callable[[int], str]) -> None:
+def _refuse(
+    answer: Any, expected: Any, units: Any, signature: Signature, relative: float, name: Callable[[int], str]
+) -> None:
     bad = np.flatnonzero((units > 1.0).any(axis=1))
     row, place = np.unravel_index(int(np.argmax(units)), units.shape)
     column = f"class {signature.classes[place]!r}" if signature.classes else "prediction"
     raise ParityError(
         f"the graph and the trainer differ on {len(bad)} of {len(answer)} rows: {_listed(bad, name)}. Largest at "
         f"{name(int(row))}, {column}: graph {answer[row, place]:.9g}, trainer {expected[row, place]:.9g} (difference "
-        f"{abs(answer[row, place] - expected[row, place]):.3g}, allowed {RELATIVE:g} relative). Use a linear model, a "
+        f"{abs(answer[row, place] - expected[row, place]):.3g}, allowed {relative:g} relative). Use a linear model, a "
         "forest, LightGBM or XGBoost."
     )
 

@@ -11,6 +11,11 @@ DISTRIBUTIONS = {
     "sklearn": ("scikit-learn",),
     "lightgbm": ("lightgbm",),
     "xgboost": ("xgboost", "xgboost-cpu"),
+    "torch": ("torch",),
+    "torchvision": ("torchvision",),
+    "transformers": ("transformers",),
+    "timm": ("timm",),
+    "peft": ("peft",),
 }
 
 
@@ -23,6 +28,8 @@ def requirements(model: Any, *, extensions: bool = False) -> dict[str, str]:
     names = [*ALWAYS, *(("onnxruntime-extensions",) if extensions else ())]
     libraries = {type(step).__module__.partition(".")[0] for _, step in steps(model)}
     libraries.add(type(model).__module__.partition(".")[0])
+    if hasattr(model, "module"):  # a trained network: whatever its layers come from
+        libraries |= {type(each).__module__.partition(".")[0] for each in model.module.modules()}
     found = {}
     for library in sorted(libraries):
         names += DISTRIBUTIONS.get(library, ())

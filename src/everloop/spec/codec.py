@@ -29,6 +29,7 @@ from everloop.spec import (
     rollout,
     serve,
     source,
+    torch,
     train,
     tree,
     window,
@@ -39,7 +40,22 @@ from everloop.spec.loop import Loop
 
 FORMAT = 1
 _MICROSECOND = timedelta(microseconds=1)
-_MODULES = (checks, decision, detector, gate, guard, label, metric, retrain, rollout, serve, source, train, window)
+_MODULES = (
+    checks,
+    decision,
+    detector,
+    gate,
+    guard,
+    label,
+    metric,
+    retrain,
+    rollout,
+    serve,
+    source,
+    torch,
+    train,
+    window,
+)
 KINDS: dict[str, type] = {
     name: kind
     for module in _MODULES
@@ -199,3 +215,8 @@ def _made(kind: type, fields: dict[str, Any]) -> Any:
         if name in fields:
             object.__setattr__(value, name, fitted(fields[name], hint, f"{kind.__name__}.{name}"))
     return value
+
+
+def plainly(value: Any) -> Any:
+    """Any value of a declaration as JSON, for digests of a part."""
+    return _encoded(value)

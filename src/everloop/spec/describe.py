@@ -20,6 +20,7 @@ from everloop.spec.retrain import AllOf, AnyOf, Degraded, Drift, Every, Manual, 
 from everloop.spec.rollout import Canary, Direct
 from everloop.spec.serve import Cache
 from everloop.spec.source import Fixed
+from everloop.spec.torch import Torch
 from everloop.spec.train import Choice, Space, Train
 from everloop.spec.tree import describe as written
 from everloop.spec.window import Last
@@ -178,6 +179,8 @@ def _training(loop: Loop) -> list[str]:
 def _train(train: Train) -> str:
     made = train.estimator
     name = f"your function {made.name}" if isinstance(made, Function) else made.name
+    if isinstance(made, Torch):
+        name = _network(made)
     weight = f", {_weight(train.weight)}" if train.weight is not None else ""
     limit = f", at most {_span(train.timeout)}" if train.timeout else ""
     seed = f"seed {train.seed}{' (the default)' if train.seed == 0 else ''}"
@@ -194,6 +197,26 @@ def _train(train: Train) -> str:
         f"Search {_count(trials, 'trial')}{stop} for the best parameters of {name} ({spaces}){drawn}, judged on the newest "
         f"part of the training rows, never on the test rows{given_up}{at_once}{weight}; {seed}{limit}."
     )
+
+
+def _network(torch: Torch) -> str:
+    """How a network is trained, in the middle of a sentence."""
+    loss = torch.loss.name if isinstance(torch.loss, Function) else torch.loss
+    schedule = type(torch.schedule).__name__.lower() if torch.schedule is not None else "constant"
+    parts = [
+        f"at most {_count(torch.epochs, 'epoch')}" if torch.early_stopping else _count(torch.epochs, "epoch"),
+        f"batches of {torch.batch_size:,}",
+        f"{torch.optimiser} with a {schedule} learning rate of {torch.learning_rate:g}",
+    ]
+    if loss is not None:
+        parts.append(f"the loss {loss}")
+    if torch.adapt is not None:
+        parts.append(f"only LoRA matrices of rank {torch.adapt.rank}")
+    if torch.early_stopping is not None:
+        parts.append(
+            f"until {_count(torch.early_stopping.patience, 'epoch')} bring nothing on the newest {torch.early_stopping.share:.0%}"
+        )
+    return f"the network {torch.model.name} ({', '.join(parts)})"
 
 
 def _weight(weight: str | Mapping[Value, float]) -> str:

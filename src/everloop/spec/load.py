@@ -16,6 +16,7 @@ from everloop.records import digest_of
 from everloop.spec.function import DECLARATION, Function
 from everloop.spec.loop import Loop
 from everloop.spec.metric import Custom
+from everloop.spec.torch import Imported, Torch
 from everloop.spec.train import Estimator
 
 
@@ -60,7 +61,10 @@ def load(path: Path | str) -> Declaration:
 
 def functions_of(loop: Loop) -> tuple[Function, ...]:
     """The user's functions that must be found again."""
-    found = [each.estimator for each in loop.trains if isinstance(each.estimator, Function)]
+    found: list[Function] = []
+    for each in loop.trains:
+        parts = (each.estimator.model, each.estimator.loss) if isinstance(each.estimator, Torch) else (each.estimator,)
+        found += [part for part in parts if isinstance(part, Function)]
     if isinstance(loop.score, Custom):
         found.append(loop.score.function)
     if loop.decision is not None and isinstance(loop.decision.minimise, Custom):
@@ -177,13 +181,17 @@ def _estimators_found_again(loop: Loop, path: Path) -> None:
                 place.exists() for place in (path.parent / f"{top}.py", path.parent / top / "__init__.py")
             ):
                 raise SpecError(
-                    f"The estimator {estimator.path} of the loop {loop.name} stands in a file beside {path.name}, which is "
-                    "not kept with the version; install it as a package, or train with a function."
+                    f"{'The network' if isinstance(estimator, Imported) else 'The estimator'} {estimator.path} of the loop {loop.name} stands in a file beside {path.name}, which is "
+                    "not kept with the version; install it as a package, or write it in the declaration."
                 )
 
 
-def _estimators_in(value: Any) -> Iterator[Estimator]:
-    if isinstance(value, Estimator):
+def _estimators_in(value: Any) -> Iterator[Estimator | Imported]:
+    if isinstance(value, Imported):
+        yield value
+    elif isinstance(value, Torch):
+        yield from _estimators_in(value.model)
+    elif isinstance(value, Estimator):
         yield value
         yield from _estimators_in(value.parameters)
     elif isinstance(value, Mapping):

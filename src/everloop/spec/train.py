@@ -14,7 +14,9 @@ from everloop.errors import SpecError
 from everloop.spec.conform import conform, exact, positive, shown
 from everloop.spec.function import DECLARATION, Function
 from everloop.spec.label import Value
+from everloop.spec.plain import plain
 from everloop.spec.taught import taught
+from everloop.spec.torch import Torch
 
 LATER = {"omitted": "default"}
 """A field that came after declarations were kept: written only where it is not its default, so that theirs keep their digest."""
@@ -90,30 +92,10 @@ def _named_parts(estimator: Estimator) -> Iterator[tuple[str, Estimator]]:
 
 
 def _plain(value: Any, where: str) -> Any:
-    if type(value).__module__ == "numpy" and hasattr(value, "item") and getattr(value, "ndim", 1) == 0:
-        value = value.item()
-    if isinstance(value, float) and math.isnan(value):
-        return math.nan  # the one object: a NaN equals itself only as the same object
-    if isinstance(value, int) and not -(2**63) <= value < 2**64:
-        raise SpecError(f"{where} is {value}, which does not fit into 64 bits; write a smaller number.")
-    if value is None or isinstance(value, bool | int | float | str):
-        return value
-    if getattr(value, "__module__", "") == "numpy" and inspect.isclass(value):
-        return value.__name__  # a type of numbers; its name means the same
-    if hasattr(value, "get_params") and not inspect.isclass(value):
-        return Estimator.of(value, f"{where}: {type(value).__name__}")
-    if isinstance(value, list):
-        return [_plain(each, where) for each in value]
-    if type(value) is tuple:
-        return tuple(_plain(each, where) for each in value)
-    if isinstance(value, Mapping) and all(isinstance(key, bool | int | float | str) for key in value):
-        return {key: _plain(each, where) for key, each in value.items()}
-    if isinstance(value, slice):
-        raise SpecError(f"{where} is {value!r}; write the list of positions.")
-    raise SpecError(
-        f"{where} is {shown(value)}, a {type(value).__name__}, which cannot be written down; use numbers, texts, lists, "
-        "dicts or estimators, or train with a function."
-    )
+    return plain(
+        value, where, lambda each, place: Estimator.of(each, f"{place}: {type(each).__name__}"),
+        remedy="use numbers, texts, lists, dicts or estimators, or train with a function.",
+    )  # fmt: skip
 
 
 @taught
@@ -240,9 +222,9 @@ class Search:
 @taught
 @dataclass(frozen=True, kw_only=True)
 class Train:
-    """An estimator (scikit-learn, LightGBM, XGBoost, a pipeline), or a function ``(samples, params, context) → model``."""
+    """An estimator (scikit-learn, LightGBM, XGBoost, a pipeline), a `Torch`, or a function ``(samples, params, context) → model``."""
 
-    estimator: Estimator | Function = field(kw_only=False)
+    estimator: Estimator | Torch | Function = field(kw_only=False)
     search: Search | None = None
     weight: str | Mapping[Value, float] | None = None
     """``balanced``, {class: weight}, or the name of a column of weights."""
@@ -272,7 +254,7 @@ class Train:
             for key, each in self.weight.items():
                 if each <= 0:
                     raise SpecError(f"Train.weight[{key!r}] is {each:g}; write more than 0.")
-        if isinstance(self.estimator, Estimator) and self.search is not None:
+        if isinstance(self.estimator, Estimator | Torch) and self.search is not None:
             for name in self.search.space:
                 _known_parameter(self.estimator, name)
 
@@ -280,20 +262,23 @@ class Train:
         return hash((self.estimator, self.search, self.seed, self.timeout))
 
 
-def _known_parameter(estimator: Estimator, name: str) -> None:
+def _known_parameter(estimator: Estimator | Torch, name: str) -> None:
     known = estimator.taking(name)
     if known is None:
         return
     close = get_close_matches(name, known, n=1, cutoff=0.8)
-    if estimator.last.path.startswith(KWARGS) and not close:
+    if isinstance(estimator, Estimator) and estimator.last.path.startswith(KWARGS) and not close:
         return
     remedy = f"did you mean {close[0]!r}?" if close else f"it takes {', '.join(known)}."
     raise SpecError(f"Search.space names {name!r}, which {estimator.name} does not take; {remedy}")
 
 
-def _made_by(given: Any) -> Estimator | Function:
-    if isinstance(given, Estimator | Function):
+def _made_by(given: Any) -> Estimator | Torch | Function:
+    if isinstance(given, Estimator | Torch | Function):
         return given
+    if hasattr(given, "state_dict") or (inspect.isclass(given) and hasattr(given, "state_dict")):
+        name = given.__name__ if inspect.isclass(given) else type(given).__name__
+        raise SpecError(f"Train is given the network {name}; write el.Torch({name}, parameters={{…}}, epochs=…).")
     if inspect.isclass(given):
         raise SpecError(f"Train is given the class {given.__name__}; write {given.__name__}() with its parameters.")
     if hasattr(given, "get_params"):

@@ -19,8 +19,9 @@ from everloop.measure import encode
 from everloop.records import Encoding, FeatureType
 from everloop.spec.train import Train
 from everloop.train import threads
-from everloop.train.fit import Fitted, fit, needs
+from everloop.train.fit import Fitted, Inputs, cells, fit, needs
 from everloop.train.function import TrainContext
+from everloop.train.held import Scoring
 from everloop.train.judging import Goal, Judging, name_of
 from everloop.train.labels import row_weights
 
@@ -47,6 +48,8 @@ class Rows:
     """Raw columns, for weights by column and for a score of the user's own."""
     forms: Mapping[str, Form] = field(default_factory=dict)
     """What is declared of features that are more than one value."""
+    folder: Path | None = None
+    """The declaration's own: what paths of pretrained weights are relative to."""
 
     def taken(self, places: Array) -> "Rows":
         return Rows(
@@ -56,6 +59,7 @@ class Rows:
             event_time=self.event_time[places],
             columns={name: values[places] for name, values in (self.columns or {}).items()},
             forms=self.forms,
+            folder=self.folder,
         )
 
 
@@ -173,7 +177,7 @@ def _fitted(
     parameters = entries[winner].parameters if entries else {}
     started = time.perf_counter()
     encoding = _learn(best, rows, given.source)
-    matrix = encode.apply(encoding, rows.features)
+    matrix = encode.inputs(encoding, rows.features)
     encoded = time.perf_counter()
     fitted = _fit(best, encoding, matrix, rows, goal, parameters, given, progress)
     return Trained(
@@ -191,20 +195,20 @@ def _judged(
     started, name = time.perf_counter(), name_of(each)
     try:
         encoding = _learn(each, older, given.source)
+        cores = max(1, given.cores // workers_of(each, given.cores))
         task = Judging(
             train=each,
             goal=goal,
             encoding=encoding,
-            matrix=encode.apply(encoding, older.features),
+            matrix=encode.inputs(encoding, older.features),
             target=older.target,
             weights=_weights(each, older, goal),
-            held=encode.apply(encoding, newer.features),
+            held=encode.inputs(encoding, newer.features),
             truth=newer.target,
             columns=newer.columns or {},
-            threads=threads.worth(
-                len(older.target) * encoding.width, max(1, given.cores // workers_of(each, given.cores))
-            ),
+            threads=cores if encoding.network else threads.worth(len(older.target) * encoding.width, cores),
             source=given.source,
+            folder=rows.folder,
         )
         if each.search is None:
             found = task({}, None)
@@ -275,21 +279,24 @@ def _learn(each: Train, rows: Rows, source: Path | None) -> Encoding:
         native_categories=wants.native_categories,
         accepts_missing=wants.accepts_missing,
         forms=rows.forms,
+        network=wants.network,
     )
 
 
 def _fit(
-    each: Train, encoding: Encoding, matrix: encode.Matrix, rows: Rows, goal: Goal, parameters: Mapping[str, Any],
+    each: Train, encoding: Encoding, matrix: Inputs, rows: Rows, goal: Goal, parameters: Mapping[str, Any],
     given: "Given", progress: Callable[[dict[str, Any]], None] | None,
 ) -> Fitted:  # fmt: skip
+    network = encoding.network
     context = TrainContext(
-        seed=each.seed, threads=threads.worth(matrix.size, given.cores), folder=given.folder,
-        progress=progress or (lambda _: None),
+        seed=each.seed, threads=given.cores if network else threads.worth(cells(matrix), given.cores),
+        folder=given.folder, progress=progress or (lambda _: None),
+        checkpoints=None if given.folder is None else given.folder / "checkpoints", weights=rows.folder,
     )  # fmt: skip
     return fit(
         each, encoding, matrix, rows.target, task=goal.task, classes=max(1, len(goal.classes)),
         weights=_weights(each, rows, goal), parameters=parameters, scale=goal.scale, source=given.source,
-        context=context,
+        context=context, scoring=Scoring(metric=goal.metric, positive=goal.positive),
     )  # fmt: skip
 
 

@@ -1,6 +1,7 @@
 """Fits one estimator or function on an encoded matrix. Knows nothing of search, files, or what becomes of the model."""
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,11 +12,15 @@ import numpy.typing as npt
 
 from everloop.errors import TrainError
 from everloop.measure.encode import native_columns
+from everloop.measure.tensors import Tensors
 from everloop.records import Encoding, Task
+from everloop.spec.torch import Torch
 from everloop.train import function, sparse, threads
+from everloop.train.held import Scoring
 
 Matrix = npt.NDArray[np.float64]
-Kind = Literal["lightgbm", "xgboost", "sklearn"]
+Inputs = Matrix | Tensors
+Kind = Literal["lightgbm", "xgboost", "sklearn", "torch"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +30,8 @@ class Needs:
     native_categories: bool
     """Category codes in one column; else one-hot."""
     accepts_missing: bool
+    network: bool = False
+    """Its numbers are scaled, and it sees named tensors."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +47,7 @@ class Fitted:
     """Class indices that the training rows held: column i of the model's answer is class ``present[i]``."""
     scale: Literal["log1p"] | None = None
 
-    def predict(self, matrix: Matrix) -> Matrix:
+    def predict(self, matrix: Inputs) -> Matrix:
         """float64 [rows, classes] probabilities, or [rows] in the label's own units for regression."""
         answer = _answer(self.model, matrix, probabilities=self.task != "regression")
         return shaped(answer, task=self.task, classes=self.classes, present=self.present, scale=self.scale)
@@ -65,7 +72,7 @@ def shaped(answer: Any, *, task: Task, classes: int, present: tuple[int, ...], s
 class Watched:
     """A fit that is looked at while it goes on: a trial of a search with a pruner."""
 
-    matrix: Matrix
+    matrix: Inputs
     """The encoded rows on which it is judged."""
     judge: Callable[[Matrix], float]
     """What the declared score says of ``Fitted.predict``'s answer for them."""
@@ -77,11 +84,14 @@ def needs(train: Any, *, source: Path | None = None) -> Needs:
     """What the declared estimator or function wants, without fitting it."""
     threads.wait_quietly()
     form = train.estimator
+    if isinstance(form, Torch):
+        return Needs(native_categories=False, accepts_missing=False, network=True)
     if _is_function(form):
         loaded = _load(form, source)
         return Needs(
             native_categories=bool(getattr(loaded, "native_categories", False)),
             accepts_missing=bool(getattr(loaded, "accepts_missing", False)),
+            network=bool(getattr(loaded, "tensors", False)),
         )
     library = form.path.partition(".")[0]
     if library in ("lightgbm", "xgboost"):
@@ -94,7 +104,7 @@ def needs(train: Any, *, source: Path | None = None) -> Needs:
 def fit(
     train: Any,
     encoding: Encoding,
-    matrix: Matrix,
+    matrix: Inputs,
     target: npt.NDArray[Any],
     *,
     task: Task,
@@ -105,18 +115,22 @@ def fit(
     source: Path | None = None,
     context: function.TrainContext | None = None,
     watched: Watched | None = None,
+    scoring: Scoring | None = None,
 ) -> Fitted:
     """Fit ``train.estimator`` with ``parameters`` over its own; the same arguments give the same model.
 
-    ``matrix`` float64 [rows, width] (or sparse) from `everloop.measure.encode.apply`; ``target`` int64 class indices or float64
-    values in the label's units [rows]. ``source``: the stored declaration, for a function. Raises `TrainError`.
+    ``matrix`` float64 [rows, width] (or sparse), or a network's tensors, from `everloop.measure.encode.inputs`; ``target`` int64
+    class indices or float64 values in the label's units [rows]. ``source``: the stored declaration, for a function.
+    ``scoring``: how a network's epochs are judged. Raises `TrainError`.
     """
     threads.wait_quietly()
-    chosen = context or function.TrainContext(seed=train.seed, threads=threads.worth(matrix.size, threads.share()))
-    if matrix.shape[0] == 0:
+    chosen = context or function.TrainContext(seed=train.seed, threads=threads.worth(cells(matrix), threads.share()))
+    if len(target) == 0:
         raise TrainError("there are no training rows; widen the window or wait for labels.")
     present, values = _values(target, task, classes, scale)
     form = train.estimator
+    if isinstance(form, Torch):
+        present = (0,) if task == "regression" else tuple(range(classes))  # a network answers all of them
     if watched is not None:
 
         def judged(answer: Any) -> float:
@@ -124,16 +138,50 @@ def fit(
 
         held = function.HeldOut(X=watched.matrix, score=judged)
         chosen = dataclasses.replace(chosen, held_out=held, report=watched.report)
+    if isinstance(form, Torch):
+        model = _network(form.trying(parameters or {}), matrix, target, values, weights, task, classes, scale, source,
+                         chosen, scoring)  # fmt: skip
+        return Fitted(
+            model=model, kind="torch", task=task, classes=1 if task == "regression" else classes, present=present,
+            scale=scale,
+        )  # fmt: skip
     places = native_columns(encoding)
     if _is_function(form):
-        rows = function.TrainingRows(X=matrix, y=values, weights=weights, columns=encoding.columns, categorical=places)
+        rows = function.rows_of(matrix, y=values, weights=weights, columns=encoding.columns, categorical=places)
         model = function.call(_load(form, source), rows, parameters or {}, chosen)
         _check_model(model, task)
+    elif isinstance(matrix, Tensors):
+        raise TrainError(f"{form.path} takes a matrix; encode the rows for it.")
     else:
         model = _estimator(form, parameters or {}, matrix, values, weights, places, task, chosen)
     return Fitted(
         model=model, kind=_kind(model), task=task, classes=1 if task == "regression" else classes,
         present=present, scale=scale,
+    )  # fmt: skip
+
+
+def cells(matrix: Inputs) -> int:
+    """How many values the rows hold."""
+    if isinstance(matrix, Tensors):
+        return sum(math.prod(each.shape) for each in matrix.values())
+    return matrix.size
+
+
+def _network(
+    form: Torch, inputs: Inputs, target: npt.NDArray[Any], values: npt.NDArray[Any], weights: Matrix | None, task: Task,
+    classes: int, scale: str | None, source: Path | None, context: function.TrainContext, scoring: Scoring | None,
+) -> Any:  # fmt: skip
+    try:
+        from everloop.train import torch
+    except ImportError as error:
+        raise TrainError(
+            f"el.Torch needs PyTorch, and it is not installed ({error}): pip install 'everloop[torch]'."
+        ) from error
+    if not isinstance(inputs, Tensors):
+        raise TrainError("a network takes named tensors; encode the rows with network=True.")
+    return torch.fit(
+        form, inputs, values if task == "regression" else target, task=task, classes=classes, weights=weights,
+        context=context, scoring=scoring, source=source, scale=np.expm1 if scale == "log1p" else lambda each: each,
     )  # fmt: skip
 
 
@@ -204,7 +252,7 @@ def _values(
     return tuple(int(each) for each in present), values.astype(np.int64)
 
 
-def _answer(model: Any, matrix: Matrix, *, probabilities: bool = False) -> Any:
+def _answer(model: Any, matrix: Inputs, *, probabilities: bool = False) -> Any:
     name, library = type(model).__name__, type(model).__module__.partition(".")[0]
     matrix = sparse.taken(model, matrix)
     if name == "Booster" and library == "xgboost":
@@ -224,6 +272,8 @@ def _check_model(model: Any, task: Task) -> None:
 
 def _kind(model: Any) -> Kind:
     library = type(model).__module__.partition(".")[0]
+    if hasattr(model, "module"):
+        return "torch"
     return "lightgbm" if library == "lightgbm" else "xgboost" if library == "xgboost" else "sklearn"
 
 

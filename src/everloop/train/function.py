@@ -13,14 +13,16 @@ import numpy as np
 import numpy.typing as npt
 
 from everloop.errors import TrainError
+from everloop.measure.encode import COLUMNS
+from everloop.measure.tensors import Tensors
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingRows:
     """What a training function sees."""
 
-    X: npt.NDArray[np.float64]
-    """[rows, width]: the encoded features."""
+    X: npt.NDArray[Any]
+    """float64 [rows, width]: the encoded features. For a function that says ``tensors = True`` float32, scaled."""
     y: npt.NDArray[Any]
     """[rows]: int64 class indices, or float64 values on the declared scale."""
     weights: npt.NDArray[np.float64] | None
@@ -28,6 +30,16 @@ class TrainingRows:
     """Names of the columns of ``X``."""
     categorical: tuple[int, ...] = ()
     """Columns of ``X`` with category codes; only for a function that says ``native_categories = True``."""
+    tensors: Tensors | None = None
+    """All that a network sees, ``X`` among them as ``columns``; only for a function that says ``tensors = True``."""
+
+
+def rows_of(inputs: "npt.NDArray[Any] | Tensors", **others: Any) -> TrainingRows:
+    """What a function sees of a matrix, or of a network's tensors."""
+    if not isinstance(inputs, Tensors):
+        return TrainingRows(X=inputs, **others)
+    matrix = np.asarray(inputs[COLUMNS]) if COLUMNS in inputs else np.zeros((inputs.rows, 0), dtype=np.float32)
+    return TrainingRows(X=matrix, tensors=inputs, **others)
 
 
 def _silent(_: dict[str, Any]) -> None:
@@ -46,8 +58,8 @@ def _unheard(step: int, score: float) -> None:
 class HeldOut:
     """The newest part of the training rows, on which a trial of a search is judged. Not for the fit."""
 
-    X: npt.NDArray[np.float64]
-    """[rows, width], as in `TrainingRows`."""
+    X: Any
+    """[rows, width], as in `TrainingRows`; `Tensors` for a function that says ``tensors = True``."""
     score: Callable[[Any], float]
     """What the declared score says of an answer: [rows, classes] or [rows] probabilities, or [rows] values on the scale
     of ``TrainingRows.y``."""
@@ -59,12 +71,17 @@ class TrainContext:
 
     seed: int = 0
     threads: int = 1
+    """Cores that this fit may use."""
     folder: Path | None = None
     progress: Callable[[dict[str, Any]], None] = field(default=_silent)
     held_out: HeldOut | None = None
     """While a trial of a search with a pruner is judged; None at the final fit."""
     report: Callable[[int, float], None] = field(default=_unheard)
     """report(step, score) in a trial: the score so far. Ends the trial where it is not worth going on."""
+    checkpoints: Path | None = None
+    """A folder that a fit finds again after a kill; None: nothing is kept."""
+    weights: Path | None = None
+    """What the paths of pretrained weights are relative to."""
 
 
 def load(source: Path, digest: str, name: str) -> Callable[[TrainingRows, Mapping[str, Any], TrainContext], Any]:
@@ -108,12 +125,25 @@ def call(function: Callable[..., Any], rows: TrainingRows, parameters: Mapping[s
         raise TrainError(
             f"{function.__name__} failed at line {where.lineno} of {Path(where.filename).name}: {_last_line(error)}"
         ) from error
+    if rows.tensors is not None:
+        return _network(model, rows.tensors, function.__name__)
     if not hasattr(model, "predict"):
         raise TrainError(
             f"{function.__name__} returned {type(model).__name__}; return a fitted scikit-learn, LightGBM or XGBoost "
             "model."
         )
     return model
+
+
+def _network(model: Any, inputs: Tensors, name: str) -> Any:
+    """The module that a function returned, as a model that answers."""
+    if not hasattr(model, "state_dict"):
+        raise TrainError(
+            f"{name} says tensors = True and returned {type(model).__name__}; return a trained torch.nn.Module."
+        )
+    from everloop.train.torch_model import TorchModel
+
+    return TorchModel(model, like=inputs)
 
 
 def _last_line(error: Exception) -> str:

@@ -14,11 +14,15 @@ import numpy as np
 import numpy.typing as npt
 
 from everloop.measure.metrics import score
+from everloop.measure.tensors import Tensors
 from everloop.records import Encoding, Task, encode
 from everloop.spec.metric import Custom, Metric
+from everloop.spec.torch import Torch
 from everloop.spec.train import Estimator, Train
-from everloop.train.fit import Watched, fit
+from everloop.train import kept_tensors
+from everloop.train.fit import Inputs, Watched, fit
 from everloop.train.function import TrainContext
+from everloop.train.held import Scoring
 from everloop.train.labels import Value
 
 Array = npt.NDArray[Any]
@@ -43,17 +47,19 @@ class Judging:
     train: Train
     goal: Goal
     encoding: Encoding
-    matrix: Array
+    matrix: Inputs
     """The older rows, on which it is fitted."""
     target: Array
     weights: Array | None
-    held: Array
+    held: Inputs
     """The newer rows, on which it is judged."""
     truth: Array
     columns: Mapping[str, Array]
     """Raw columns of the newer rows, for a score of the user's own."""
     threads: int
     source: Path | None = None
+    folder: Path | None = None
+    """The declaration's own: what paths of pretrained weights are relative to."""
 
     def __call__(self, parameters: Mapping[str, Any], report: Callable[[int, float], None] | None) -> float:
         watched = None
@@ -63,7 +69,8 @@ class Judging:
             self.train, self.encoding, self.matrix, self.target, task=self.goal.task,
             classes=max(1, len(self.goal.classes)), weights=self.weights, parameters=parameters,
             scale=self.goal.scale, source=self.source, watched=watched,
-            context=TrainContext(seed=self.train.seed, threads=self.threads),
+            context=TrainContext(seed=self.train.seed, threads=self.threads, weights=self.folder),
+            scoring=Scoring(metric=self.goal.metric, positive=self.goal.positive),
         )  # fmt: skip
         return self._score(fitted.predict(self.held))
 
@@ -77,7 +84,7 @@ class Judging:
 
         assert self.train.search is not None
         form, name = self.train.estimator, name_of(self.train)
-        declared = [form.parameters] if isinstance(form, Estimator) else []
+        declared = [form.parameters] if isinstance(form, Estimator) else [form.tried] if isinstance(form, Torch) else []
         earlier = [each["parameters"] for each in remembered if each["estimator"] == name]
         return Plan(
             declared=self.train.search, greater_is_better=self.goal.metric.greater_is_better, seed=self.train.seed,
@@ -97,7 +104,8 @@ class Judging:
             import polars as pl
 
             pl.DataFrame(dict(self.columns)).write_parquet(folder / "columns.parquet")
-        about = {"encoding": self.encoding, "threads": self.threads, "remembered": list(remembered)}
+        about = {"encoding": self.encoding, "threads": self.threads, "remembered": list(remembered),
+                 "folder": None if self.folder is None else str(self.folder)}  # fmt: skip
         (folder / ABOUT).write_bytes(encode(about))
 
     @classmethod
@@ -118,11 +126,15 @@ class Judging:
             train=train, goal=goal, encoding=msgspec.convert(about["encoding"], Encoding), matrix=array("matrix"),
             target=array("target"), weights=array("weights") if (folder / "weights.npy").exists() else None,
             held=array("held"), truth=array("truth"), columns=columns, threads=about["threads"], source=source,
+            folder=Path(about["folder"]) if about["folder"] else None,
         )  # fmt: skip
         return task, task.plan(about["remembered"])
 
 
 def _save(place: Path, matrix: Any) -> None:
+    if isinstance(matrix, Tensors):
+        kept_tensors.save(place, matrix)
+        return
     if not hasattr(matrix, "toarray"):
         np.save(place.with_suffix(".npy"), matrix)
         return
@@ -132,6 +144,8 @@ def _save(place: Path, matrix: Any) -> None:
 
 
 def _load(place: Path) -> Any:
+    if place.is_dir():
+        return kept_tensors.load(place)
     if place.with_suffix(".npy").exists():
         return np.load(place.with_suffix(".npy"), mmap_mode="r", allow_pickle=False)
     from scipy.sparse import load_npz

@@ -18,22 +18,17 @@ import numpy as np
 import numpy.typing as npt
 
 from everloop.errors import DataError
+from everloop.loop.backtest.choosing import HalfTime, Unit, choose, cost_of, errors_have_a_price, half_time
 from everloop.loop.backtest.possible import Possible, possible
 from everloop.loop.backtest.result import BacktestResult, PolicyRun
 from everloop.loop.backtest.yardstick import Yardstick
 from everloop.measure.bootstrap import Compared, compare
-from everloop.measure.frontier import frontier, prices, recommend
-from everloop.spec.retrain import Manual
+from everloop.measure.frontier import frontier, prices
 
 Floats = npt.NDArray[np.float64]
-Unit = Literal["retrains", "money"]
 ALPHA = 0.05
-ERRORS = 1.0
-"""The recommended one looks at most so many standard errors worse than the best."""
 PART = " · "
 """Between the parts of a policy's name."""
-LEAST_HALF = 8
-"""Windows in each half of the history, below which nobody looks back from half-time."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,8 +49,10 @@ class Judged:
     upper: float
     cost: float
     """In `Answer.unit`."""
+    total: float | None
+    """Money in all, errors and retraining, where errors have a price: then that is what policies are judged by."""
     behind: float
-    """Worse than the best looking one by so much."""
+    """Worse than the best looking one by so much: in the score's unit, or in money where errors have a price."""
     behind_at_most: float
     """Than the truly best one, at most: bounds that hold for all policies together."""
     p_value: float
@@ -84,26 +81,6 @@ class Pays:
     errors_above: float | None
     """The same in wrong answers saved over the whole history; None for a score that counts no answers."""
     errors_below: float | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HalfTime:
-    """What this rule would have chosen from the first half alone, and how that went in the second."""
-
-    window: int
-    """The first one of the second half."""
-    chosen: int
-    """Its place."""
-    score: float
-    """In the second half."""
-    best: int
-    best_score: float
-    never: float | None
-    """What never retraining scored there, where that is among the policies."""
-    present: float | None
-    """What the declared policy scored there."""
-    rank: int
-    """Of the chosen one in the second half, 1 is the best."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,6 +114,9 @@ class Answer:
     """It is the score over all rows."""
     greater_is_better: bool
     unit: Unit
+    """What ``cost`` is in."""
+    judged_by: Literal["score", "money"]
+    """Money: errors have a price, and the least total is the best."""
     alpha: float
     windows: int
     rows: int
@@ -156,7 +136,7 @@ class Answer:
     """What the no-change rule scores."""
     possible: Possible | None
     present_loses: float | None
-    """How much worse the declared policy is than the recommended one; negative: better."""
+    """How much worse the declared policy is than the recommended one, in the unit of ``behind``; negative: better."""
     present_error: float | None
     """Standard error of that difference."""
     half_time: HalfTime | None
@@ -191,10 +171,12 @@ def answer(
     runs = [result.runs[place] for place in places]
     rows = _rows(result)
     unit: Unit = "money" if result.prices is not None else "retrains"
-    compared = compare(yardstick.influences(runs, rows), alpha=alpha, seed=seed)
-    cost = np.array([_cost(run, unit) for run in runs])
-    loss = compared.score * (-1 if result.greater_is_better else 1)
-    chosen = recommend(compared, cost, errors=ERRORS)
+    scored = compare(yardstick.influences(runs, rows), alpha=alpha, seed=seed)
+    cost = np.array([cost_of(run, unit) for run in runs])
+    loss = scored.score * (-1 if result.greater_is_better else 1)
+    compared, chosen = choose(result, runs, rows, cost, yardstick, alpha, seed)
+    by_money = errors_have_a_price(result)
+    scale = float(rows.sum()) if by_money else 1.0
     around = frontier(loss, cost)
     limit = possible(result, most=max([run.costs.released for run in runs] + [len(rows)]))
     names, common = _names(result)
@@ -203,31 +185,33 @@ def answer(
             place=place,
             name=names[place],
             line=run.policy.line,
-            score=float(compared.score[at]),
+            score=float(scored.score[at]),
             overall=run.score,
-            lower=float(compared.lower[at]),
-            upper=float(compared.upper[at]),
+            lower=float(scored.lower[at]),
+            upper=float(scored.upper[at]),
             cost=float(cost[at]),
-            behind=float(compared.behind[at]),
-            behind_at_most=float(compared.behind_at_most[at]),
+            total=scale * float(compared.score[at]) if by_money else None,
+            behind=scale * float(compared.behind[at]),
+            behind_at_most=scale * float(compared.behind_at_most[at]),
             p_value=float(compared.p_value[at]),
             indistinct=bool(compared.indistinct[at]),
             chance_best=float(compared.chance_best[at]),
             frontier=bool(around.on[at]),
             dominated_by=None if around.on[at] else places[int(around.dominated_by[at])],
             **_worst(result, run),
-            **_regret(result, run, float(compared.score[at]), yardstick, limit),
+            **_regret(result, run, float(scored.score[at]), yardstick, limit),
         )
         for at, (place, run) in enumerate(zip(places, runs, strict=True))
     ]
     present = result.present if result.present in places else None
-    loses, error = _loses(compared, places, present, chosen.policy, yardstick)
+    loses, error = _loses(compared, places, present, chosen.policy, scale)
     answered = Answer(
         metric=result.metric,
         yardstick=yardstick.words,
         exact=yardstick.exact,
         greater_is_better=result.greater_is_better,
         unit=unit,
+        judged_by="money" if by_money else "score",
         alpha=alpha,
         windows=compared.windows,
         rows=int(rows.sum()),
@@ -238,12 +222,12 @@ def answer(
         present=present,
         indistinct=tuple(places[int(at)] for at in chosen.among),
         knee=None if around.knee is None else places[around.knee],
-        pays=_pays(result, places, loss, cost, float(rows.sum())),
+        pays=() if by_money else _pays(result, places, loss, cost, float(rows.sum())),
         floor=_floor(result, yardstick),
         possible=limit,
         present_loses=loses,
         present_error=error,
-        half_time=_half_time(result, places, runs, rows, yardstick, unit, alpha, seed),
+        half_time=half_time(result, places, runs, rows, yardstick, unit, alpha, seed),
         common=common,
         left_out=tuple(left_out),
     )
@@ -282,13 +266,6 @@ def _rows(result: BacktestResult) -> Floats:
     return np.array([window.rows for window in result.windows], dtype=np.float64)
 
 
-def _cost(run: PolicyRun, unit: Unit) -> float:
-    """What retraining costs: its errors are what it is judged by."""
-    if unit == "retrains":
-        return float(run.costs.retrains)
-    return float(sum(run.costs.parts.get(part, 0.0) for part in ("retrains", "hours")))
-
-
 def _worst(result: BacktestResult, run: PolicyRun) -> dict[str, Any]:
     told = next((each for each in run.windows if each.window == run.worst), None)
     return {"worst_window": run.worst, "worst_score": None if told is None else told.score}
@@ -308,14 +285,14 @@ def _regret(
 
 
 def _loses(
-    compared: Compared, places: Sequence[int], present: int | None, chosen: int, yardstick: Yardstick
+    compared: Compared, places: Sequence[int], present: int | None, chosen: int, scale: float
 ) -> tuple[float | None, float | None]:
     if present is None:
         return None, None
     at = places.index(present)
     return (
-        yardstick.worse_by(float(compared.score[at]), float(compared.score[chosen])),
-        float(compared.error_between[at, chosen]),
+        scale * float(compared.behind[at] - compared.behind[chosen]),
+        scale * float(compared.error_between[at, chosen]),
     )
 
 
@@ -339,45 +316,6 @@ def _floor(result: BacktestResult, yardstick: Yardstick) -> float | None:
     told = [(yardstick.loss(cell), cell.rows) for cell in result.floor.windows]
     told = [(loss, rows) for loss, rows in told if math.isfinite(loss) and rows]
     return yardstick.value(sum(loss * rows for loss, rows in told) / sum(rows for _, rows in told)) if told else None
-
-
-def _half_time(
-    result: BacktestResult,
-    places: Sequence[int],
-    runs: Sequence[PolicyRun],
-    rows: Floats,
-    yardstick: Yardstick,
-    unit: Unit,
-    alpha: float,
-    seed: int,
-) -> HalfTime | None:
-    """Retrains are counted by the window in which they were started; prices by their share of all retrains."""
-    half = len(rows) // 2
-    if half < LEAST_HALF:
-        return None
-    first, second = (np.where((np.arange(len(rows)) < half) == before, rows, 0.0) for before in (True, False))
-    cost = np.array([_cost(run, unit) * _early(run, half) for run in runs])
-    chosen = recommend(compare(yardstick.influences(runs, first), alpha=alpha, seed=seed), cost, errors=ERRORS).policy
-    later = yardstick.influences(runs, second).score
-    worse = np.array([yardstick.worse_by(float(each), 0.0) for each in later])
-    best = int(np.argmin(worse))
-    never = [at for at, run in enumerate(runs) if isinstance(run.policy.retrain, Manual)]
-    present = result.present
-    return HalfTime(
-        window=half,
-        chosen=places[chosen],
-        score=float(later[chosen]),
-        best=places[best],
-        best_score=float(later[best]),
-        never=float(later[never[0]]) if never else None,
-        present=float(later[places.index(present)]) if present is not None and present in places else None,
-        rank=1 + int(np.sum(worse < worse[chosen] - 1e-12)),
-    )
-
-
-def _early(run: PolicyRun, half: int) -> float:
-    made = [each.window for each in run.retrains[1:]]
-    return sum(each < half for each in made) / len(made) if made else 0.0
 
 
 def _what_if(what: str, now: Answer, other: BacktestResult, new_fits: int) -> WhatIf:

@@ -108,9 +108,11 @@ def _tiles(result: BacktestResult, answer: Answer) -> str:
     ]
     if answer.unit == "money":
         told.append((f"{chosen.cost:,.2f}", "for retraining"))
+    if chosen.total is not None:
+        told.append((f"{chosen.total:,.2f}", "in all, errors and retraining"))
     if answer.present is not None and answer.present != answer.recommended and answer.present_loses is not None:
         side = "the declared one is worse by" if answer.present_loses > 0 else "the declared one is better by"
-        told.append((words.gap(answer.present_loses), side))
+        told.append((words.amount(answer.present_loses, answer), side))
     if answer.windows >= 8 and len(answer.policies) > 1:
         told.append((f"{len(answer.indistinct)} of {len(answer.policies)}", "cannot be told apart from the best"))
     if answer.possible is not None:
@@ -130,7 +132,8 @@ def _frontier_caption(answer: Answer) -> str:
 
 def _policies(result: BacktestResult, answer: Answer) -> str:
     money = answer.unit == "money"
-    numbers = ("score", "at most behind", "retrains", *(["cost"] if money else []), "never paid", "training", "regret")
+    prices = [*(["cost"] if money else []), *(["in all"] if answer.judged_by == "money" else [])]
+    numbers = ("score", "at most behind", "retrains", *prices, "never paid", "training", "regret")
     rows = [_policy(result, answer, each) for each in answer.policies[:MOST_ROWS]]
     whole = table(("policy", *numbers, "worst window", ""), rows, numbers=numbers)
     more = len(answer.policies) - MOST_ROWS
@@ -148,9 +151,10 @@ def _policy(result: BacktestResult, answer: Answer, each: Judged) -> str:
     rejected = f" <small>({costs.rejected} turned back)</small>" if costs.rejected else ""
     numbers = [
         words.figure(each.score),
-        words.gap(each.behind_at_most),
+        words.amount(each.behind_at_most, answer).removesuffix(" of money"),
         f"{costs.retrains:,}{rejected}",
         *([f"{each.cost:,.2f}"] if answer.unit == "money" else []),
+        *([f"{each.total:,.2f}"] if each.total is not None else []),
         f"{costs.never_paid:,}" if costs.released else "–",
         f"{costs.seconds:,.1f} s",
         "–" if each.regret is None else words.gap(max(each.regret, 0.0)),

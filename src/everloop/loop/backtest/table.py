@@ -51,11 +51,19 @@ def show(console: Console, result: BacktestResult, answer: Answer, *, most: int 
 
 
 def _table(result: BacktestResult, answer: Answer, most: int) -> Table:
-    money = answer.unit == "money"
+    money, total = answer.unit == "money", answer.judged_by == "money"
     shown = Table(box=None, pad_edge=False, header_style="dim")
     shown.add_column("")
     shown.add_column("policy", overflow="fold")
-    for head in (answer.metric.replace("_", " "), "behind", "retrains", *(["cost"] if money else []), "paid", "regret"):
+    for head in (
+        answer.metric.replace("_", " "),
+        "behind",
+        "retrains",
+        *(["cost"] if money else []),
+        *(["in all"] if total else []),
+        "paid",
+        "regret",
+    ):
         shown.add_column(head, justify="right")
     shown.add_column("worst window")
     wanted = {answer.recommended, answer.best, answer.present}
@@ -67,9 +75,10 @@ def _table(result: BacktestResult, answer: Answer, most: int) -> Table:
             _mark(answer, each),
             escape(each.name),
             words.figure(each.score),
-            words.gap(each.behind_at_most),
+            words.amount(each.behind_at_most, answer).removesuffix(" of money"),
             retrains,
             *([f"{each.cost:,.2f}"] if money else []),
+            *([f"{each.total:,.2f}"] if each.total is not None else []),
             f"{costs.released - costs.never_paid}/{costs.released}" if costs.released else "–",
             "–" if each.regret is None else words.gap(max(each.regret, 0.0)),
             words.worst(each, result),

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-from everloop.loop.backtest.answer import ERRORS, Answer, Judged, Pays, WhatIf
+from everloop.loop.backtest.answer import Answer, Judged, Pays, WhatIf
+from everloop.loop.backtest.choosing import ERRORS
 from everloop.loop.backtest.result import BacktestResult
 
 
@@ -43,14 +44,25 @@ def cost(value: float, answer: Answer) -> str:
     return f"{value:,.0f} retrain{'' if value == 1 else 's'}"
 
 
+def amount(value: float | None, answer: Answer) -> str:
+    """A difference between policies in the unit that they are judged by."""
+    if answer.judged_by == "score" or value is None or not math.isfinite(value):
+        return gap(value)
+    return f"{abs(value):,.2f} of money"
+
+
 def why(answer: Answer) -> Iterator[str]:
     """Why this one is recommended, and how sure that is: the first paragraph of the answer."""
     chosen, best = answer.of(answer.recommended), answer.of(answer.best)
     count, all_ = len(answer.indistinct), len(answer.policies)
-    if all_ == 1:
+    if chosen.total is not None:
+        yield (
+            f"It costs {chosen.total:,.2f} in all, {chosen.cost:,.2f} of it for retraining and the rest for errors: the least "
+            f"of {all_}. It scores {figure(chosen.score)}."
+        )
+    elif all_ == 1:
         yield f"It is the only one that was tried. It scores {figure(chosen.score)} with {cost(chosen.cost, answer)}."
-        return
-    if chosen.place == best.place:
+    elif chosen.place == best.place:
         yield f"It scores {figure(chosen.score)}, the best of {all_}, with {cost(chosen.cost, answer)}."
         cheaper = [each for each in answer.policies if each.cost < chosen.cost]
         if cheaper:
@@ -62,6 +74,8 @@ def why(answer: Answer) -> Iterator[str]:
             f"{'one standard error' if ERRORS == 1 else f'{ERRORS:g} standard errors'} of the difference. Of all that are as near, "
             "the recommended one is the cheapest."
         )
+    if all_ == 1:
+        return
     if answer.windows < 8:
         yield f"{answer.windows} windows tell no two policies apart: take this as a guess."
         return
@@ -71,7 +85,7 @@ def why(answer: Answer) -> Iterator[str]:
     else:
         yield (
             f"The {answer.windows} windows cannot tell {'two' if count == 2 else count} of {all_} apart from the best ({sure}). "
-            f"The recommended one is behind the truly best by at most {gap(chosen.behind_at_most)} ({sure}, for all policies "
+            f"The recommended one is behind the truly best by at most {amount(chosen.behind_at_most, answer)} ({sure}, for all policies "
             "together)."
         )
 
@@ -85,7 +99,7 @@ def present(answer: Answer) -> str | None:
     now, chosen = answer.of(answer.present), answer.of(answer.recommended)
     loses, error = answer.present_loses, answer.present_error
     side = "worse" if loses > 0 else "better"
-    doubt = "" if error is None or not math.isfinite(error) else f" (standard error {gap(error)})"
+    doubt = "" if error is None or not math.isfinite(error) else f" (standard error {amount(error, answer)})"
     change = "equal in score" if abs(loses) < 1e-12 else f"{gap(loses)} {side} than the recommended one{doubt}"
     return (
         f"The declared policy, {now.name}, scores {figure(now.score)} with {cost(now.cost, answer)}: {change}, which needs "

@@ -1,0 +1,131 @@
+"""Weights that somebody trained before: from a folder of transformers or timm, or from a hub that answers. Trains nothing."""
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import torch
+
+from everloop.errors import TrainError
+from everloop.measure.tensors import Tensors
+from everloop.spec.torch import Pretrained
+
+CONFIG = "config.json"
+
+
+def load(
+    pretrained: Pretrained, parameters: Mapping[str, Any], inputs: Tensors, outputs: int, *, folder: Path | None
+) -> Any:
+    """A network with these weights and a new last layer of ``outputs`` where the old one has another number.
+
+    ``parameters``: more of the library's own words, such as ``drop_rate`` of timm. Raises `TrainError`.
+    """
+    place = (folder or Path()) / pretrained.path
+    if not place.is_dir():
+        return _from_hub(pretrained, parameters, outputs)
+    if not (place / CONFIG).exists():
+        raise TrainError(f"{pretrained.path} holds no {CONFIG}; give a folder that transformers or timm has saved.")
+    found = digest(place)
+    if pretrained.digest is not None and found != pretrained.digest:
+        raise TrainError(
+            f"the weights in {pretrained.path} are {found[:12]}…, and the declaration wants {pretrained.digest[:12]}…; "
+            "bring those back, or declare the new ones."
+        )
+    library = pretrained.library if pretrained.library != "auto" else _library(place)
+    return _timm(place, parameters, outputs) if library == "timm" else _transformers(str(place), parameters, outputs)
+
+
+def digest(folder: Path) -> str:
+    """SHA-256 over the names and contents of all files."""
+    whole = hashlib.sha256()
+    for path in sorted(each for each in folder.rglob("*") if each.is_file()):
+        with path.open("rb") as file:
+            whole.update(f"{path.relative_to(folder)}\0{hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
+    return whole.hexdigest()
+
+
+def _library(place: Path) -> str:
+    config = msgspec.json.decode((place / CONFIG).read_bytes())
+    return "timm" if "architecture" in config and "model_type" not in config else "transformers"
+
+
+def _timm(place: Path, parameters: Mapping[str, Any], outputs: int) -> Any:
+    try:
+        import timm
+    except ImportError as error:
+        raise TrainError(
+            f"{place.name} was saved by timm, and it is not installed ({error}): pip install timm."
+        ) from error
+    config = msgspec.json.decode((place / CONFIG).read_bytes())
+    weights = next(
+        iter([*sorted(place.glob("*.safetensors")), *sorted(place.glob("*.bin")), *sorted(place.glob("*.pth"))]), None
+    )
+    if weights is None:
+        raise TrainError(f"{place.name} holds no weights (*.safetensors, *.bin, *.pth) beside {CONFIG}.")
+    try:
+        module = timm.create_model(
+            config["architecture"], num_classes=outputs, **{**config.get("model_args", {}), **parameters}
+        )
+        kept = _state(weights)
+        own = module.state_dict()
+        fitting = {name: value for name, value in kept.items() if name in own and own[name].shape == value.shape}
+        module.load_state_dict(fitting, strict=False)
+    except (RuntimeError, TypeError, KeyError) as error:
+        raise TrainError(f"{place.name} cannot be loaded by timm: {error}.") from error
+    if len(fitting) < len(own) / 2:
+        raise TrainError(f"only {len(fitting)} of {len(own)} weights of {place.name} fit {config['architecture']}.")
+    return module
+
+
+def _state(path: Path) -> dict[str, Any]:
+    if path.suffix == ".safetensors":
+        from safetensors.torch import load_file
+
+        return dict(load_file(path))
+    state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    inner: dict[str, Any] = state.get("state_dict", state)
+    return inner
+
+
+def _transformers(path: str, parameters: Mapping[str, Any], outputs: int, *, local: bool = True) -> Any:
+    try:
+        import transformers
+    except ImportError as error:
+        raise TrainError(
+            f"{path} was saved by transformers, and it is not installed ({error}): pip install 'everloop[hf]'."
+        ) from error
+    transformers.logging.set_verbosity_error()
+    try:
+        model = transformers.AutoModelForSequenceClassification.from_pretrained(
+            path, num_labels=outputs, ignore_mismatched_sizes=True, local_files_only=local, **parameters
+        )
+    except (OSError, ValueError, TypeError) as error:
+        if not local:
+            raise
+        raise TrainError(f"{Path(path).name} cannot be loaded by transformers: {str(error).splitlines()[0]}") from error
+    return TokenClassifier(model)
+
+
+class TokenClassifier(torch.nn.Module):  # type: ignore[misc]
+    """A transformer that takes one tensor of token ids [rows, length], 0 where there is none."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, tokens: torch.Tensor) -> Any:
+        return self.model(input_ids=tokens, attention_mask=(tokens != 0).long()).logits
+
+
+def _from_hub(pretrained: Pretrained, parameters: Mapping[str, Any], outputs: int) -> Any:
+    try:
+        return _transformers(pretrained.path, parameters, outputs, local=False)
+    except TrainError:
+        raise
+    except Exception as error:  # a hub fails in as many ways as networks do
+        raise TrainError(
+            f"pretrained is given {pretrained.path!r}, which is no folder beside the declaration, and no hub gives it "
+            f"({type(error).__name__}: {(str(error).splitlines() or [''])[0]:.200}); download it once and give its folder."
+        ) from error
