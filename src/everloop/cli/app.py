@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 import typer
 
-from everloop.cli import alerting, backtesting, dividing
+from everloop.cli import alerting, backtesting, dividing, watching
 from everloop.cli.extras import EXTRAS
 from everloop.cli.options import DEFAULT_HOME, AsJson, Env, HomeFolder, LoopName
 from everloop.errors import EverloopError
@@ -43,6 +43,8 @@ app.add_typer(keys, name="keys")
 app.add_typer(dividing.experiment, name="experiment")
 app.add_typer(dividing.route, name="route")
 app.add_typer(alerting.alerts, name="alerts")
+app.command(short_help="Two tables beside each other: what moved.")(watching.drift)
+app.command(short_help="Your own metrics, and what they go with.")(watching.business)
 
 Declaration = Annotated[Path, typer.Argument(metavar="FILE", help="The Python file that declares the loop.")]
 

@@ -44,13 +44,18 @@ class Found:
 
 def drift_state(installation: Installation) -> list[dict[str, Any]]:
     """Each drift trigger's windows and limits as they were at the last look; empty before the first."""
-    with installation.ledger.read() as connection:
-        kept = watermarks.get(connection, installation.name, MEMORY)
-    if not kept:
+    state = remembered(installation)
+    if state is None:
         return []
-    state = msgspec.convert(kept, WatchState, str_keys=True)
     declared = [each for _, each in triggers.placed(installation.loop.retrain) if isinstance(each, Drift)] or [Drift()]
     return [drift.described(each, state.drifts[repr(each)]) for each in declared if repr(each) in state.drifts]
+
+
+def remembered(installation: Installation) -> WatchState | None:
+    """What the last look left; None before the first."""
+    with installation.ledger.read() as connection:
+        kept = watermarks.get(connection, installation.name, MEMORY)
+    return msgspec.convert(kept, WatchState, str_keys=True) if kept else None
 
 
 class Watcher:

@@ -28,6 +28,7 @@ from everloop.records import MISSING_INTEGER, MISSING_TEXT, ColumnType, decode, 
 BINS = 10
 QUANTILES = 401
 LEVELS = np.linspace(0, 1, QUANTILES)
+LARGEST = float(np.finfo(np.float32).max)
 MOST_CATEGORIES = 200
 NOVEL = 0.01
 """The share of reference rows that is called far from what was known."""
@@ -144,9 +145,10 @@ def present_numbers(values: NDArray[Any]) -> tuple[NDArray[np.float64], int]:
     """What is present, as float64, and how many rows are missing."""
     whole = np.issubdtype(values.dtype, np.integer)
     present = values != MISSING_INTEGER if whole else np.isfinite(values)
-    if present.all():
-        return values.astype(np.float64), 0
-    return values[present].astype(np.float64), int(len(values) - np.count_nonzero(present))
+    found = (values if present.all() else values[present]).astype(np.float64)
+    if len(found) and not whole and max(found.max(), -found.min()) > LARGEST:
+        found = np.clip(found, -LARGEST, LARGEST)  # as models see them: beyond it squares and sums are no numbers
+    return found, len(values) - len(found)
 
 
 def counted(values: NDArray[Any], kind: ColumnType | None = None) -> tuple[dict[str, int], int]:
