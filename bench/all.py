@@ -21,6 +21,7 @@ SCRIPTS = (
     "turn",
     "search",
     "replay",
+    "traps",
 )
 
 
