@@ -39,14 +39,25 @@ class Tokens:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Image:
-    """An image as float32 [channels, height, width]: resized, from 0 to 1, then ``(value - mean) / deviation``."""
+    """An image as float32 [channels, height, width]: resized, from 0 to 1, then ``(value - mean) / deviation``.
+
+    Decoding and resizing is a step of its own, before the graph, by the same code for training and answers
+    (`everloop.measure.images`); the graph begins with uint8 [height, width, channels].
+    """
 
     height: int
     width: int
     channels: int
+    fit: Literal["stretch", "cover"]
+    """``stretch`` ignores the image's proportions; ``cover`` keeps them and cuts off what stands out."""
     mean: tuple[float, ...]
     """One a channel."""
     deviation: tuple[float, ...]
+
+    @property
+    def pixels(self) -> tuple[int, int, int, str]:
+        """What is decoded: two features may share it."""
+        return self.height, self.width, self.channels, self.fit
 
 
 Form = Terms | Tokens | Image

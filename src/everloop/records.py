@@ -11,12 +11,13 @@ from typing import Any, ClassVar, Literal, TypeVar
 
 import msgspec
 
-from everloop.forms import TermTable
+from everloop.forms import Image, TermTable
 
-ColumnType = Literal["number", "integer", "boolean", "text", "instant"]
-"""number: float64. integer: int64. instant: int64 microseconds since 1970 in UTC. Each may be missing."""
+ColumnType = Literal["number", "integer", "boolean", "text", "instant", "bytes"]
+"""number: float64. integer: int64. instant: int64 microseconds since 1970 in UTC. bytes: of a file, for example an image.
+Each may be missing."""
 
-FeatureType = Literal["number", "integer", "boolean", "text", "instant", "terms", "tokens", "image"]
+FeatureType = Literal["number", "integer", "boolean", "text", "instant", "bytes", "terms", "tokens", "image"]
 """What a feature may be: a value, or more than one (`everloop.forms`)."""
 
 Task = Literal["binary", "multiclass", "regression"]
@@ -146,12 +147,15 @@ class FeatureEncoding:
     """For networks: numbers around 0, each about as wide as the next."""
     indicator: bool = False
     """For networks: one more column, 1 where the number is missing. All of these stand behind all others."""
+    image: Image | None = None
 
     @property
     def width(self) -> int:
         """How many columns of the matrix it is."""
         if self.terms is not None:
             return len(self.terms.values)
+        if self.image is not None:
+            return self.image.channels * self.image.height * self.image.width
         return (
             len(self.category.values) + 2 if self.category is not None and self.category.one_hot else 1 + self.indicator
         )
@@ -170,6 +174,15 @@ class Encoding:
         return sum(each.width for each in self.features)
 
     @property
+    def flat(self) -> "Encoding":
+        """The features that become columns of the matrix: for a network not those that are tensors of their own."""
+        return (
+            Encoding(features=tuple(e for e in self.features if e.image is None), network=True)
+            if self.network
+            else self
+        )
+
+    @property
     def sparse(self) -> bool:
         """Whether most of the matrix is 0, so that it is kept by rows of what is not (scipy's CSR)."""
         return any(each.terms is not None for each in self.features)
@@ -184,6 +197,8 @@ class Encoding:
                 names += [f"{each.name} missing", f"{each.name} unseen"]
             elif each.terms is not None:
                 names += [f"{each.name}: {value}" for value in each.terms.values]
+            elif each.image is not None:
+                names += [f"{each.name} pixel {place}" for place in range(each.width)]
             else:
                 names.append(each.name)
         return (*names, *(f"{each.name} missing" for each in self.features if each.indicator))
@@ -209,6 +224,11 @@ class TensorColumn:
     """As the Open Inference Protocol V2 names it: FP64, FP32, FP16, INT8 … INT64, UINT8 … UINT64, BOOL."""
     shape: tuple[int, ...]
     """Of one row, for example (3, 64, 64)."""
+    image: Image | None = None
+    """A request brings the bytes of a PNG or JPEG file, and the server makes the array of them: UINT8 [height, width,
+    channels]."""
+    probe: tuple[int, ...] = ()
+    """What the trainer's decoder made of a known image (`everloop.measure.images.probed`)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -30,7 +30,7 @@ def rows(**columns: Any) -> pl.DataFrame:
     return pl.DataFrame({"id": [1, 2], "at": [NOON, NOON + timedelta(hours=1)], **columns})
 
 
-def test_every_column_comes_as_one_of_five_types(tmp_path: Path) -> None:
+def test_every_column_comes_as_one_of_six_types(tmp_path: Path) -> None:
     frame = rows(
         small=pl.Series([1, None], dtype=pl.UInt8),
         single=pl.Series([1.5, float("nan")], dtype=pl.Float32),
@@ -56,6 +56,7 @@ def test_every_column_comes_as_one_of_five_types(tmp_path: Path) -> None:
         "flag": "boolean",
         "day": "instant",
         "nano": "instant",
+        "picture": "bytes",
     }
     got = sources.read(source, tmp_path / "a.parquet", schema)
     assert got["single"].to_list() == [1.5, None], "NaN is missing"

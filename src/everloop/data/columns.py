@@ -1,6 +1,7 @@
 """Brings the columns of any file to the five column types. Knows nothing of keys, checks or tables.
 
 number: Float64, NaN becomes missing. integer: Int64. boolean: Boolean. text: String. instant: Datetime("us", "UTC").
+bytes: Binary.
 """
 
 from collections.abc import Mapping
@@ -19,6 +20,7 @@ DTYPES: Mapping[ColumnType, pl.DataType] = {
     "boolean": pl.Boolean(),
     "text": pl.String(),
     "instant": pl.Datetime("us", "UTC"),
+    "bytes": pl.Binary(),
 }
 TYPES: tuple[ColumnType, ...] = get_args(ColumnType)
 
@@ -42,6 +44,8 @@ def column_type(dtype: pl.DataType) -> ColumnType | None:
         return "text"
     if dtype in (pl.Datetime, pl.Date):
         return "instant"
+    if dtype == pl.Binary:
+        return "bytes"
     return None
 
 

@@ -19,6 +19,7 @@ from everloop.spec.zones import Transitions, transitions, zone_of
 
 DTYPES: dict[str, Any] = {
     "number": pl.Float64(), "integer": pl.Int64(), "boolean": pl.Boolean(), "text": pl.String(), "instant": pl.Int64(),
+    "bytes": pl.Binary(),
 }  # fmt: skip
 """How a column type stands inside an expression."""
 INSTANT = pl.Datetime("us", "UTC")
@@ -111,6 +112,8 @@ def _input(column: pl.Expr, type: ColumnType) -> pl.Expr:
             return pl.when(text != MISSING_TEXT).then(text)
         case "instant":
             return column.cast(INSTANT).cast(pl.Int64)
+        case "bytes":
+            return column
 
 
 def _finite(expression: pl.Expr) -> pl.Expr:
@@ -365,4 +368,5 @@ _WRITTEN: dict[str, Writer] = {
     "dt_seconds_since": lambda call, typed, result: _seconds(typed[0][0], typed[1][0]),
     # What is learned from whole texts is done by `everloop.measure.encode`: a feature is the text itself.
     "terms": lambda call, typed, result: typed[0][0],
+    "image": lambda call, typed, result: typed[0][0],
 }

@@ -29,6 +29,7 @@ from everloop.records import Batch, ColumnType, decode, encode
 from everloop.spec.loop import Loop
 from everloop.spec.resolve import Resolved
 from everloop.spec.source import Csv, Fixed
+from everloop.spec.wholes import images_of
 from everloop.store.lake import OUTCOMES, QUARANTINE, RAW, Lake
 
 
@@ -40,6 +41,7 @@ class Ingest:
         self.lake = lake
         self._schema: dict[str, ColumnType] = dict(loop.schema) if isinstance(loop, Resolved) else {}
         self._needed = _needed(self.loop, loop.inputs if isinstance(loop, Resolved) else ())
+        self._images = images_of(self.loop.features) if self.loop.features is not None else {}
         self._late = tuple(dict.fromkeys((self.loop.label.column, *self.loop.source.after)))
         self._known: Known | None = None
         self._seen = {RAW: -1, OUTCOMES: -1}
@@ -159,6 +161,10 @@ class Ingest:
     def _reasons(self, rows: pl.DataFrame, types: Mapping[str, ColumnType]) -> pl.Series:
         zones = {name: self.loop.source.time_zone for name, kind in types.items() if kind == "instant"}
         failed = quality.reasons(self.loop.checks, rows, types, zones)
+        if self._images:
+            both = pl.DataFrame([failed.alias("declared"), quality.broken(self._images, rows).alias("image")])
+            joined = pl.concat_str("declared", "image", separator="; ", ignore_nulls=True)
+            failed = both.select(pl.when(joined != "").then(joined).alias("_reason")).to_series()
         if rows[KEY].null_count() or rows[EVENT_TIME].null_count():
             no_key, no_time = pl.col(KEY).is_null(), pl.col(EVENT_TIME).is_null()
             missing = pl.when(no_key).then(pl.lit("key is missing")).when(no_time).then(pl.lit("event time is missing"))

@@ -3,6 +3,7 @@
 Every check but NotNull lets a missing value pass: whether a value may be missing is a question of its own.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 
@@ -10,6 +11,8 @@ import polars as pl
 
 from everloop.data.sources import EVENT_TIME, KEY
 from everloop.errors import DataError
+from everloop.forms import Image
+from everloop.measure.images import NotAnImage, decode
 from everloop.records import ColumnType
 from everloop.spec.checks import Between, Check, Fresh, Holds, Matches, NotNull, OneOf, Unique
 from everloop.spec.tree import FeatureTree, inputs_of
@@ -43,6 +46,26 @@ def reasons(
         return pl.Series("_reason", [None] * len(rows), dtype=pl.String)
     joined = pl.concat_str([each.alias(str(n)) for n, each in enumerate(failing)], separator="; ", ignore_nulls=True)
     return pl.select(pl.when(joined != "").then(joined).alias("_reason")).to_series()
+
+
+def broken(images: Mapping[str, Image], rows: pl.DataFrame) -> pl.Series:
+    """For each row which of its images cannot be decoded, and why; null where all can."""
+    reasons: list[list[str]] = [[] for _ in range(len(rows))]
+    for name, form in images.items():
+        if name not in rows.columns:
+            continue
+        for row, data in enumerate(rows[name]):
+            try:
+                decode(data or b"", form)
+            except NotAnImage as problem:
+                reasons[row].append(f"{name} is no image: {_kind_of(str(problem))}")
+    said = ["; ".join(each) if each else None for each in reasons]
+    return pl.Series("_reason", said, dtype=pl.String)
+
+
+def _kind_of(problem: str) -> str:
+    """Without figures of the single file, so that reasons can be counted."""
+    return re.sub(r"\d[\d,]*", "…", problem.partition(" (")[0])
 
 
 def stale(checks: Sequence[Check], rows: pl.DataFrame, now: datetime) -> str | None:

@@ -23,15 +23,17 @@ import polars as pl
 from everloop.data.features import render
 from everloop.data.snapshot import LABEL, Samples, samples
 from everloop.errors import TrainError
+from everloop.forms import Image
 from everloop.loop.search_job import goal_of, hands, opened
 from everloop.measure import encode as encoding
+from everloop.measure import images, season, space
 from everloop.measure import profile as profiles
-from everloop.measure import season, space
 from everloop.measure.metrics import score as measure_score
 from everloop.package.build import build, columns_of
+from everloop.package.pack import AT_ONCE, decoded
 from everloop.package.predict import Predictor
 from everloop.package.threshold import choose
-from everloop.records import Candidate, ColumnType, InputColumn, Signature, Snapshot, encode
+from everloop.records import Candidate, ColumnType, InputColumn, Signature, Snapshot, TensorColumn, encode
 from everloop.spec.resolve import Resolved
 from everloop.spec.retrain import Drift, leaves
 from everloop.spec.rollout import Canary
@@ -241,6 +243,8 @@ def signature_of(resolved: Resolved) -> Signature:
     columns: list[InputColumn] = []
     for name in resolved.inputs:
         kind = resolved.schema[name]
+        if kind == "bytes":
+            continue
         packed = PACKED.get(kind, "integers")
         places[packed] = places.get(packed, -1) + 1
         zone = resolved.loop.source.time_zone if kind == "instant" else None
@@ -254,7 +258,14 @@ def signature_of(resolved: Resolved) -> Signature:
         key=resolved.loop.source.key,
         event_time=event_time if isinstance(event_time, str) else None,
         carried=carried_of(resolved),
+        tensors=tuple(image_column(name, form) for name, form in resolved.images.items()),
     )
+
+
+def image_column(name: str, form: Image) -> TensorColumn:
+    """What the graph takes of a column of images, and how this trainer decodes."""
+    shape = (form.height, form.width, form.channels)
+    return TensorColumn(name=name, datatype="UINT8", shape=shape, image=form, probe=images.probed(form))
 
 
 def carried_of(resolved: Resolved) -> tuple[InputColumn, ...]:
@@ -283,7 +294,7 @@ def profile_of(
     columns = {name: array_of(rows[name]) for name in types}
     answers = Predictor.of(graph, signature, extensions=extensions).predict(rows).prediction
     said = answers[:, resolved.positive or 0]
-    arrays = {each.name: stacked(rows[each.name]) for each in signature.tensors if each.name in rows.columns}
+    arrays = {each.name: points_of(rows[each.name], each) for each in signature.tensors if each.name in rows.columns}
     spaces, later = space.learned(columns, types, arrays)
     columns = {name: values for name, values in columns.items() if name not in spaces}
     own = profiles.with_spaces(profiles.build(columns, types=types), spaces, later)
@@ -297,9 +308,12 @@ def profile_of(
     return season.seasonal(whole, {**columns, **later, PREDICTION: said}, times, season=wanted)
 
 
-def stacked(series: pl.Series) -> Any:
-    """Arrays of one shape [rows, …], given as lists or arrays of a column."""
-    return np.stack([np.asarray(each) for each in series.to_list()])
+def points_of(series: pl.Series, column: TensorColumn) -> Any:
+    """What drift looks at: arrays of one shape [rows, …], or what the server would log of images."""
+    if column.image is None:
+        return np.stack([np.asarray(each) for each in series.to_list()])
+    pieces = [series[begin : begin + AT_ONCE] for begin in range(0, len(series), AT_ONCE)]
+    return np.concatenate([space.summary(decoded(column.name, each, column.image)) for each in pieces])
 
 
 def leave(

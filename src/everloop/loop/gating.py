@@ -153,7 +153,7 @@ def answers(installation: Installation, version: Version, frame: pl.DataFrame, l
     """The predictions [rows, classes] of a sealed package, in the order of the classes in ``like``."""
     opened = _opened(installation, version)
     session = parity.session(opened.model, extensions=opened.manifest.extensions)
-    predictions = session.run(["prediction"], pack.pack(frame, opened.manifest.signature.inputs))[0]
+    predictions = session.run(["prediction"], pack.feeds(frame, opened.manifest.signature))[0]
     theirs, ours = opened.manifest.signature.classes, like.classes
     if theirs == ours or like.task == "regression":
         return predictions

@@ -284,17 +284,15 @@ class Replay:
         if rows.is_empty():
             return []
         with self._timing("traffic"):
-            columns = [column.name for column in self._signature_inputs()]
+            signature = signature_of(self.installation.resolved)
+            columns = [*(each.name for each in signature.inputs), *(each.name for each in signature.tensors)]
             payload = rows.select(
                 pl.col(name).dt.epoch("us") if rows[name].dtype.is_temporal() else pl.col(name) for name in columns
-            ).to_dicts()
+            ).to_dicts()  # bytes go out as base64
             times = rows["_event_time"].dt.epoch("us").to_list()
             answers = self._traffic.predict(payload, times, rows["_key"].to_list())
             self._traffic.settle()
             return answers
-
-    def _signature_inputs(self) -> Any:
-        return signature_of(self.installation.resolved).inputs
 
     def _reveal(self, rows: pl.DataFrame, due: Any) -> None:
         if rows.is_empty():

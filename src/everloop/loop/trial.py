@@ -52,18 +52,16 @@ class Predictable:
     def predict(self, rows: Mapping[str, Any] | pl.DataFrame) -> Any:
         """One row by column names → its answer; columns of rows or a frame → a list of answers.
 
-        A column that is absent is missing. An answer is ``{"decision", "probability"}`` or ``{"value"}``.
+        A column that is absent is missing; an image is its bytes. An answer is ``{"decision", "probability"}`` or ``{"value"}``.
         """
         single = not isinstance(rows, pl.DataFrame) and not any(isinstance(value, list) for value in rows.values())
         columns: dict[str, Any] = dict(rows) if isinstance(rows, Mapping) else {c: rows[c] for c in rows.columns}
         if single:
             columns = {name: [value] for name, value in columns.items()}
         count = len(next(iter(columns.values()), ()))
-        given = {
-            column.name: columns[column.name] if column.name in columns else [None] * count
-            for column in self.signature.inputs
-        }
-        answers = self._session.run(None, pack.pack(given, self.signature.inputs))
+        names = [*(each.name for each in self.signature.inputs), *(each.name for each in self.signature.tensors)]
+        given = {name: columns[name] if name in columns else [None] * count for name in names}
+        answers = self._session.run(None, pack.feeds(given, self.signature))
         shown = [self._answer(position, answers) for position in range(count)]
         return shown[0] if single else shown
 
@@ -95,8 +93,13 @@ class Tried:
         return [
             f"A whole turn on the {self.rows:,} newest rows went through, released to nobody:",
             f"  {self.version.verdict.because}",
-            f"  package {self.package.digest[:16]}…, {len(self.package.signature.inputs)} columns in",
+            f"  package {self.package.digest[:16]}…, {_columns(self.package.signature)} in",
         ]
+
+
+def _columns(signature: Signature) -> str:
+    count = len(signature.inputs) + len(signature.tensors)
+    return f"{count} column{'' if count == 1 else 's'}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,8 +13,9 @@ import numpy as np
 import numpy.typing as npt
 
 from everloop.errors import DataError, TrainError
-from everloop.forms import Form, Terms, TermTable
+from everloop.forms import Form, Image, Terms, TermTable
 from everloop.measure import terms
+from everloop.measure.pictures import Pictures
 from everloop.measure.tensors import Tensors
 from everloop.records import (
     MISSING_INTEGER,
@@ -81,6 +82,8 @@ def learn(
             if network:
                 raise TrainError(f"the feature {name!r} is terms of a text, which no network takes; write its tokens.")
             learned.append(FeatureEncoding(name=name, type=kind, terms=_learn_terms(name, form, values)))
+        elif isinstance(form, Image):
+            learned.append(FeatureEncoding(name=name, type=kind, image=form))
         elif kind == "text":
             category = _learn_category(values, one_hot=not native_categories)
             learned.append(FeatureEncoding(name=name, type=kind, category=category))
@@ -101,8 +104,15 @@ def learn(
 
 def inputs(encoding: Encoding, features: Mapping[str, npt.NDArray[np.generic]]) -> Matrix | Sparse | Tensors:
     """What the estimator sees of these rows: its matrix, or a network's tensors."""
-    matrix = apply(encoding, features)
-    return Tensors({COLUMNS: matrix.astype(np.float32)}) if encoding.network else matrix
+    if not encoding.network:
+        return apply(encoding, features)
+    found: dict[str, Any] = {}
+    if encoding.flat.features:
+        found[COLUMNS] = apply(encoding.flat, features).astype(np.float32)
+    for each in encoding.features:
+        if each.image is not None:
+            found[each.name] = Pictures(each.image, features[each.name])
+    return Tensors(found)
 
 
 def apply(encoding: Encoding, features: Mapping[str, npt.NDArray[np.generic]]) -> Matrix | Sparse:
@@ -121,6 +131,11 @@ def apply(encoding: Encoding, features: Mapping[str, npt.NDArray[np.generic]]) -
     indicator = encoding.width - sum(each.indicator for each in encoding.features)
     for each in encoding.features:
         values = features[each.name]
+        if each.image is not None:
+            whole = Pictures(each.image, values)[np.arange(rows)]
+            matrix[:, place : place + each.width] = whole.reshape(rows, -1)
+            place += each.width
+            continue
         if each.category is None:
             column = rounded(_numbers(values))
             absent = np.isnan(column)

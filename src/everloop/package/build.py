@@ -66,7 +66,9 @@ def build(
         raise type(error)(f"{_names(fitted.model)}: {error}") from error
     return Built(
         onnx=made.graph, extensions=made.extensions, opset=made.opset, parity=report,
-        requirements=requirements(fitted.model, extensions=made.extensions),
+        requirements=requirements(
+            fitted.model, extensions=made.extensions, images=any(each.image for each in signature.tensors)
+        ),
     )  # fmt: skip
 
 

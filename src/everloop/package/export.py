@@ -13,11 +13,10 @@ import onnx
 from onnx import TensorProto, helper
 
 from everloop.errors import ConversionRefused, PackageError
-from everloop.measure.encode import COLUMNS
 from everloop.measure.tensors import Tensors
 from everloop.package import lightgbm_trees, refused, sklearn_models, xgboost_trees
 from everloop.package.graph import EXTENSIONS, IR_VERSION, TREE_DOMAIN, TREE_OPSET, Graph
-from everloop.package.matrix import matrix
+from everloop.package.matrix import matrix, tensors
 from everloop.package.render import GraphParts, render
 from everloop.records import Encoding, Signature, Task
 from everloop.spec.tree import FeatureTree
@@ -75,14 +74,13 @@ def export(
     Raises `ConversionRefused` naming the estimator or step that has no faithful form, and what to use instead.
     """
     graph = Graph()
-    parts = render(tree, signature.inputs)
-    columns = matrix(graph, encoding, parts)
+    parts = render(tree, signature.inputs, signature.tensors)
     if encoding.network:
         from everloop.package import torch_models
 
-        answer = torch_models.prediction(graph, {COLUMNS: columns}, fitted)
+        answer = torch_models.prediction(graph, tensors(graph, encoding, parts), fitted)
     else:
-        answer = _estimator(graph, columns, fitted)
+        answer = _estimator(graph, matrix(graph, encoding, parts), fitted)
     if signature.task == "regression":
         if fitted.scale == "log1p":
             answer = graph.node("Sub", [graph.curved("Exp", answer, 1), graph.scalar(1.0)])

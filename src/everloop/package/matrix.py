@@ -9,8 +9,9 @@ from itertools import groupby
 import numpy as np
 from onnx import TensorProto
 
-from everloop.measure.encode import LARGEST
-from everloop.package import terms
+from everloop.forms import Image
+from everloop.measure.encode import COLUMNS, LARGEST
+from everloop.package import images, terms
 from everloop.package.graph import TREE_DOMAIN, Block, Blocks, Graph
 from everloop.package.render import GraphParts
 from everloop.records import MISSING_TEXT, Category, Encoding, FeatureEncoding, Scaling
@@ -36,16 +37,29 @@ def matrix(graph: Graph, encoding: Encoding, parts: GraphParts) -> str:
     return name
 
 
+def tensors(graph: Graph, encoding: Encoding, parts: GraphParts) -> dict[str, str]:
+    """What a network sees, by name: ``columns`` float64 [rows, width], images float32."""
+    found: dict[str, str] = {}
+    if encoding.flat.features:
+        found[COLUMNS] = matrix(graph, encoding.flat, parts)
+    for each in encoding.features:
+        if each.image is not None:
+            found[each.name] = images.normalised(graph, each.image, parts.features[each.name].value)
+    return found
+
+
 def _dense(graph: Graph, encoding: Encoding, parts: GraphParts) -> str:
     pieces: list[str] = []
-    for numeric, group in groupby(encoding.features, key=lambda each: each.category is None):
-        if numeric:
+    for kind, group in groupby(encoding.features, key=_kind):
+        if kind == "number":
             pieces.append(parts.numeric_block([each.name for each in group]))
+        elif kind == "image":
+            pieces += [_flat(graph, e.image, parts.features[e.name].value) for e in group if e.image]
         else:
             pieces += [_category(graph, e.category, parts.features[e.name].value) for e in group if e.category]
     fills = np.array([fill for each in encoding.features for fill in _fills(each)])
     whole = graph.concat(pieces)
-    if any(each.category is None for each in encoding.features):
+    if any(_kind(each) == "number" for each in encoding.features):
         whole = graph.node("Clip", [whole, graph.scalar(-LARGEST), graph.scalar(LARGEST)])
         whole = graph.to_float32(whole)
     absent = graph.node("IsNaN", [whole]) if not np.isnan(fills).all() else ""
@@ -77,7 +91,18 @@ def _scaled(graph: Graph, encoding: Encoding, whole: str, absent: str) -> str:
     return graph.concat([whole, graph.node("Cast", [graph.columns(absent, missing)], to=DOUBLE)])
 
 
+def _kind(each: FeatureEncoding) -> str:
+    return "image" if each.image is not None else "number" if each.category is None else "category"
+
+
+def _flat(graph: Graph, form: Image, pixels: str) -> str:
+    values = graph.node("Cast", [images.normalised(graph, form, pixels)], to=DOUBLE)
+    return graph.node("Flatten", [values], axis=1)
+
+
 def _fills(each: FeatureEncoding) -> list[float]:
+    if each.image is not None:
+        return [np.nan] * each.width
     if each.category is None:
         return [np.nan if each.fill is None else each.fill]
     return [np.nan] * (len(each.category.values) + 2 if each.category.one_hot else 1)

@@ -49,12 +49,14 @@ class Renderer(LogicOperators, TextOperators):
                 return written
 
     def _input(self, column: InputColumn) -> Tensor:
-        place = self.nodes.constant(column.index, INT64, (1,))
+        place = self.nodes.constant(max(column.index, 0), INT64, (1,))
         match column.type:
             case "number":
                 return Tensor("number", self.nodes.add("Gather", whole_numbers(self.nodes), place, axis=1))
             case "text":
                 return Tensor("text", self.nodes.add("Gather", "texts", place, axis=1))
+            case "bytes":
+                return Tensor("bytes", column.name)
             case kind:
                 value = self.nodes.add("Gather", "integers", place, axis=1)
                 mask = self.nodes.add("Equal", value, self.nodes.constant(MISSING_INTEGER, INT64))
@@ -324,6 +326,12 @@ class Renderer(LogicOperators, TextOperators):
         absent = missing(self.nodes, only)
         found = self.nodes.add("Equal", code, self.nodes.constant(1, INT64))
         return Tensor("boolean", self.nodes.unless(found, absent), absent)
+
+    # Images
+
+    def _image(self, call: Call, arguments: Arguments, result: str) -> Tensor:
+        """Decoded before the graph; normalised where it is used (`everloop.package.images`)."""
+        return Tensor("image", arguments[0].name)
 
     # Instants
 

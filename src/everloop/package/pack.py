@@ -3,7 +3,7 @@
 For offline work (parity, batch scoring, tests); the server packs requests by itself, by the same rules.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -12,9 +12,12 @@ import polars as pl
 
 from everloop.clock import microseconds
 from everloop.errors import DataError
-from everloop.records import MISSING_INTEGER, MISSING_TEXT, InputColumn
+from everloop.forms import Image
+from everloop.measure import images
+from everloop.records import MISSING_INTEGER, MISSING_TEXT, InputColumn, Signature
 
-_INFINITE = float("inf")
+AT_ONCE = 512
+"""Rows with images that are held decoded at the same time."""
 
 
 def pack(rows: pl.DataFrame | Mapping[str, Any], inputs: Sequence[InputColumn]) -> dict[str, np.ndarray]:
@@ -29,6 +32,32 @@ def pack(rows: pl.DataFrame | Mapping[str, Any], inputs: Sequence[InputColumn]) 
         kind = {"number": "numbers", "text": "texts"}.get(column.type, "integers")
         packed[kind].append(_column(rows, column))
     return {kind: np.stack(columns, axis=1) for kind, columns in packed.items() if columns}
+
+
+def feeds(rows: pl.DataFrame | Mapping[str, Any], signature: Signature) -> dict[str, np.ndarray]:
+    """All inputs of a graph: those of `pack`, and images as uint8 [rows, height, width, channels] under their names.
+
+    Raises DataError for an image that is missing or none.
+    """
+    found = pack(rows, signature.inputs)
+    for column in signature.tensors:
+        if column.image is None:
+            continue
+        if column.name not in (rows.columns if isinstance(rows, pl.DataFrame) else rows):
+            raise DataError(f"the rows have no column {column.name!r} (an image); give the bytes of a PNG or JPEG file")
+        found[column.name] = decoded(column.name, rows[column.name], column.image)
+    return found
+
+
+def decoded(name: str, values: Iterable[bytes | None], form: Image) -> np.ndarray:
+    """uint8 [rows, height, width, channels]. Raises DataError naming the row."""
+    made = []
+    for row, value in enumerate(values):
+        try:
+            made.append(images.decode(value or b"", form))
+        except images.NotAnImage as problem:
+            raise DataError(f"the image {name!r} of row {row} is {problem}.") from None
+    return np.stack(made) if made else np.zeros((0, form.height, form.width, form.channels), np.uint8)
 
 
 def _column(rows: pl.DataFrame | Mapping[str, Any], column: InputColumn) -> np.ndarray:

@@ -14,7 +14,8 @@ import onnxruntime
 import polars as pl
 
 from everloop.errors import ConversionRefused, PackageError, ParityError
-from everloop.package.pack import pack
+from everloop.measure import images
+from everloop.package.pack import feeds
 from everloop.package.render import KINDS
 from everloop.records import MISSING_INTEGER, MISSING_TEXT, InputColumn, Signature
 
@@ -87,7 +88,7 @@ def check(
     count = len(rows)
     if count == 0:
         raise PackageError("parity needs rows and got none; hold back test rows with window=el.Everything(test=0.1).")
-    inputs = pack(rows, signature.inputs)
+    inputs = feeds(rows, signature)
     expected = _trained(trainer, rows, "")
     answer, decision = run(opened, inputs)
     if signature.task == "regression":
@@ -100,13 +101,14 @@ def check(
         said = [f"row {row} alone"]
         alone = _compare(signature, answer, decision, expected[row : row + 1], limits, threshold, said.__getitem__)
         worst = max(worst, alone)
-    changed, words = mutations(signature, unpacked(signature, inputs))
+    raw = unpacked(signature, inputs) | files_of(signature, rows)
+    changed, words = mutations(signature, raw)
     try:
         expected = _trained(trainer, frame_of(signature, changed), "")
     except ParityError:  # some estimators have no answer for 1e30: then there is nothing to agree with
-        changed, words = mutations(signature, unpacked(signature, inputs), extremes=False)
+        changed, words = mutations(signature, raw, extremes=False)
         expected = _trained(trainer, frame_of(signature, changed), " on rows with a missing or unseen value")
-    answer, decision = run(opened, pack(changed, signature.inputs))
+    answer, decision = run(opened, feeds(changed, signature))
     worst = max(worst, _compare(signature, answer, decision, expected, limits, threshold, words.__getitem__))
     return ParityReport(rows=count, mutated=len(words), worst=worst, seconds=time.perf_counter() - started)
 
@@ -127,6 +129,15 @@ def unpacked(signature: Signature, inputs: Mapping[str, npt.NDArray[Any]]) -> di
     return {each.name: inputs[KINDS[each.type]][:, each.index] for each in signature.inputs}
 
 
+def files_of(signature: Signature, rows: pl.DataFrame) -> dict[str, npt.NDArray[Any]]:
+    """The columns of images: objects, the bytes of a file each."""
+    found: dict[str, npt.NDArray[Any]] = {}
+    for each in signature.tensors:
+        found[each.name] = np.empty(len(rows), dtype=object)
+        found[each.name][:] = rows[each.name].to_list()
+    return found
+
+
 def frame_of(signature: Signature, columns: Columns) -> pl.DataFrame:
     """Raw columns as the data room holds them: null where missing, instants as Datetime in UTC."""
     series = []
@@ -142,6 +153,7 @@ def frame_of(signature: Signature, columns: Columns) -> pl.DataFrame:
             whole = whole.set(whole == MISSING_INTEGER, None)
             kinds = {"boolean": pl.Boolean(), "instant": pl.Datetime("us", "UTC")}
             series.append(whole.cast(kinds[each.type]) if each.type in kinds else whole)
+    series += [pl.Series(each.name, columns[each.name].tolist(), dtype=pl.Binary) for each in signature.tensors]
     return pl.DataFrame(series)
 
 
@@ -151,7 +163,8 @@ def mutations(
     """Real rows with one input changed at a time, then all inputs missing; and what was done to each, in words."""
     count = len(next(iter(rows.values())))
     chosen = np.unique(np.linspace(0, count - 1, SAMPLED, dtype=np.int64))
-    base = {column.name: np.asarray(rows[column.name])[chosen] for column in signature.inputs}
+    names = [*(each.name for each in signature.inputs), *(each.name for each in signature.tensors)]
+    base = {name: np.asarray(rows[name])[chosen] for name in names}
     blocks: list[dict[str, npt.NDArray[Any]]] = []
     words: list[str] = []
     for column in signature.inputs:
@@ -160,13 +173,18 @@ def mutations(
             changed[:] = value
             blocks.append({**base, column.name: changed})
             words += [f"row {row} with {column.name!r} {word}" for row in chosen]
-    empty = {}
+    for tensor in signature.tensors:
+        for data in images.KNOWN:  # of other sizes and colours than anything that was learned from
+            changed = base[tensor.name][:1].copy()
+            changed[0] = data
+            blocks.append({**{name: values[:1] for name, values in base.items()}, tensor.name: changed})
+            words.append(f"row {chosen[0]} with a pattern of colours as {tensor.name!r}")
+    empty = {tensor.name: base[tensor.name][:1] for tensor in signature.tensors}
     for column in signature.inputs:
         empty[column.name] = base[column.name][:1].copy()
         empty[column.name][:] = _variants(column, base[column.name], extremes)[0][0]
     blocks.append(empty)
     words.append("a row with every input missing")
-    names = [column.name for column in signature.inputs]
     return {name: np.concatenate([block[name] for block in blocks]) for name in names}, words
 
 

@@ -10,7 +10,7 @@ import onnxruntime
 import polars as pl
 
 from everloop.package import parity
-from everloop.package.pack import pack
+from everloop.package.pack import AT_ONCE, feeds
 from everloop.records import Signature
 
 
@@ -35,5 +35,12 @@ class Predictor:
 
     def predict(self, rows: pl.DataFrame | Mapping[str, Any]) -> Answers:
         """Raw rows, as a frame or as columns by name; raises DataError for a column that is not there."""
-        prediction, decision = parity.run(self._opened, pack(rows, self.signature.inputs))
+        if isinstance(rows, pl.DataFrame) and self.signature.tensors and len(rows) > AT_ONCE:
+            parts = [self.predict(rows[begin : begin + AT_ONCE]) for begin in range(0, len(rows), AT_ONCE)]
+            decisions = [each.decision for each in parts if each.decision is not None]
+            return Answers(
+                prediction=np.concatenate([each.prediction for each in parts]),
+                decision=np.concatenate(decisions) if decisions else None,
+            )
+        prediction, decision = parity.run(self._opened, feeds(rows, self.signature))
         return Answers(prediction=prediction, decision=decision)

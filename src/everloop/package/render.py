@@ -7,13 +7,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import onnx
-from onnx import helper
+from onnx import TensorProto, helper
 
 from everloop.errors import PackageError
 from everloop.package.nodes import BOOL, DOUBLE, INT64, MACHINE_LEARNING_OPSET, OPSET, STRING, Nodes
 from everloop.package.operators import Renderer, whole_numbers
 from everloop.package.tensors import NAN, Tensor, clean, convert, missing, nowhere
-from everloop.records import MISSING_INTEGER, FeatureType, InputColumn
+from everloop.records import MISSING_INTEGER, FeatureType, InputColumn, TensorColumn
 from everloop.spec.tree import FeatureTree, Input
 
 KINDS = {"number": "numbers", "integer": "integers", "boolean": "integers", "instant": "integers", "text": "texts"}
@@ -26,6 +26,7 @@ class FeatureTensors:
 
     number   ``value`` float64, NaN where missing and never infinite; ``missing`` None
     text     ``value`` string, `MISSING_TEXT` where missing; ``missing`` None; terms alike
+    image    ``value`` uint8 [rows, height, width, channels]; ``missing`` None
     integer, boolean, instant  ``value`` int64, bool, int64 µs; ``missing`` a bool tensor, or None: never missing
     """
 
@@ -63,14 +64,15 @@ class GraphParts:
     ``numeric_block`` and ``column`` add nodes, so take ``nodes`` after them.
     """
 
-    def __init__(self, tree: FeatureTree, inputs: Sequence[InputColumn]) -> None:
-        known = {each.name: each for each in inputs}
+    def __init__(self, tree: FeatureTree, inputs: Sequence[InputColumn], tensors: Sequence[TensorColumn] = ()) -> None:
+        known = _known(inputs, tensors)
         self.graph = Nodes()
         self.features: Mapping[str, FeatureTensors] = _Features(tree, Renderer(self.graph, known))
         """By feature name, in the tree's order; each is rendered when it is read."""
         self.raw = {name: known[node.name] for name, node in tree.columns if isinstance(node, Input)}
         """Features that are a raw column as it stands."""
         self._columns = tuple(inputs)
+        self._tensors = tuple(tensors)
 
     @property
     def nodes(self) -> list[onnx.NodeProto]:
@@ -83,13 +85,15 @@ class GraphParts:
 
     @property
     def inputs(self) -> list[onnx.ValueInfoProto]:
-        """``numbers``, ``integers``, ``texts``: each only if it has columns. Shapes ["rows", n]."""
+        """``numbers``, ``integers``, ``texts``: each only if it has columns. Shapes ["rows", n]. Then the tensors."""
         kinds = {"numbers": DOUBLE, "integers": INT64, "texts": STRING}
         widths = {kind: sum(KINDS[each.type] == kind for each in self._columns) for kind in kinds}
         return [
             helper.make_tensor_value_info(name, kind, ["rows", widths[name]])
             for name, kind in kinds.items()
             if widths[name]
+        ] + [
+            helper.make_tensor_value_info(each.name, TensorProto.UINT8, ["rows", *each.shape]) for each in self._tensors
         ]
 
     @property
@@ -112,6 +116,8 @@ class GraphParts:
         feature = self.features[name]
         if feature.type in ("text", "terms"):
             raise PackageError(f"the feature {name!r} is text; encode it as a category")
+        if feature.type == "image":
+            raise PackageError(f"the feature {name!r} is an image; it is no single number")
         whole: str = "integer" if feature.type == "instant" else feature.type
         return convert(self.graph, Tensor(whole, feature.value, feature.missing), "number").name
 
@@ -158,24 +164,30 @@ class GraphParts:
         return self.graph.where(absent, self.graph.constant(NAN, DOUBLE), self.graph.cast(block, DOUBLE))
 
 
-def render(tree: FeatureTree, inputs: Sequence[InputColumn]) -> GraphParts:
-    """Nodes for every feature of ``tree`` over packed ``inputs`` (see `everloop.records.Signature`).
+def render(tree: FeatureTree, inputs: Sequence[InputColumn], tensors: Sequence[TensorColumn] = ()) -> GraphParts:
+    """Nodes for every feature of ``tree`` over packed ``inputs`` and ``tensors`` (see `everloop.records.Signature`).
 
     Infinities in packed numbers are missing, as in training. Raises SpecError when a type does not fit, PackageError when a column is not among the inputs.
     """
-    known = {each.name: each for each in inputs}
+    known = _known(inputs, tensors)
     absent = [name for name in tree.inputs if name not in known]
     if absent:
         raise PackageError(
             f"features read {', '.join(absent)}, which the signature does not list; add them to its inputs"
         )
-    tree.types({each.name: each.type for each in inputs})
-    return GraphParts(tree, inputs)
+    tree.types({name: each.type for name, each in known.items()})
+    return GraphParts(tree, inputs, tensors)
+
+
+def _known(inputs: Sequence[InputColumn], tensors: Sequence[TensorColumn]) -> dict[str, InputColumn]:
+    """A column of images is one of bytes; its graph input has its own name."""
+    found = {each.name: each for each in inputs}
+    return found | {each.name: InputColumn(name=each.name, type="bytes", index=-1) for each in tensors}
 
 
 def _finished(graph: Nodes, tensor: Tensor) -> FeatureTensors:
     kind: FeatureType = tensor.type  # type: ignore[assignment]
-    if kind in ("number", "text", "terms"):
+    if kind in ("number", "text", "terms", "image"):
         return FeatureTensors(value=tensor.name, missing=None, type=kind)
     mask = missing(graph, tensor)
     if mask is not None and graph.is_narrow(mask):

@@ -79,6 +79,7 @@ class Model:
 
     def _check(self) -> None:
         tensors.check(self.signature, self._session.get_inputs())
+        tensors.check_decoder(self.signature)
         wanted = {kind for kind, types in KINDS.items() if self.signature.of(*types)}
         wanted |= {column.name for column in self.signature.tensors}
         there = {each.name for each in self._session.get_inputs()}

@@ -3,6 +3,7 @@
 The rules are those of requests: what the server would refuse is refused here, with the same words.
 """
 
+from base64 import b64decode
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -259,6 +260,8 @@ def _to_utc(wall: pl.Series, time_zone: str) -> pl.Series:
 
 def _tensor(series: pl.Series, column: TensorColumn, where: str) -> tuple[NDArray[Any], Wrong]:
     """[rows, *shape] from lists of the right length or from little-endian bytes; rows of zeros where it cannot be."""
+    if column.image is not None:
+        return _images(series, column, where)
     rows, expected = len(series), tensors.words(column)
     made = np.zeros((rows, *column.shape), tensors.DTYPES[column.datatype])
     wrong: list[tuple[int, str]] = []
@@ -282,9 +285,25 @@ def _tensor(series: pl.Series, column: TensorColumn, where: str) -> tuple[NDArra
     return made, wrong
 
 
+def _images(series: pl.Series, column: TensorColumn, where: str) -> tuple[NDArray[Any], Wrong]:
+    """uint8 [rows, height, width, channels] of files' bytes, or of their base64 in files that know no bytes."""
+    expected = "the bytes of a PNG or JPEG file"
+    if not isinstance(series.dtype, pl.Binary | pl.String | pl.Null):
+        raise DataError(f"Column {column.name!r} in {where} is {series.dtype}; expected {expected}.")
+    made = np.zeros((len(series), *column.shape), np.uint8)
+    wrong: list[tuple[int, str]] = []
+    for row, value in enumerate(series):
+        try:
+            file = b64decode(value, validate=True) if isinstance(value, str) else value or b""
+            made[row] = np.frombuffer(tensors.pixels(file, column), np.uint8).reshape(column.shape)
+        except ValueError as error:
+            wrong.append((row, f"{expected}, and it is {error}"))
+    return made, wrong
+
+
 def dtype_of(kind: ColumnType) -> Any:
     """How a column of the signature stands in a table that is written."""
     return {
         "number": pl.Float64(), "integer": pl.Int64(), "boolean": pl.Boolean(), "text": pl.String(),
-        "instant": pl.Datetime("us", "UTC"),
+        "instant": pl.Datetime("us", "UTC"), "bytes": pl.Binary(),
     }[kind]  # fmt: skip

@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 
+from everloop.measure.images import KNOWN
 from everloop.records import MISSING_INTEGER, MISSING_TEXT, TensorColumn, digest_of
 from everloop.serve.live import Key, Live, class_name
 from everloop.serve.model import Model
@@ -120,6 +121,8 @@ def _typed(column: Column) -> Schema:
 
 
 def _tensor(column: TensorColumn) -> Schema:
+    if column.image is not None:
+        return {"type": "string", "contentEncoding": "base64", "description": "A PNG or JPEG file."}
     kind = DTYPES[column.datatype].kind
     inner: Schema = {"type": "number" if kind == "f" else "boolean" if kind == "b" else "integer"}
     if kind in "iu":
@@ -150,6 +153,10 @@ def example_answer(live: Live) -> dict[str, Any]:
 
 
 def _example(column: Column, known: Mapping[str, Any]) -> Any:
+    if column.tensor is not None and column.tensor.image is not None:
+        from base64 import b64encode
+
+        return b64encode(KNOWN[0]).decode()
     if column.tensor is not None:
         return _zeros(column.tensor)
     values, quantiles = known.get("values") or (), known.get("quantiles") or ()

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from everloop.errors import PackageError
+from everloop.measure import images
 from everloop.records import Signature, TensorColumn
 
 Value = bytes | memoryview
@@ -38,6 +39,8 @@ def words(column: TensorColumn) -> str:
     >>> words(TensorColumn(name="image", datatype="FP32", shape=(3, 64, 64)))
     'FP32 of shape [3, 64, 64]: nested lists, or base64 text of its 49152 little-endian bytes'
     """
+    if column.image is not None:
+        return "the bytes of a PNG or JPEG file: base64 in JSON, BYTES elsewhere"
     size = size_of(column)
     return f"{column.datatype} of shape {list(column.shape)}: nested lists, or base64 text of its {size} little-endian bytes"
 
@@ -49,6 +52,8 @@ def size_of(column: TensorColumn) -> int:
 
 def annotation(column: TensorColumn) -> Any:
     """The type by which msgspec reads a row's tensor from JSON, its shape checked in the same pass."""
+    if column.image is not None:
+        return bytes
     kind = DTYPES[column.datatype].kind
     inner: Any = float if kind == "f" else bool if kind == "b" else int
     for size in reversed(column.shape):
@@ -63,11 +68,23 @@ def packer(count: int, datatype: str) -> struct.Struct:
 
 def value(found: Any, column: TensorColumn) -> Value:
     """The bytes of what `annotation` let through. Raises ValueError with what is wrong."""
+    if column.image is not None:
+        return pixels(found, column)
     if type(found) is not list:
         return checked(found, column, 1)
     for _ in column.shape[1:]:
         found = list(chain.from_iterable(found))
     return written(found, column)
+
+
+def pixels(file: Value, column: TensorColumn) -> bytes:
+    """The array of an image file, as bytes. Raises ValueError with what is wrong."""
+    assert column.image is not None
+    return images.decode(file, column.image).tobytes() if len(file) else _missing()
+
+
+def _missing() -> bytes:
+    raise ValueError("missing")
 
 
 def written(values: Sequence[Any], column: TensorColumn) -> bytes:
@@ -124,6 +141,22 @@ def check(signature: Signature, inputs: Sequence[Any]) -> None:
             raise PackageError(
                 f"The graph takes {column.name!r} as {taken.type} {taken.shape}; "
                 f"its signature says {column.datatype} [rows, {', '.join(map(str, column.shape))}]."
+            )
+
+
+def check_decoder(signature: Signature) -> None:
+    """That images are decoded here as they were for the fit. Raises PackageError."""
+    for column in signature.tensors:
+        if column.image is None:
+            continue
+        try:
+            same = images.same_decoder(column.image, column.probe)
+        except ImportError as error:
+            raise PackageError(f"{error}") from error
+        if not same:
+            raise PackageError(
+                f"Images of {column.name!r} are decoded otherwise here than when the model was fitted; install the "
+                "version of Pillow that the package's requirements name."
             )
 
 

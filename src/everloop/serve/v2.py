@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from everloop.errors import RequestError
-from everloop.records import ColumnType
+from everloop.records import ColumnType, TensorColumn
 from everloop.serve.live import Answer, Classified, Live, class_name
 from everloop.serve.rows import KINDS, NAN, Row
 from everloop.serve.urgency import HIGH
@@ -227,8 +227,8 @@ def metadata(name: str, live: Live) -> dict[str, Any]:
         "inputs": [
             {
                 "name": column.name,
-                "datatype": column.tensor.datatype if column.tensor else PREFERRED[column.type],
-                "shape": [-1, *(column.tensor.shape if column.tensor else ())],
+                "datatype": _tensor_type(column.tensor) if column.tensor else PREFERRED[column.type],
+                "shape": [-1, *(column.tensor.shape if column.tensor and column.tensor.image is None else ())],
             }
             for column in live.reader.columns
         ],
@@ -286,6 +286,10 @@ def urgency(parameters: dict[str, Any]) -> tuple[int | None, float | None]:
     if isinstance(timeout, bool) or not isinstance(timeout, int) or not 0 <= timeout < 2**63:
         raise RequestError(f"The parameter timeout is {shown(timeout)}; send microseconds, or 0 for none.")
     return (int(priority) + HIGH - 1 if priority else None), (timeout / 1e6 if timeout else None)
+
+
+def _tensor_type(column: TensorColumn) -> str:
+    return column.datatype if column.image is None else "BYTES"
 
 
 def _datatype(classes: Sequence[Any]) -> str:

@@ -4,6 +4,7 @@ All that is wrong with a tensor is a RequestError that names it.
 """
 
 import struct
+from base64 import b64decode
 from collections.abc import Sequence
 from math import inf, isfinite
 from typing import Any
@@ -161,6 +162,8 @@ def booleans(name: str, values: list[Any]) -> list[Any]:
 
 
 def tensor_rows(given: Given, column: TensorColumn) -> list[tensors.Value]:
+    if column.image is not None:
+        return _image_rows(given, column)
     shape = list(column.shape)
     check_datatype(given, frozenset({column.datatype}))
     if len(given.shape) != len(shape) + 1 or given.shape[1:] != shape or given.shape[0] < 0:
@@ -179,6 +182,30 @@ def tensor_rows(given: Given, column: TensorColumn) -> list[tensors.Value]:
         return [data]
     view = memoryview(data)
     return [view[begin : begin + size] for begin in range(0, count * size, size)]
+
+
+def _image_rows(given: Given, column: TensorColumn) -> list[tensors.Value]:
+    """Files as BYTES [n] or [n, 1]; in JSON base64."""
+    check_datatype(given, frozenset({"BYTES"}))
+    shape = given.shape
+    if not (len(shape) == 1 or (len(shape) == 2 and shape[1] == 1)) or shape[0] < 0:
+        raise RequestError(f"Input {quoted(given.name)} has the shape {sizes(shape)}; it is [n] or [n, 1].")
+    parts: list[Any] = split(given) if given.raw else given.data
+    if len(parts) != shape[0]:
+        raise RequestError(
+            f"Input {quoted(given.name)} has {len(parts)} values; its shape {sizes(shape)} says {shape[0]}."
+        )
+    rows: list[tensors.Value] = []
+    for number, part in enumerate(parts):
+        try:
+            file = b64decode(part, validate=True) if isinstance(part, str) else part or b""
+            rows.append(tensors.pixels(file, column))
+        except ValueError as error:
+            where = f" in row {number}" if len(parts) > 1 else ""
+            raise RequestError(
+                f"Input {quoted(given.name)} is {error}{where}; expected {tensors.words(column)}."
+            ) from None
+    return rows
 
 
 def check_datatype(given: Given, accepted: frozenset[str]) -> None:

@@ -312,6 +312,12 @@ OPERATIONS: dict[str, Operation] = {
         does="free text as TF-IDF weights of its words or letters, one column a term",
         missing="no term at all: every column 0",
     ),
+    "image": Operation(
+        written="a.image(64, 64)",
+        rule=_whole("image", "bytes", ".image()"),
+        does="a PNG or JPEG file's bytes as a tensor [3, 64, 64]",
+        missing="cannot be: such a row is set aside, such a request refused",
+    ),
 }  # fmt: skip
 
 
@@ -345,6 +351,8 @@ def _infer(node: Node, schema: Mapping[str, ColumnType]) -> str:
         for each in types:
             if each in FORMS:
                 raise Untypeable(f"nothing is calculated with {each}; .text() and the like end a feature")
+            if each == "bytes" and node.operation != "image":
+                raise Untypeable("bytes are no value to calculate with; for images write .image(height, width)")
         if "missing" in types and node.operation != "choose":
             raise Untypeable("None cannot be calculated with; write .is_missing() or .fill_missing(value)")
         return operation.rule(types, dict(node.options))

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from difflib import get_close_matches
 
 from everloop.errors import SpecError
+from everloop.forms import Image
 from everloop.records import ColumnType, FeatureType, Task
 from everloop.spec import target
 from everloop.spec.checks import Between, Check, Fresh, Holds, Matches, NotNull, OneOf, Unique
@@ -22,6 +23,7 @@ from everloop.spec.rollout import Canary
 from everloop.spec.source import Fixed
 from everloop.spec.target import LabelFacts
 from everloop.spec.tree import FeatureTree, Input, Node, inputs_of
+from everloop.spec.wholes import images_of
 
 __all__ = ["LabelFacts", "Resolved", "resolve"]
 
@@ -45,6 +47,8 @@ class Resolved:
     positive: int | None
     """Binary: the index of the positive class."""
     score: Metric
+    images: Mapping[str, Image] = field(default_factory=dict)
+    """Of each raw column of bytes how its images are decoded."""
 
 
 def resolve(loop: Loop, schema: Mapping[str, ColumnType], facts: LabelFacts | None = None) -> Resolved:
@@ -72,6 +76,7 @@ def resolve(loop: Loop, schema: Mapping[str, ColumnType], facts: LabelFacts | No
     _weights(loop, schema, found.classes)
     used = set(features.inputs)
     _watchable(loop, schema, used)
+    images = images_of(features)
     return Resolved(
         loop=loop,
         schema=dict(schema),
@@ -82,6 +87,7 @@ def resolve(loop: Loop, schema: Mapping[str, ColumnType], facts: LabelFacts | No
         classes=found.classes,
         positive=found.positive,
         score=score,
+        images=images,
     )
 
 
@@ -189,7 +195,7 @@ def _all_columns(loop: Loop, schema: Mapping[str, ColumnType]) -> FeatureTree:
     if isinstance(loop.rollout, Canary) and loop.rollout.unit:
         excluded.add(loop.rollout.unit)
     excluded.update(each.weight for each in loop.trains if isinstance(each.weight, str))
-    chosen = [name for name, kind in schema.items() if name not in excluded and kind != "instant"]
+    chosen = [name for name, kind in schema.items() if name not in excluded and kind not in ("instant", "bytes")]
     if not chosen:
         raise SpecError(
             f"No column is left for features: {', '.join(schema)} are all key, time, label or after; "
@@ -206,6 +212,10 @@ def _feature_type(name: str, node: Node, schema: Mapping[str, ColumnType]) -> Fe
     if kind == "instant":
         raise SpecError(
             f"The feature {name!r} is an instant, which no estimator takes; use .dt.hour(), .dt.weekday() or a difference."
+        )
+    if kind == "bytes":
+        raise SpecError(
+            f"The feature {name!r} is bytes, which no estimator takes; for images write .image(height, width)."
         )
     return kind
 

@@ -4,11 +4,12 @@ They end a feature: nothing is calculated with what they give.
 """
 
 from collections.abc import Mapping
+from math import isfinite
 from typing import TYPE_CHECKING, Any
 
 from everloop.errors import SpecError
-from everloop.forms import FORMS, Form
-from everloop.spec.tree import Call, FeatureTree
+from everloop.forms import FORMS, Form, Image
+from everloop.spec.tree import Call, FeatureTree, Input
 
 if TYPE_CHECKING:
     from everloop.spec.expression import Column
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 MOST_FEATURES = 1_000_000
 LONGEST = 100_000
 LARGEST_GRAM = 8
+LARGEST_SIDE = 4096
 
 
 class Wholes:
@@ -57,6 +59,42 @@ class Wholes:
             sublinear_tf=_flag(self, "text", "sublinear_tf", sublinear_tf),
         )
 
+    def image(
+        self: Any,
+        height: int,
+        width: int,
+        *,
+        channels: int = 3,
+        fit: str = "stretch",
+        mean: float | tuple[float, ...] = 0.5,
+        deviation: float | tuple[float, ...] = 0.5,
+    ) -> "Column":
+        """The image in a column of bytes (PNG or JPEG) as float32 [channels, height, width]; [-1, 1] by default.
+
+        Decoded and resized (bilinear, antialiased) by the same code for training and answers. ``channels``: 3 (RGB) or
+        1 (grey). ``fit``: "stretch", or "cover", which keeps proportions. ``mean``, ``deviation``: of values from 0 to
+        1, one for all channels or one each. An estimator sees one column a value.
+        """
+        if not isinstance(self._node, Input):
+            raise SpecError(
+                f"{self!r}.image() needs a column of the source as it stands, for example row.photo.image()."
+            )
+        if channels not in (1, 3) or type(channels) is not int:
+            raise SpecError(f"{self!r}.image(channels={channels!r}) is neither 3 (RGB) nor 1 (grey).")
+        _one_of(self, "image", "fit", fit, ("stretch", "cover"))
+        wide = _channels(self, "deviation", deviation, channels)
+        if min(wide) <= 0:
+            raise SpecError(f"{self!r}.image(deviation={deviation!r}) needs numbers above 0.")
+        return self._call(  # type: ignore[no-any-return]
+            "image",
+            height=_count(self, "image", "height", height, 1, LARGEST_SIDE),
+            width=_count(self, "image", "width", width, 1, LARGEST_SIDE),
+            channels=channels,
+            fit=fit,
+            mean=_channels(self, "mean", mean, channels),
+            deviation=wide,
+        )
+
 
 def forms_of(tree: FeatureTree) -> dict[str, Form]:
     """Of each feature that is more than one value what it is."""
@@ -66,6 +104,29 @@ def forms_of(tree: FeatureTree) -> dict[str, Form]:
             options: Mapping[str, Any] = dict(node.options)
             found[name] = FORMS[node.operation](**options)
     return found
+
+
+def images_of(tree: FeatureTree) -> dict[str, Image]:
+    """Of each column of bytes how its images are decoded. Raises SpecError where two features differ in that."""
+    found: dict[str, Image] = {}
+    for name, node in tree.columns:
+        form = forms_of(FeatureTree(columns=((name, node),))).get(name)
+        if isinstance(form, Image) and isinstance(node, Call) and isinstance(node.arguments[0], Input):
+            column = node.arguments[0].name
+            if found.setdefault(column, form).pixels != form.pixels:
+                raise SpecError(
+                    f"The feature {name!r} decodes the column {column!r} otherwise than another feature does; write "
+                    "the same height, width, channels and fit for both."
+                )
+    return found
+
+
+def _channels(column: Any, name: str, value: Any, channels: int) -> tuple[float, ...]:
+    values = (value,) * channels if isinstance(value, int | float) else value
+    sound = isinstance(values, list | tuple) and len(values) == channels
+    if not sound or not all(isinstance(each, int | float) and isfinite(each) for each in values):
+        raise SpecError(f"{column!r}.image({name}={value!r}) needs a number, or one for each of {channels} channels.")
+    return tuple(float(each) for each in values)
 
 
 def _count(column: Any, method: str, name: str, value: Any, least: int, most: int) -> int:
