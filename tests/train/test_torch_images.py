@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
+import torch
 from PIL import Image as Pillow
 
 from everloop.data.features import render
@@ -21,8 +22,6 @@ from everloop.spec.torch import Torch
 from everloop.spec.train import Train
 from everloop.spec.wholes import forms_of, images_of
 from everloop.train.fit import fit
-
-torch = pytest.importorskip("torch")
 
 SCHEMA: dict[str, ColumnType] = {"photo": "bytes", "size": "number"}
 
