@@ -30,11 +30,9 @@ class Tokens:
 
     length: int
     vocabulary: int
-    """At most so many learned tokens, beside padding and unknown. Not for a given tokenizer."""
+    """At most so many learned tokens, beside padding and unknown."""
     analyzer: Analyzer
     lowercase: bool
-    tokenizer: str | None = None
-    """A local tokenizer.json; None: the vocabulary is learned at each fit."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,12 +75,10 @@ class TermTable:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenTable:
-    """Learned or given: which tokens have an id, in the order of their ids."""
+    """Learned: which tokens have an id, in the order of their ids."""
 
     form: Tokens
-    values: tuple[str, ...] = ()
+    values: tuple[str, ...]
     """The token at place i has the id i + 2."""
-    tokenizer: str | None = None
-    """The content of a given tokenizer.json."""
-    size: int = 0
+    size: int
     """How many ids there are: each id is below."""

@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Literal, TypeVar
 
 import msgspec
 
-from everloop.forms import Image, TermTable
+from everloop.forms import Image, TermTable, TokenTable
 
 ColumnType = Literal["number", "integer", "boolean", "text", "instant", "bytes"]
 """number: float64. integer: int64. instant: int64 microseconds since 1970 in UTC. bytes: of a file, for example an image.
@@ -148,6 +148,7 @@ class FeatureEncoding:
     indicator: bool = False
     """For networks: one more column, 1 where the number is missing. All of these stand behind all others."""
     image: Image | None = None
+    tokens: TokenTable | None = None
 
     @property
     def width(self) -> int:
@@ -176,11 +177,10 @@ class Encoding:
     @property
     def flat(self) -> "Encoding":
         """The features that become columns of the matrix: for a network not those that are tensors of their own."""
-        return (
-            Encoding(features=tuple(e for e in self.features if e.image is None), network=True)
-            if self.network
-            else self
-        )
+        if not self.network:
+            return self
+        own = tuple(each for each in self.features if each.image is None and each.tokens is None)
+        return Encoding(features=own, network=True)
 
     @property
     def sparse(self) -> bool:

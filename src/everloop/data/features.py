@@ -368,5 +368,6 @@ _WRITTEN: dict[str, Writer] = {
     "dt_seconds_since": lambda call, typed, result: _seconds(typed[0][0], typed[1][0]),
     # What is learned from whole texts is done by `everloop.measure.encode`: a feature is the text itself.
     "terms": lambda call, typed, result: typed[0][0],
+    "tokens": lambda call, typed, result: typed[0][0],
     "image": lambda call, typed, result: typed[0][0],
 }

@@ -13,8 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from everloop.errors import DataError, TrainError
-from everloop.forms import Form, Image, Terms, TermTable
-from everloop.measure import terms
+from everloop.forms import Form, Image, Terms, TermTable, Tokens
+from everloop.measure import terms, tokens
 from everloop.measure.pictures import Pictures
 from everloop.measure.tensors import Tensors
 from everloop.records import (
@@ -82,6 +82,14 @@ def learn(
             if network:
                 raise TrainError(f"the feature {name!r} is terms of a text, which no network takes; write its tokens.")
             learned.append(FeatureEncoding(name=name, type=kind, terms=_learn_terms(name, form, values)))
+        elif isinstance(form, Tokens):
+            if not network:
+                raise TrainError(
+                    f"the feature {name!r} is tokens, which only a network takes; write .text() for {name!r}, or train "
+                    "with el.Torch."
+                )
+            table = tokens.learn(form, _texts(values))
+            learned.append(FeatureEncoding(name=name, type=kind, tokens=table))
         elif isinstance(form, Image):
             learned.append(FeatureEncoding(name=name, type=kind, image=form))
         elif kind == "text":
@@ -112,6 +120,8 @@ def inputs(encoding: Encoding, features: Mapping[str, npt.NDArray[np.generic]]) 
     for each in encoding.features:
         if each.image is not None:
             found[each.name] = Pictures(each.image, features[each.name])
+        elif each.tokens is not None:
+            found[each.name] = tokens.ids(each.tokens, _texts(features[each.name]))
     return Tensors(found)
 
 

@@ -11,7 +11,7 @@ from onnx import TensorProto
 
 from everloop.forms import Image
 from everloop.measure.encode import COLUMNS, LARGEST
-from everloop.package import images, terms
+from everloop.package import images, terms, tokens
 from everloop.package.graph import TREE_DOMAIN, Block, Blocks, Graph
 from everloop.package.render import GraphParts
 from everloop.records import MISSING_TEXT, Category, Encoding, FeatureEncoding, Scaling
@@ -38,13 +38,15 @@ def matrix(graph: Graph, encoding: Encoding, parts: GraphParts) -> str:
 
 
 def tensors(graph: Graph, encoding: Encoding, parts: GraphParts) -> dict[str, str]:
-    """What a network sees, by name: ``columns`` float64 [rows, width], images float32."""
+    """What a network sees, by name: ``columns`` float64 [rows, width], images float32, tokens int64."""
     found: dict[str, str] = {}
     if encoding.flat.features:
         found[COLUMNS] = matrix(graph, encoding.flat, parts)
     for each in encoding.features:
         if each.image is not None:
             found[each.name] = images.normalised(graph, each.image, parts.features[each.name].value)
+        elif each.tokens is not None:
+            found[each.name] = tokens.ids(graph, each.tokens, parts.features[each.name].value)
     return found
 
 

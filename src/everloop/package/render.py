@@ -25,7 +25,7 @@ class FeatureTensors:
     """One rendered feature, tensors of shape [rows, 1].
 
     number   ``value`` float64, NaN where missing and never infinite; ``missing`` None
-    text     ``value`` string, `MISSING_TEXT` where missing; ``missing`` None; terms alike
+    text     ``value`` string, `MISSING_TEXT` where missing; ``missing`` None; terms and tokens alike
     image    ``value`` uint8 [rows, height, width, channels]; ``missing`` None
     integer, boolean, instant  ``value`` int64, bool, int64 µs; ``missing`` a bool tensor, or None: never missing
     """
@@ -114,7 +114,7 @@ class GraphParts:
     def column(self, name: str) -> str:
         """A feature of type number, integer, boolean or instant as float64 [rows, 1], NaN where missing."""
         feature = self.features[name]
-        if feature.type in ("text", "terms"):
+        if feature.type in ("text", "terms", "tokens"):
             raise PackageError(f"the feature {name!r} is text; encode it as a category")
         if feature.type == "image":
             raise PackageError(f"the feature {name!r} is an image; it is no single number")
@@ -187,7 +187,7 @@ def _known(inputs: Sequence[InputColumn], tensors: Sequence[TensorColumn]) -> di
 
 def _finished(graph: Nodes, tensor: Tensor) -> FeatureTensors:
     kind: FeatureType = tensor.type  # type: ignore[assignment]
-    if kind in ("number", "text", "terms", "image"):
+    if kind in ("number", "text", "terms", "tokens", "image"):
         return FeatureTensors(value=tensor.name, missing=None, type=kind)
     mask = missing(graph, tensor)
     if mask is not None and graph.is_narrow(mask):

@@ -55,6 +55,9 @@ def split(graph: Graph, text: str, analyzer: Analyzer, *, lowercase: bool) -> Sp
 
 def places(graph: Graph, values: tuple[str, ...], tokens: str) -> str:
     """The place of each token among ``values``, int64, -1 for others."""
+    if not values:
+        nothing = graph.constant(-1, np.int64)
+        return graph.node("Expand", [nothing, graph.node("Shape", [tokens])])
     numbers = list(range(len(values)))
     return graph.node(
         "LabelEncoder", [tokens], domain=TREE_DOMAIN, keys_strings=list(values), values_int64s=numbers, default_int64=-1

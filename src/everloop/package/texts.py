@@ -59,6 +59,10 @@ class TextOperators:
         """What is learned from whole texts stands in the encoding (`everloop.package.terms`): here it is the text."""
         return Tensor("terms", arguments[0].name)
 
+    def _tokens(self, call: Call, arguments: Sequence[Tensor], result: str) -> Tensor:
+        """As terms: `everloop.package.tokens`."""
+        return Tensor("tokens", arguments[0].name)
+
     def _map(self, call: Call, arguments: Sequence[Tensor], result: str) -> Tensor:
         """Text to a place in a table, then the table: the place after the last is missing, the one after that unknown."""
         table, default = call.option("table"), call.option("default")

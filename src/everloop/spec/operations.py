@@ -312,6 +312,12 @@ OPERATIONS: dict[str, Operation] = {
         does="free text as TF-IDF weights of its words or letters, one column a term",
         missing="no term at all: every column 0",
     ),
+    "tokens": Operation(
+        written="a.tokens(256)",
+        rule=_whole("tokens", "text", ".tokens()"),
+        does="free text as 256 token ids, for networks",
+        missing="no token at all: only padding",
+    ),
     "image": Operation(
         written="a.image(64, 64)",
         rule=_whole("image", "bytes", ".image()"),

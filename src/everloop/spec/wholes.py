@@ -59,6 +59,28 @@ class Wholes:
             sublinear_tf=_flag(self, "text", "sublinear_tf", sublinear_tf),
         )
 
+    def tokens(
+        self: Any,
+        length: int,
+        *,
+        vocabulary: int = 20_000,
+        analyzer: str = "word",
+        lowercase: bool = True,
+    ) -> "Column":
+        """Free text as token ids int64 [length], for networks: 0 padding, 1 unknown, learned tokens from 2 on.
+
+        ``vocabulary``: at most so many tokens are learned at each fit, those of most texts, so that an embedding needs
+        ``vocabulary + 2`` places. ``analyzer``, ``lowercase``: as in `text`. What is beyond ``length`` is cut off.
+        """
+        _one_of(self, "tokens", "analyzer", analyzer, ("word", "char"))
+        return self._call(  # type: ignore[no-any-return]
+            "tokens",
+            length=_count(self, "tokens", "length", length, 1, LONGEST),
+            vocabulary=_count(self, "tokens", "vocabulary", vocabulary, 1, MOST_FEATURES),
+            analyzer=analyzer,
+            lowercase=_flag(self, "tokens", "lowercase", lowercase),
+        )
+
     def image(
         self: Any,
         height: int,
