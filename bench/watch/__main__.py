@@ -22,7 +22,7 @@ from bench.watch.parts import Part
 
 from bench import rows as table
 
-PARTS = ("cost", "sketch", "quiet", "concept", "business", "unstructured", "nab", "real")
+PARTS = ("cost", "curve", "sketch", "quiet", "concept", "business", "unstructured", "nab", "real")
 """Each is a module here with ``part(quick=)``."""
 
 
@@ -82,7 +82,9 @@ def keep(shape: dict[str, Any], found: dict[str, Part]) -> None:
             **part.more,
         }
     kept["parts"] = {name: kept["parts"][name] for name in PARTS if name in kept["parts"]}
-    published.RESULTS.write_text(json.dumps(kept, indent=1, ensure_ascii=False) + "\n")
+    published.RESULTS.write_text(
+        json.dumps(kept, indent=1, ensure_ascii=False, default=lambda each: each.item()) + "\n"
+    )
     published.write(kept)
 
 

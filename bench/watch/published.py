@@ -16,6 +16,7 @@ RESULTS = ROOT / "bench" / "results" / "watch.json"
 PAGE = ROOT / "docs" / "watch-figures.md"
 TITLES = {
     "cost": "What a drift report and a watched prediction cost",
+    "curve": "A million rows by the number of columns",
     "sketch": "How far sketches are from exact",
     "quiet": "Quiet data, and shifts that are found",
     "concept": "Errors that become more frequent",
@@ -32,7 +33,7 @@ rounds, and the peer runs on the same tables in the same run.
 
 ```text
 make bench-watch                        # everything, about half an hour; Evidently gets an environment of its own
-make bench-watch ARGS="quiet concept"   # some parts: cost sketch quiet concept business unstructured nab real
+make bench-watch ARGS="quiet concept"   # some parts: cost curve sketch quiet concept business unstructured nab real
 python -m bench.watch --quick cost      # fewer rounds, nothing is kept; --json for machines
 ```
 

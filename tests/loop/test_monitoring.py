@@ -29,7 +29,8 @@ from small_loop import SmallLoop
 PATIENCE = 90.0
 PARTS = ("prometheus", "promtool", "prometheus-alertmanager", "amtool")
 RULES = (
-    "[*el.alert.DEFAULT, el.alert.Latency(above=td(milliseconds=50)), el.alert.Stale(), "
+    "[*el.alert.DEFAULT, el.alert.Latency(above=td(milliseconds=50)), el.alert.Stale(), el.alert.ProcessorFull(), "
+    'el.alert.GpuFull(), el.alert.Unusual("rate"), '
     'el.alert.Outcome("revenue \\"net\\"", below=3), el.alert.DiskFull(above=1e-9, severity="warning")]'
 )
 

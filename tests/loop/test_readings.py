@@ -21,7 +21,7 @@ from everloop.spec import alert
 from everloop.store.lake import OUTCOMES, PREDICTIONS, outcome_rows
 from everloop.store.ledger import releases
 from everloop.testing.ledger import decision
-from everloop.watch import machine
+from everloop.watch import gpu, machine
 from everloop.watch.alerts import Reading
 from everloop.watch.look import Seen
 from everloop.watch.triggers import Signals
@@ -40,14 +40,17 @@ class Readable:
         (reading,) = self.reader.read(seen, release or Release(loop="parcels"), now)
         return reading
 
-    def answered(self, count: int, *, failed: int = 0, slow: int = 0, at: datetime = NOW - MINUTE) -> None:
+    def answered(
+        self, count: int, *, failed: int = 0, slow: int = 0, at: datetime | list[datetime] = NOW - MINUTE
+    ) -> None:
+        times = at if isinstance(at, list) else [at] * count
         self.installation.lake.append(
             PREDICTIONS,
             pl.DataFrame(
                 {
-                    "id": [f"{at:%H%M}-{number}" for number in range(count)],
-                    "at": [at] * count,
-                    "event_time": [at] * count,
+                    "id": [f"{each:%H%M}-{number}" for number, each in enumerate(times)],
+                    "at": times,
+                    "event_time": times,
                     "arm": ["champion"] * count,
                     "error": np.arange(count) < failed,
                     "latency_us": np.where(np.arange(count) < slow, 90_000, 2_000).astype(np.int64),
@@ -249,3 +252,64 @@ def test_default_rules_that_need_the_log_go_without_it(small: SmallLoop) -> None
     each = Readable(small)
     assert not [rule for rule in each.installation.loop.watched_alerts if isinstance(rule, alert.BLIND)]
     each.installation.close()
+
+
+def test_processor_time_is_told_once_it_was_watched_long_enough(reads: Reads, monkeypatch: pytest.MonkeyPatch) -> None:
+    reader = reads("el.alert.ProcessorFull(above=0.9, within=td(minutes=10))")
+    used = 0.0
+
+    def looked(*_: Any, **__: Any) -> machine.Machine:
+        return replace(SEEN, cores=2.0, processor_seconds=used)
+
+    monkeypatch.setattr(machine, "look", looked)
+    states = []
+    for minute in range(31):
+        used += 60 * (1.95 if 10 <= minute < 25 else 0.5)
+        states.append(reader.read(now=NOW + minute * MINUTE))
+    assert [each.state for each in states[:10]] == ["unknown"] * 10
+    assert states[10].state == "quiet"
+    assert states[22].state == "fires"
+    assert "97.5% of 2 cores" in states[22].because
+    assert states[30].state == "quiet"
+
+
+def test_the_fullest_gpu_counts_and_none_is_no_alarm(reads: Reads, monkeypatch: pytest.MonkeyPatch) -> None:
+    reader = reads("el.alert.GpuFull()")
+    assert reader.read().state == "quiet"
+    gpus = tuple(
+        gpu.Gpu(index=place, name="made", busy=0.5, memory_used=used, memory_size=size, celsius=60, watts=None)
+        for place, (used, size) in enumerate(((10, 100), (97, 100), (None, None)))
+    )
+    monkeypatch.setattr(machine, "look", lambda *_, **__: replace(SEEN, gpus=gpus))
+    seen = reader.read()
+    assert (seen.state, seen.because) == ("fires", "97.0% of the memory of GPU 1 are used")
+
+
+def test_five_minutes_unlike_the_same_time_of_the_days_before_are_unusual(reads: Reads) -> None:
+    reader = reads('el.alert.Unusual("rate")')
+    assert reader.read(now=NOW - 10 * MINUTE).state == "unknown"
+    random = np.random.default_rng(1)
+    # Three days, busy by day and nearly idle by night; it is noon.
+    times = []
+    for slot in range(3 * 288):
+        at = NOW - timedelta(days=3) + slot * timedelta(minutes=5)
+        times += [at] * int(random.poisson(40 if 8 <= at.hour < 20 else 2))
+    reader.answered(len(times), at=times)
+    seen = reader.read(now=NOW + MINUTE)
+    assert seen.state == "quiet", seen.because
+    reader.answered(400, at=NOW)
+    later = NOW + 6 * MINUTE
+    seen = reader.read(now=later)
+    assert seen.state == "fires"
+    assert "400 requests in five minutes" in seen.because
+    # The same five minutes are not asked for again at each look.
+    assert reader.read(now=later + timedelta(seconds=5)) == seen
+    stopped = reader.read(now=later + timedelta(hours=1))
+    assert stopped.state in ("fires", "quiet")
+    assert stopped.value is not None
+
+
+SEEN = machine.Machine(
+    memory_used=1, memory_limit=10, cores=2.0, load=0.0, processor_seconds=0.0, throttled_seconds=0.0, disk_used=1, disk_size=10,
+    disk_read_total=0, disk_written_total=0, network_received_total=0, network_sent_total=0,
+)  # fmt: skip

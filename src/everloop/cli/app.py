@@ -43,8 +43,6 @@ app.add_typer(keys, name="keys")
 app.add_typer(dividing.experiment, name="experiment")
 app.add_typer(dividing.route, name="route")
 app.add_typer(alerting.alerts, name="alerts")
-app.command(short_help="Two tables beside each other: what moved.")(watching.drift)
-app.command(short_help="Your own metrics, and what they go with.")(watching.business)
 
 Declaration = Annotated[Path, typer.Argument(metavar="FILE", help="The Python file that declares the loop.")]
 
@@ -215,6 +213,10 @@ def live_at(
     from everloop.cli import kept
 
     kept.live_at(time, home, loop=loop, as_json=as_json)
+
+
+app.command(short_help="Two tables beside each other: what moved.")(watching.drift)
+app.command(short_help="Your own metrics, and what they go with.")(watching.business)
 
 
 @app.command()

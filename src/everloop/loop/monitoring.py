@@ -128,6 +128,16 @@ def _asked(loop: Loop, rule: Rule) -> tuple[str, str, str]:
         case alert.MemoryFull():
             used = "everloop_machine_memory_used_bytes / everloop_machine_memory_limit_bytes"
             return f"{used} > {rule.above}", "1m", "{{ $value | humanizePercentage }} of the memory are used."
+        case alert.ProcessorFull():
+            used = f"rate(everloop_machine_processor_seconds_total[{_span(rule.within)}]) / everloop_machine_cores"
+            return f"{used} > {rule.above}", "", "{{ $value | humanizePercentage }} of the processor time are used."
+        case alert.GpuFull():
+            used = "everloop_gpu_memory_used_bytes / everloop_gpu_memory_size_bytes"
+            return (
+                f"{used} > {rule.above}",
+                "1m",
+                "{{ $value | humanizePercentage }} of the memory of GPU {{ $labels.gpu }} are used.",
+            )
         case alert.NotServing():
             released = f"everloop_champion_version{{{model}}} > 0"
             served = f'everloop_live_version{{{model},variant="champion"}}'

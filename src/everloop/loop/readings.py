@@ -8,23 +8,27 @@ from __future__ import annotations
 
 import json
 import os
+from collections import deque
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from statistics import NormalDist
 from typing import Literal
 
+import numpy as np
+import numpy.typing as npt
 import polars as pl
 import psutil
 
 from everloop.durable import runs
 from everloop.loop.installation import Installation
+from everloop.measure.unusual import surprise
 from everloop.records import Release
 from everloop.spec import alert
 from everloop.spec.alert import LEVELS, Rule, name_of
 from everloop.spec.retrain import Degraded, Drift
 from everloop.store.home import Home
-from everloop.store.lake import OUTCOMES, PREDICTIONS, moment
+from everloop.store.lake import OUTCOMES, PREDICTIONS, Lake, moment
 from everloop.store.ledger import releases
 from everloop.watch import machine
 from everloop.watch.alerts import Reading
@@ -38,6 +42,13 @@ CHANCE = 1e-4
 """How often one look at a rate that is just at its limit may say that it is above it."""
 SLACK = 0.02
 """A disk or a memory that was too full is too full until it is so much below its limit."""
+
+MOST_LOOKS = 2_000
+FIVE, REACH = timedelta(minutes=5), timedelta(days=8)
+A_DAY = timedelta(days=1) // FIVE
+LATE = timedelta(minutes=1)
+LEAST_SLOTS = 12 * 12
+"""Half a day of five minutes, before anything is called unusual."""
 
 State = Literal["fires", "holds", "quiet", "unknown"]
 
@@ -66,12 +77,17 @@ class Reader:
     silent_since: datetime | None = None
     machine: machine.Machine | None = field(default=None)
     """As it was at the last look."""
+    _busy: deque[tuple[datetime, float]] = field(default_factory=lambda: deque(maxlen=MOST_LOOKS))
+    """When it was looked at, and the processor seconds used until then."""
+    _slots: tuple[datetime, dict[str, npt.NDArray[np.float64]]] | None = None
+    """Until when, and of each signal its five minutes."""
 
     def read(self, seen: Seen | None, release: Release, now: datetime) -> tuple[Reading, ...]:
         """Every rule once. ``seen``: the last look; None when there was none."""
         home = self.installation.home
         servers = [("server", int(each.stem)) for each in home.servers.glob("*.json") if each.stem.isdigit()]
         self.machine = machine.look(home.root, [("controller", os.getpid()), *servers])
+        self._busy.append((now, self.machine.processor_seconds))
         return tuple(self._one(rule, seen, release, now) for rule in self.installation.loop.watched_alerts)
 
     def _one(self, rule: Rule, seen: Seen | None, release: Release, now: datetime) -> Reading:
@@ -86,6 +102,12 @@ class Reader:
                 share = self.machine.memory_share
                 because = f"{share:.1%} of {self.machine.memory_limit / 1e9:.1f} GB of memory are used"
                 return _reading(rule, _full(share, rule.above), because, share, rule.above)
+            case alert.ProcessorFull():
+                return self._processor(rule, now)
+            case alert.GpuFull():
+                return _gpus(rule, self.machine)
+            case alert.Unusual():
+                return self._unusual(rule, now)
             case alert.NotServing():
                 return self._not_serving(rule, release, now)
             case alert.Errors():
@@ -106,6 +128,41 @@ class Reader:
                 return self._run_failed(rule)
             case alert.ReleaseStuck():
                 return _stuck(rule, release, now)
+
+    def _processor(self, rule: alert.ProcessorFull, now: datetime) -> Reading:
+        assert self.machine is not None
+        before = [each for each in self._busy if now - each[0] >= rule.within]
+        if not before:
+            return _reading(rule, "unknown", f"not looked at for {rule.within} yet", None, rule.above)
+        at, used = before[-1]
+        cores = max(self.machine.cores, 1e-9)
+        share = max(0.0, self.machine.processor_seconds - used) / (cores * (now - at).total_seconds())
+        because = f"{share:.1%} of {cores:g} cores were used in {now - at}"
+        return _reading(rule, _full(share, rule.above), because, share, rule.above)
+
+    def _unusual(self, rule: alert.Unusual, now: datetime) -> Reading:
+        # Rows lie in the log's table some seconds after they were answered.
+        late = now - LATE
+        until = late.replace(minute=late.minute // 5 * 5, second=0, microsecond=0)
+        if self._slots is None or self._slots[0] != until:
+            self._slots = until, _five_minutes(self.installation.lake, until)
+        series = self._slots[1].get(rule.signal)
+        known = 0 if series is None else int(np.isfinite(series).sum())
+        if series is None or known < LEAST_SLOTS:
+            return _reading(
+                rule, "unknown", f"{known} times five minutes are known, {LEAST_SLOTS} are needed", None, rule.above
+            )
+        if not np.isfinite(series[-1]):
+            return _reading(rule, "quiet", "nothing was asked in five minutes", None, rule.above)
+        far = float(surprise(series, period=A_DAY)[-1])
+        usual = float(np.nanmedian(series[-A_DAY:]))
+        what = {"rate": "requests in five minutes", "latency": "ms is the p99", "errors": "of requests failed"}[
+            rule.signal
+        ]
+        said = f"{series[-1]:.1%}" if rule.signal == "errors" else f"{series[-1]:,.4g}"
+        around = f"{usual:.1%}" if rule.signal == "errors" else f"{usual:,.4g}"
+        because = f"{said} {what}, {far:.1f} standard deviations from what is usual at this time (the day's median is {around})"
+        return _reading(rule, "fires" if far > rule.above else "quiet", because, far, rule.above)
 
     def _not_serving(self, rule: alert.NotServing, release: Release, now: datetime) -> Reading:
         each = self.installation
@@ -195,6 +252,45 @@ class Reader:
             return _reading(rule, "unknown" if under_way else "quiet", "no turn has failed", 0, 0)
         run = broken[0]
         return _reading(rule, "fires", f"the turn {run.id} is {run.status}: {run.because}", 1, 0)
+
+
+def _gpus(rule: alert.GpuFull, seen: machine.Machine) -> Reading:
+    told = [each for each in seen.gpus if each.memory_used is not None and each.memory_size]
+    if not told:
+        return _reading(rule, "quiet", "no GPU tells of its memory", None, rule.above)
+    shares = {each.index: (each.memory_used or 0) / (each.memory_size or 1) for each in told}
+    worst = max(shares, key=lambda each: shares[each])
+    because = f"{shares[worst]:.1%} of the memory of GPU {worst} are used"
+    return _reading(rule, _full(shares[worst], rule.above), because, shares[worst], rule.above)
+
+
+def _five_minutes(lake: Lake, until: datetime) -> dict[str, npt.NDArray[np.float64]]:
+    """Requests, p99 in ms and share of errors of each five minutes of the last eight days; empty without a log."""
+    since = until - REACH
+    count = REACH // FIVE
+    if not lake.exists(PREDICTIONS):
+        return {}
+    where = (pl.col("at") >= moment(since)) & (pl.col("at") < moment(until)) & pl.col("arm").is_in(LIVE)
+    rows = newest(lake, PREDICTIONS, since=since, columns=["at", "error", "latency_us"], where=where).collect()
+    if rows.is_empty():
+        return {}
+    slot = (pl.col("at") - moment(since)).dt.total_minutes() // 5
+    found = (
+        rows.group_by(slot.alias("slot"))
+        .agg(
+            pl.len().alias("rate"),
+            (pl.col("latency_us").quantile(0.99) / 1e3).alias("latency"),
+            pl.col("error").mean().alias("errors"),
+        )
+        .sort("slot")
+    )
+    places = found["slot"].to_numpy().astype(np.int64)
+    made = {name: np.full(count, np.nan) for name in ("rate", "latency", "errors")}
+    for name, values in made.items():
+        values[places] = found[name].cast(pl.Float64()).fill_null(float("nan")).to_numpy()
+    # Before the first request there was no service; after it five minutes without one are a rate of 0.
+    made["rate"][places[0] :] = np.nan_to_num(made["rate"][places[0] :])
+    return made
 
 
 def _served(home: Home, loop: str) -> bool:

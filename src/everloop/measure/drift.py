@@ -7,7 +7,7 @@ independent rows only, with a high floor, and marked uncalibrated; with them the
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Literal
@@ -116,8 +116,19 @@ class Signal:
         return self.column if self.kind == "distribution" else f"{self.column} ({self.kind})"
 
 
-def signals(compared: Sequence[ColumnComparison], *, columns: Sequence[str] | None = None) -> tuple[Signal, ...]:
-    """Everything that is watched in one window; ``columns`` restricts it."""
+def signals(
+    compared: Sequence[ColumnComparison],
+    *,
+    columns: Sequence[str] | None = None,
+    clumping: Mapping[str, float] | None = None,
+    missing_clumping: Mapping[str, float] | None = None,
+) -> tuple[Signal, ...]:
+    """Everything that is watched in one window; ``columns`` restricts it.
+
+    ``clumping``: how many rows of a column count as one (1 where it is not named), for its values and for whether they are
+    there.
+    """
+    of_values, of_missing = clumping or {}, missing_clumping or {}
     found: list[Signal] = []
     for seen in compared:
         if columns is not None and (seen.of or seen.column) not in columns:
@@ -137,6 +148,7 @@ def signals(compared: Sequence[ColumnComparison], *, columns: Sequence[str] | No
                 wasserstein=seen.wasserstein,
                 chi_square=seen.chi_square,
                 freedom=seen.freedom,
+                clumping=of_values.get(seen.column, 1.0),
             )
         )
         shares: list[tuple[Kind, float, float]] = [("missing", seen.missing, seen.reference_missing)]
@@ -159,6 +171,7 @@ def signals(compared: Sequence[ColumnComparison], *, columns: Sequence[str] | No
                     reference_rows=then,
                     share=share,
                     usual=usual,
+                    clumping=(of_missing if kind == "missing" else of_values).get(seen.column, 1.0),
                 )
             )
     return tuple(found)

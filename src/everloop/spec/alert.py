@@ -47,6 +47,34 @@ class MemoryFull:
         within(self.above, 0, 1, "alert.MemoryFull.above")
 
 
+@taught
+@dataclass(frozen=True, kw_only=True)
+class ProcessorFull:
+    """When more than ``above`` of the processor time there is was used ``within``: of the container's, where it has a limit."""
+
+    above: float = 0.95
+    within: timedelta = timedelta(minutes=15)
+    severity: Severity = "warning"
+
+    def __post_init__(self) -> None:
+        conform(self)
+        within(self.above, 0, 1, "alert.ProcessorFull.above")
+        positive(self.within, "alert.ProcessorFull.within", example="timedelta(minutes=15)")
+
+
+@taught
+@dataclass(frozen=True, kw_only=True)
+class GpuFull:
+    """When more than ``above`` of the memory of a GPU is used, where NVIDIA's library tells of one."""
+
+    above: float = 0.95
+    severity: Severity = "warning"
+
+    def __post_init__(self) -> None:
+        conform(self)
+        within(self.above, 0, 1, "alert.GpuFull.above")
+
+
 # The service
 
 
@@ -93,6 +121,24 @@ class Latency:
         positive(self.above, "alert.Latency.above", example="timedelta(milliseconds=50)")
         within(self.quantile, 0, 1, "alert.Latency.quantile")
         positive(self.within, "alert.Latency.within", example="timedelta(minutes=5)")
+
+
+@taught
+@dataclass(frozen=True, kw_only=True)
+class Unusual:
+    """When five minutes of requests are unlike the same time of the days before: ``rate``, ``latency`` (p99) or ``errors``.
+
+    ``above``: standard deviations, as ``measure.unusual`` counts them. For what has no limit of its own.
+    """
+
+    signal: Literal["rate", "latency", "errors"] = field(kw_only=False)
+    above: float = 10.0
+    severity: Severity = "warning"
+
+    def __post_init__(self) -> None:
+        conform(self)
+        if self.above <= 0:
+            raise SpecError(f"alert.Unusual.above is {self.above:g}; write standard deviations above 0, such as 10.")
 
 
 # The data
@@ -215,9 +261,12 @@ class ReleaseStuck:
 Rule = (
     DiskFull
     | MemoryFull
+    | ProcessorFull
+    | GpuFull
     | NotServing
     | Errors
     | Latency
+    | Unusual
     | DriftFound
     | LabelCoverage
     | Stale
@@ -226,7 +275,7 @@ Rule = (
     | RunFailed
     | ReleaseStuck
 )
-BLIND = (Errors, Latency, DriftFound, LabelCoverage, Score)
+BLIND = (Errors, Latency, Unusual, DriftFound, LabelCoverage, Score)
 """What sees nothing where predictions are not kept."""
 DEFAULT: tuple[Rule, ...] = (
     DiskFull(),
@@ -242,9 +291,12 @@ DEFAULT: tuple[Rule, ...] = (
 LEVELS: dict[type, Level] = {
     DiskFull: "infrastructure",
     MemoryFull: "infrastructure",
+    ProcessorFull: "infrastructure",
+    GpuFull: "infrastructure",
     NotServing: "service",
     Errors: "service",
     Latency: "service",
+    Unusual: "service",
     DriftFound: "data",
     LabelCoverage: "data",
     Stale: "data",
@@ -262,4 +314,6 @@ def name_of(rule: Rule) -> str:
     ('disk full', 'outcome revenue')
     """
     words = "".join(f" {each.lower()}" if each.isupper() else each for each in type(rule).__name__).strip()
-    return f"{words} {rule.name}" if isinstance(rule, Outcome) else words
+    if isinstance(rule, Outcome | Unusual):
+        return f"{words} {rule.name if isinstance(rule, Outcome) else rule.signal}"
+    return words

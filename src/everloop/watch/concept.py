@@ -56,6 +56,8 @@ def degradation(metric: Metric, judged: Judged, detector: Detector, *, by: float
         float(losses[found.at :].var()) / (len(losses) - found.at) + float(losses[: found.at].var()) / found.at
     )
     name = type(detector).__name__
+    # What rises is the loss: of accuracy that is the share of wrong answers.
+    rose = "share of wrong answers" if isinstance(loss, Accuracy) else f"mean {loss.name}"
     since = instant(int(times[found.at]))
     return Degradation(
         score=found.after,
@@ -69,7 +71,7 @@ def degradation(metric: Metric, judged: Judged, detector: Detector, *, by: float
         until=instant(int(judged.times[-1])),
         worse=worse,
         because=(
-            f"{name}: the mean {loss.name} rose from {found.before:.4g} to {found.after:.4g} at about "
+            f"{name}: the {rose} rose from {found.before:.4g} to {found.after:.4g} at about "
             f"{since:%Y-%m-%d %H:%M}, {len(losses) - found.at:,} matured rows ago"
             + (f", limit {by:.3g}" if same else "")
         ),

@@ -233,10 +233,7 @@ def _column(alarm: ColumnAlarm, signal: Signal, then: Mapping[str, ColumnProfile
 def signals_of(reference: Profile, seen: Observed, trigger: Drift) -> tuple[Signal, ...]:
     """Everything that a trigger watches in one window, against the reference for the window's hours."""
     compared = profiles.compare(season.expected(reference, seen.weights), seen.profile)
-    return tuple(
-        replace(each, clumping=(seen.missing if each.kind == "missing" else seen.values).get(each.column, 1.0))
-        for each in measure.signals(compared, columns=trigger.columns)
-    )
+    return measure.signals(compared, columns=trigger.columns, clumping=seen.values, missing_clumping=seen.missing)
 
 
 def limits(trigger: Drift, state: DriftState) -> str:

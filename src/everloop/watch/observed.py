@@ -86,8 +86,7 @@ def observe(
     days: dict[str, _Days] = {}
     weights = season.weights(np.zeros(0, np.int64), reference.season)
 
-    def counted(columns: Mapping[str, npt.NDArray[Any]], rows: pl.DataFrame) -> None:
-        which = (rows["at"].dt.epoch("us") // DAY_US).to_numpy()
+    def counted(columns: Mapping[str, npt.NDArray[Any]], which: npt.NDArray[np.int64]) -> None:
         for name, values in columns.items():
             known = reference.columns.get(name)
             if known is not None and known.kind == kind_of(values, types.get(name)):
@@ -98,14 +97,16 @@ def observe(
         columns = space.replaced({**columns, **fold.summaries(rows, reference.spaces)}, reference.spaces)
         sketch.update(columns, types=types, like=reference)
         sketch.rows += 0 if columns else len(rows)
-        counted(columns, rows)
-        times = rows["event_time" if "event_time" in rows.columns else "at"].dt.epoch("us").to_numpy()
+        which = _microseconds(rows["at"]) // DAY_US
+        counted(columns, which)
+        times = _microseconds(rows["event_time" if "event_time" in rows.columns else "at"])
         weights = weights + season.weights(times, reference.season)
         if champion is not None and PREDICTION in reference.columns and answer in rows.columns:
             # What a route gave it was chosen for what it is: its answers would move with no change of the world.
-            own = rows.filter((pl.col("version") == champion) & ~pl.col("error") & (pl.col("arm") != "route"))
-            said.update({PREDICTION: array_of(own[answer])}, like=reference)
-            counted({PREDICTION: array_of(own[answer])}, own)
+            own = ((rows["version"] == champion) & ~rows["error"] & (rows["arm"] != "route")).to_numpy()
+            answers = {PREDICTION: array_of(rows[answer])[own]}
+            said.update(answers, like=reference)
+            counted(answers, which[own])
     made = {**sketch.profile(like=reference).columns, **said.profile(like=reference).columns}
     clumped = {name: each.clumping() for name, each in days.items() if each.found}
     return Observed(
@@ -124,10 +125,12 @@ def observe(
 def _slices(lake: Lake, window: Window) -> Iterator[pl.DataFrame]:
     columns = list(lake.schema(PREDICTIONS))
     whole = inside(window.since, window.until)
-    count = newest(lake, PREDICTIONS, since=window.since, columns=["at"], where=whole).select(pl.len()).collect().item()
-    if count <= AT_ONCE:
-        yield newest(lake, PREDICTIONS, since=window.since, columns=columns, where=whole).collect()
+    # Each query costs as much as hundreds of rows: one, where one is enough.
+    first = newest(lake, PREDICTIONS, since=window.since, columns=columns, where=whole).head(AT_ONCE + 1).collect()
+    if len(first) <= AT_ONCE:
+        yield first
         return
+    del first
     since = window.since
     while since < window.until:
         until = min(since + timedelta(days=1), window.until)
@@ -135,6 +138,10 @@ def _slices(lake: Lake, window: Window) -> Iterator[pl.DataFrame]:
         if len(rows):
             yield rows
         since = until
+
+
+def _microseconds(series: pl.Series) -> npt.NDArray[np.int64]:
+    return series.to_physical().to_numpy().astype(np.int64)
 
 
 def array_of(series: pl.Series) -> npt.NDArray[Any]:
