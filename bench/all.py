@@ -20,6 +20,7 @@ SCRIPTS = (
     "offline",
     "turn",
     "search",
+    "explain",
     "replay",
     "traps",
 )

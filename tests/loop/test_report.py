@@ -2,6 +2,7 @@ from datetime import UTC, datetime, timedelta
 from html.parser import HTMLParser
 
 from everloop.loop.account import Account, Period
+from everloop.loop.attribution import Importance, Weight
 from everloop.loop.report import page
 from everloop.records import Decision, Verdict, Version
 
@@ -60,12 +61,17 @@ class Seen(HTMLParser):
 
 
 def test_the_report_needs_nothing_from_outside_and_escapes_what_users_wrote() -> None:
-    html = page(account())
+    weight = Weight(name="<b>miles</b>", mean=0.5, quantiles=(-1.0, -0.5, 0.0, 0.5, 1.0))
+    moved = Importance(
+        loop="a<b", version=1, rows=9, method="its graph", scale="log odds", subject="late", weights=(weight,)
+    )
+    html = page(account(), moved)
     seen = Seen()
     seen.feed(html)
-    assert seen.tags.count("svg") == 3
+    assert seen.tags.count("svg") == 4
     assert seen.outside == []
     assert "a&lt;b" in html
+    assert "&lt;b&gt;miles" in html
     assert "x &lt; y &amp; z" in html
 
 

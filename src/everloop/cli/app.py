@@ -192,9 +192,24 @@ def why(
     subject: Annotated[str, typer.Argument(metavar="SUBJECT", help="A prediction's id, or a version such as v3.")],
     home: HomeFolder = DEFAULT_HOME,
     loop: LoopName = None,
+    explain: Annotated[
+        bool,
+        typer.Option("--explain", help="Instead: what each column brought to the answer, or to a version's answers."),
+    ] = False,
+    of_class: Annotated[
+        str | None, typer.Option("--class", help="With --explain: whose probability; the positive or decided class.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="With --explain: a picture, .svg or .png.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Walk back: prediction → package → fit → exact rows → what triggered it → what the gate saw."""
+    if explain:
+        from everloop.cli import explained
+
+        explained.explain(subject, home, loop=loop, subject=of_class, out=out, as_json=as_json)
+        return
+    if out is not None or of_class is not None:
+        raise typer.BadParameter("--out and --class go with --explain; write that, too.")
     from everloop.cli import kept
 
     kept.why(subject, home, loop=loop, as_json=as_json)

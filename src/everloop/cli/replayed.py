@@ -12,11 +12,12 @@ from pathlib import Path
 from rich.console import Console
 
 from everloop.cli.show import Usage, emit, parse_duration, parse_instant
-from everloop.errors import DataError
+from everloop.errors import DataError, EverloopError
 from everloop.loop.account import Account
+from everloop.loop.attribution import Importance, importance
 from everloop.loop.demo import DATASETS, prepare
 from everloop.loop.inject import Span
-from everloop.loop.installation import chosen
+from everloop.loop.installation import Installation, chosen
 from everloop.loop.narrate import Narrator, summary
 from everloop.loop.replay import History, Plan, Replay, read_history
 from everloop.loop.report import page
@@ -83,15 +84,25 @@ def _turn(history: History, plan: Plan, *, out: Path | None, as_json: bool, open
         running.listen(narrator.period, narrator.decisions)
         account = running.run()
         narrator.closing()
-        _finish(account, out, as_json, console)
+        _finish(account, out, as_json, console, None if out is None else _moved(running.installation, account))
     finally:
         running.close()
 
 
-def _finish(account: Account, out: Path | None, as_json: bool, console: Console) -> None:
+def _moved(installation: Installation, account: Account) -> Importance | None:
+    champion = account.periods[-1].champion if account.periods else None
+    if champion is None:
+        return None
+    try:
+        return importance(installation, champion)
+    except EverloopError:
+        return None  # its rows are arrays, or gone: the report is whole without
+
+
+def _finish(account: Account, out: Path | None, as_json: bool, console: Console, moved: Importance | None) -> None:
     if out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(page(account), "utf-8")
+        out.write_text(page(account, moved), "utf-8")
     emit(account.summary(), as_json, lambda _: console.print(summary(account), highlight=False))
     if out is not None and not as_json:
         console.print(f"report: {out}")

@@ -24,6 +24,7 @@ from everloop.data.features import render
 from everloop.data.snapshot import LABEL, Samples, samples
 from everloop.errors import TrainError
 from everloop.forms import Image
+from everloop.loop.of_version import ENCODING
 from everloop.loop.search_job import goal_of, hands, opened
 from everloop.measure import encode as encoding
 from everloop.measure import images, season, space
@@ -33,7 +34,7 @@ from everloop.package.build import build, columns_of
 from everloop.package.pack import AT_ONCE, decoded
 from everloop.package.predict import Predictor
 from everloop.package.threshold import choose
-from everloop.records import Candidate, ColumnType, InputColumn, Signature, Snapshot, TensorColumn, encode
+from everloop.records import Candidate, ColumnType, InputColumn, Signature, Snapshot, TensorColumn, digest_of, encode
 from everloop.spec.resolve import Resolved
 from everloop.spec.retrain import Drift, leaves
 from everloop.spec.rollout import Canary
@@ -42,6 +43,7 @@ from everloop.spec.wholes import forms_of
 from everloop.store.home import Home
 from everloop.store.lake import Lake
 from everloop.train.compete import Hands, Rows, Trained, refit, train
+from everloop.train.contributions import kept
 from everloop.train.labels import to_target
 from everloop.train.threads import wait_quietly
 from everloop.watch.observed import PREDICTION, array_of
@@ -172,7 +174,16 @@ def make(work: Work, rows: Samples, snapshot: Snapshot, *, folder: Path, watch: 
     with watch.timing("profile"):
         profile = profile_of(resolved, signature, seen, built.onnx, built.extensions)
     leave(folder, rows.test, test_truth, prediction, built.onnx, profile)
+    own = kept(shipped.fitted)
+    explain: dict[str, Any] = {}
+    if own is not None:
+        name, content = own
+        table = encode(shipped.encoding)
+        (folder / name).write_bytes(content)
+        (folder / ENCODING).write_bytes(table)
+        explain = {"file": name, "sha256": digest_of(content), "encoding": digest_of(table)}
     details = {
+        "explain": explain,
         "parity": built.parity,
         "extensions": built.extensions,
         "opset": {"": built.opset},

@@ -124,10 +124,11 @@ def _found(loop: Loop, folder: Path, home: Home) -> tuple[Mapping[str, ColumnTyp
     except DataError:
         if not before.exists():
             raise
-        return _read_found(before)
+        return read_found(before)
 
 
-def _read_found(path: Path) -> tuple[Mapping[str, ColumnType], LabelFacts | None]:
+def read_found(path: Path) -> tuple[Mapping[str, ColumnType], LabelFacts | None]:
+    """Columns and labels as they were written beside a declaration."""
     found = msgspec.json.decode(path.read_bytes())
     return found["schema"], msgspec.convert(found["facts"], LabelFacts) if found["facts"] else None
 
@@ -194,7 +195,7 @@ def reopen(
         known = loops.get(connection, names[0] if name is None else name)
     loop = codec.from_bytes(known.spec)
     folder = place.code / known.digest
-    schema, facts = _read_found(folder / FOUND)
+    schema, facts = read_found(folder / FOUND)
     return Installation(
         home=place,
         ledger=ledger,

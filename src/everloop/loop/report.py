@@ -7,6 +7,8 @@ from datetime import datetime
 from itertools import pairwise
 
 from everloop.loop.account import Account, Period
+from everloop.loop.attribution import Importance
+from everloop.loop.attribution_plot import of_version
 from everloop.loop.page import (
     AMBER,
     BAD,
@@ -36,8 +38,8 @@ COLOURS = {
 }
 
 
-def page(account: Account) -> str:
-    """The whole report as HTML that needs nothing from outside."""
+def page(account: Account, moved: Importance | None = None) -> str:
+    """The whole report as HTML that needs nothing from outside. ``moved``: what moves the last champion's answers."""
     figures = [
         (
             _score_plot(account),
@@ -55,6 +57,7 @@ def page(account: Account) -> str:
         f'<p class="note">{html.escape(account.simulated)}</p>' if account.simulated else "",
         _tiles(account),
         *(pictured(svg, text) for svg, text in figures),
+        *_moved(moved),
         "<h2>Decisions, with their reasons</h2>",
         _decisions(account),
         "<h2>Versions</h2>",
@@ -63,6 +66,16 @@ def page(account: Account) -> str:
         _seconds(account),
     ]
     return document(f"everloop: {account.loop}", body)
+
+
+def _moved(told: Importance | None) -> tuple[str, ...]:
+    if told is None or not told.weights:
+        return ()
+    caption = (
+        "Contributions of each column: thin from 5 to 95 percent of them, thick for the middle half, a dot at the median; "
+        "beside the name their mean size."
+    )
+    return "<h2>What moves its answers</h2>", pictured(as_svg(of_version(told)), caption)
 
 
 def _tiles(account: Account) -> str:

@@ -187,6 +187,7 @@ class Turn:
                 "estimator": candidate.estimator,
                 "parameters": candidate.parameters,
                 "parent": parent,
+                "explain": {"candidate": candidate.digest, **details.get("explain", {})},
                 "refit": each.loop.window.refit,
                 "raw_version": snapshot.raw_version,
                 "outcomes_version": snapshot.outcomes_version,

@@ -42,5 +42,9 @@ class Predictor:
                 prediction=np.concatenate([each.prediction for each in parts]),
                 decision=np.concatenate(decisions) if decisions else None,
             )
-        prediction, decision = parity.run(self._opened, feeds(rows, self.signature))
+        return self.packed(feeds(rows, self.signature))
+
+    def packed(self, inputs: Mapping[str, npt.NDArray[Any]]) -> Answers:
+        """Rows as `everloop.package.pack.feeds` packs them."""
+        prediction, decision = parity.run(self._opened, inputs)
         return Answers(prediction=prediction, decision=decision)
