@@ -28,7 +28,9 @@ class Context:
         return path
 
     def progress(self, detail: dict[str, Any]) -> None:
-        """Tell how far the job is; small, JSON."""
+        """Tell how far the job is; small, JSON. Of processes that do it together the first one tells."""
+        if self.rank != 0:
+            return
         line = encode(detail) + b"\n"
         descriptor = os.open(self.folder / PROGRESS, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         try:

@@ -39,10 +39,14 @@ def run(job: Job, *, on_progress: OnProgress | None = None, stop: Event | None =
 
 
 class ProcessExecutor:
-    """Runs jobs, one at a time per calling thread. ``preload`` names modules that the standing worker imports."""
+    """Runs jobs, one at a time per calling thread. ``preload`` names modules that the standing worker imports.
 
-    def __init__(self, *, preload: Sequence[str] = ()) -> None:
+    ``launcher``: the module that is run and its arguments, where it is not the worker itself.
+    """
+
+    def __init__(self, *, preload: Sequence[str] = (), launcher: Sequence[str] = ("everloop.jobs.worker",)) -> None:
         self._preload = tuple(preload)
+        self._launcher = tuple(launcher)
         self._standing: subprocess.Popen[bytes] | None = None
         self._lock = Lock()
 
@@ -50,7 +54,7 @@ class ProcessExecutor:
         """Start the standing worker, if modules are to be imported ahead and none stands by."""
         with self._lock:
             if self._preload and (self._standing is None or self._standing.poll() is not None):
-                self._standing = _start(["--preload", ",".join(self._preload)], {})
+                self._standing = _start([*self._launcher, "--preload", ",".join(self._preload)], {})
 
     def run(self, job: Job, *, on_progress: OnProgress | None = None, stop: Event | None = None) -> Any:
         """See `everloop.jobs.job.Executor.run`."""
@@ -108,7 +112,7 @@ class ProcessExecutor:
                 return standing
             except BrokenPipeError:
                 _end(standing)
-        process = _start([], {**job.environment, "EVERLOOP_ATTEMPT": str(attempt)}, job.folder / OUTPUT)
+        process = _start([*self._launcher], {**job.environment, "EVERLOOP_ATTEMPT": str(attempt)}, job.folder / OUTPUT)
         with suppress(BrokenPipeError):  # It died at its start: its output says why.
             _tell(process, job.folder)
         return process
@@ -191,7 +195,7 @@ class _Watch:
 
 
 def _start(arguments: list[str], environment: dict[str, str], output: Path | None = None) -> "subprocess.Popen[bytes]":
-    command = [sys.executable, "-m", "everloop.jobs.worker", *arguments]
+    command = [sys.executable, "-m", *arguments]
     with (output or Path(os.devnull)).open("ab") as out:
         return subprocess.Popen(
             command,

@@ -12,6 +12,7 @@ import signal
 import sys
 import sysconfig
 import threading
+import time
 import traceback
 from pathlib import Path
 from types import TracebackType
@@ -35,27 +36,43 @@ def main(arguments: list[str]) -> int:
     line = sys.stdin.buffer.readline()
     if not line:
         return 0  # Never needed.
-    threading.Thread(target=_die_with_parent, daemon=True).start()
+    threading.Thread(target=die_with_parent, daemon=True).start()
     return perform(Path(msgspec.json.decode(line)))
 
 
 def perform(folder: Path) -> int:
     """Do the job of the folder; 0 when it leaves a result, 1 when it leaves an error."""
+    rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    if world > 1:
+        threading.Thread(target=_die_with_agent, daemon=True).start()
+        if _is_final(folder / ERROR):
+            return 1  # A mistake of the user's is not to be repeated; the agent tries again whatever it was.
     spec = msgspec.json.decode((folder / SPEC).read_bytes())
-    _redirect(folder / OUTPUT)
+    redirect(folder / OUTPUT)
     os.environ.update(spec["environment"])
     sys.path[:0] = spec["path"]
-    attempt = int(os.environ.get("EVERLOOP_ATTEMPT", "0"))
+    attempt = int(os.environ.get("TORCHELASTIC_RESTART_COUNT") or os.environ.get("EVERLOOP_ATTEMPT") or "0")
     try:
         module, _, name = spec["entry"].partition(":")
         function = getattr(importlib.import_module(module), name)
-        result = encode(function(Context(folder=folder, attempt=attempt), spec["arguments"]))
+        result = encode(function(Context(folder=folder, attempt=attempt, rank=rank, world=world), spec["arguments"]))
     except BaseException as error:
         traceback.print_exc()
-        _leave(folder, ERROR, encode(_described(error)))
+        if not _is_final(folder / ERROR):
+            _leave(folder, ERROR, encode(_described(error)))
         return 1
-    _leave(folder, RESULT, result)
+    if rank == 0:
+        (folder / ERROR).unlink(missing_ok=True)  # of ranks that were started again since
+        _leave(folder, RESULT, result)
     return 0
+
+
+def _is_final(path: Path) -> bool:
+    """Whether the error is one of everloop's own."""
+    try:
+        return bool(msgspec.json.decode(path.read_bytes())["everloop"])
+    except FileNotFoundError:
+        return False
 
 
 def _described(error: BaseException) -> dict[str, Any]:
@@ -79,7 +96,7 @@ def users_line(tb: TracebackType | None) -> str | None:
     return None
 
 
-def _redirect(output: Path) -> None:
+def redirect(output: Path) -> None:
     descriptor = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
@@ -95,7 +112,16 @@ def _leave(folder: Path, name: str, data: bytes) -> None:
     beside.replace(folder / name)
 
 
-def _die_with_parent() -> None:
+def _die_with_agent() -> None:
+    """The agent gives each rank a session of its own, so that its end does not reach them."""
+    agent = os.getppid()
+    while os.getppid() == agent:
+        time.sleep(0.2)
+    os.killpg(0, signal.SIGKILL)
+
+
+def die_with_parent() -> None:
+    """Wait until nobody holds the other end of the standard input any more, then end this process and its children."""
     while os.read(0, 4096):
         pass
     if os.getpgid(0) == os.getpid():

@@ -8,7 +8,8 @@ from typing import Any, Literal
 from everloop.errors import SpecError
 from everloop.serve.settings import ServerSettings
 
-KNOWN = {"home", "ledger", "host", "port", "processes", "metrics", "serve"}
+KNOWN = {"home", "ledger", "host", "port", "processes", "metrics", "executor", "nproc", "sharded", "serve"}
+EXECUTORS = ("process", "torchrun")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,6 +26,11 @@ class Environment:
     """That share the port; "auto": one for each core."""
     metrics: str = "127.0.0.1:8701"
     """Where the controller shows its metrics, host:port; "" for nowhere."""
+    executor: str = "process"
+    """Where a fit runs: ``process``, one of its own; ``torchrun``: networks are trained by ``nproc`` together."""
+    nproc: int = 1
+    sharded: bool = False
+    """Each of them holds a part of the network (FSDP2), for one that no process can hold; else all of it (DDP)."""
     serve: ServerSettings = field(default_factory=ServerSettings)
     """How the server guards itself; files in it are whole paths."""
 
@@ -63,13 +69,27 @@ class Environment:
         for key, kind in (("port", int), ("home", str), ("ledger", str), ("host", str), ("metrics", str)):
             if key in table and not isinstance(table[key], kind):
                 raise SpecError(f"{path.name}: {name}.{key} is {table[key]!r}; write a {kind.__name__}.")
-        settings = {key: table[key] for key in ("ledger", "host", "port", "processes", "metrics") if key in table}
+        _checked_executor(name, table, path)
+        plain = ("ledger", "host", "port", "processes", "metrics", "executor", "nproc", "sharded")
+        settings = {key: table[key] for key in plain if key in table}
         if not is_address(settings.get("metrics", "")):
             raise SpecError(
                 f'{path.name}: {name}.metrics is {table["metrics"]!r}; write host:port such as "127.0.0.1:8701", or "".'
             )
         guarded = ServerSettings.of(table.get("serve", {}), f"{path.name}: {name}.serve").inside(folder.resolve())
         return cls(name=name, home=folder / table.get("home", ".everloop"), serve=guarded, **settings)
+
+
+def _checked_executor(name: str, table: dict[str, Any], path: Path) -> None:
+    executor, nproc = table.get("executor", "process"), table.get("nproc", 1)
+    if executor not in EXECUTORS:
+        raise SpecError(f"{path.name}: {name}.executor is {executor!r}; write one of {', '.join(EXECUTORS)}.")
+    if not isinstance(nproc, int) or isinstance(nproc, bool) or nproc < 1:
+        raise SpecError(f"{path.name}: {name}.nproc is {nproc!r}; write a whole number from 1 up.")
+    if nproc > 1 and executor != "torchrun":
+        raise SpecError(f'{path.name}: {name}.nproc is {nproc}, and {name}.executor is {executor!r}; write "torchrun".')
+    if not isinstance(table.get("sharded", False), bool):
+        raise SpecError(f"{path.name}: {name}.sharded is {table['sharded']!r}; write true or false.")
 
 
 def is_address(text: str) -> bool:

@@ -44,6 +44,7 @@ from everloop.store.home import Home
 from everloop.store.lake import Lake
 from everloop.train.compete import Hands, Rows, Trained, refit, train
 from everloop.train.contributions import kept
+from everloop.train.function import ALONE, Machine
 from everloop.train.labels import to_target
 from everloop.train.threads import wait_quietly
 from everloop.watch.observed import PREDICTION, array_of
@@ -86,6 +87,7 @@ class Work:
     """Other processes for a search."""
     folder: Path | None = None
     """The declaration's own: what the paths of pretrained weights are relative to."""
+    machine: Machine = ALONE
 
     @property
     def zones(self) -> dict[str, str | None]:
@@ -117,6 +119,7 @@ def main(context: Any, arguments: dict[str, Any]) -> dict[str, Any]:
         remembered=arguments.get("remembered", ()),
         hands=hands(arguments),
         folder=Path(arguments["folder"]),
+        machine=Machine(remembered=home.measured, **arguments["machine"]),
     )
     with watch.timing("read"):
         rows = samples(resolved, Lake(home.lake(resolved.loop.name)), snapshot)
@@ -240,9 +243,19 @@ def trained(
             progress=work.report,
             remembered=work.remembered,
             hands=work.hands,
+            machine=work.machine,
         )
     else:
-        made = refit(trains, like, own, goal, source=work.declaration, folder=folder, progress=work.report)
+        made = refit(
+            trains,
+            like,
+            own,
+            goal,
+            source=work.declaration,
+            folder=folder,
+            progress=work.report,
+            machine=work.machine,
+        )
     for part, seconds in made.seconds.items():
         watch.seconds[part] = watch.seconds.get(part, 0.0) + seconds
     return made

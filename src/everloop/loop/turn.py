@@ -135,6 +135,7 @@ class Turn:
                     "digest": digest,
                     "remembered": remembered,
                     "folder": str(each.folder),
+                    "machine": {"processes": each.environment.nproc, "sharded": each.environment.sharded},
                 },
                 folder=job_folder,
                 timeout=_patience(each),

@@ -52,6 +52,11 @@ class Home:
         return self._made(self.root / "jobs")
 
     @property
+    def measured(self) -> Path:
+        """What fits found out about this machine: how many rows its memory holds at once, whether compiling pays."""
+        return self._made(self.root / "measured")
+
+    @property
     def candidates(self) -> Path:
         """Fitted, exported and not yet signed models, by candidate digest."""
         return self._made(self.root / "candidates")

@@ -20,7 +20,7 @@ from everloop.records import Encoding, FeatureType
 from everloop.spec.train import Train
 from everloop.train import threads
 from everloop.train.fit import Fitted, Inputs, cells, fit, needs
-from everloop.train.function import TrainContext
+from everloop.train.function import ALONE, Machine, TrainContext
 from everloop.train.held import Scoring
 from everloop.train.judging import Goal, Judging, name_of
 from everloop.train.labels import row_weights
@@ -108,6 +108,7 @@ class Given:
     remembered: Sequence[Mapping[str, Any]] = ()
     """``{"estimator", "parameters"}`` of earlier turns: what a search begins with, after the declared ones."""
     hands: Hands | None = None
+    machine: Machine = ALONE
 
 
 def workers_of(each: Train, cores: int) -> int:
@@ -128,6 +129,7 @@ def train(
     cores: int | None = None,
     remembered: Sequence[Mapping[str, Any]] = (),
     hands: Hands | None = None,
+    machine: Machine = ALONE,
 ) -> Trained:
     """Fit the declared estimator, or the best of several, on all of ``rows``.
 
@@ -136,7 +138,8 @@ def train(
     """
     competitors = (trains,) if isinstance(trains, Train) else tuple(trains)
     given = Given(
-        source=source, folder=folder, cores=cores or threads.share(), remembered=remembered, hands=hands
+        source=source, folder=folder, cores=cores or threads.share(), remembered=remembered, hands=hands,
+        machine=machine,
     )  # fmt: skip
     threads.wait_quietly()
     entries: list[Entry] = []
@@ -163,10 +166,11 @@ def refit(
     folder: Path | None = None,
     progress: Callable[[dict[str, Any]], None] | None = None,
     cores: int | None = None,
+    machine: Machine = ALONE,
 ) -> Trained:
     """The winner of ``made`` with the parameters its search found, fitted on other rows without judging again."""
     competitors = (trains,) if isinstance(trains, Train) else tuple(trains)
-    given = Given(source=source, folder=folder, cores=cores or threads.share())
+    given = Given(source=source, folder=folder, cores=cores or threads.share(), machine=machine)
     return _fitted(competitors[made.winner], made.winner, made.entries, rows, goal, given, progress, seconds=0.0)
 
 
@@ -292,6 +296,7 @@ def _fit(
         seed=each.seed, threads=given.cores if network else threads.worth(cells(matrix), given.cores),
         folder=given.folder, progress=progress or (lambda _: None),
         checkpoints=None if given.folder is None else given.folder / "checkpoints", weights=rows.folder,
+        machine=given.machine,
     )  # fmt: skip
     return fit(
         each, encoding, matrix, rows.target, task=goal.task, classes=max(1, len(goal.classes)),

@@ -169,7 +169,7 @@ def cells(matrix: Inputs) -> int:
 
 def _network(
     form: Torch, inputs: Inputs, target: npt.NDArray[Any], values: npt.NDArray[Any], weights: Matrix | None, task: Task,
-    classes: int, scale: str | None, source: Path | None, context: function.TrainContext, scoring: Scoring | None,
+    classes: int, scale: Literal["log1p"] | None, source: Path | None, context: function.TrainContext, scoring: Scoring | None,
 ) -> Any:  # fmt: skip
     try:
         from everloop.train import torch
@@ -181,7 +181,7 @@ def _network(
         raise TrainError("a network takes named tensors; encode the rows with network=True.")
     return torch.fit(
         form, inputs, values if task == "regression" else target, task=task, classes=classes, weights=weights,
-        context=context, scoring=scoring, source=source, scale=np.expm1 if scale == "log1p" else lambda each: each,
+        context=context, scoring=scoring, source=source, scale=scale,
     )  # fmt: skip
 
 

@@ -66,6 +66,22 @@ class HeldOut:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Machine:
+    """What there is for a network."""
+
+    processes: int = 1
+    """So many fit it together."""
+    sharded: bool = False
+    """Each of them holds a part of the network (FSDP2) instead of all of it."""
+    remembered: Path | None = None
+    """A folder for what measurements of earlier fits found."""
+
+
+ALONE = Machine()
+"""One process."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrainContext:
     """What a training function may use besides its rows."""
 
@@ -82,6 +98,7 @@ class TrainContext:
     """A folder that a fit finds again after a kill; None: nothing is kept."""
     weights: Path | None = None
     """What the paths of pretrained weights are relative to."""
+    machine: Machine = ALONE
 
 
 def load(source: Path, digest: str, name: str) -> Callable[[TrainingRows, Mapping[str, Any], TrainContext], Any]:

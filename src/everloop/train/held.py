@@ -1,6 +1,5 @@
 """Rows that a fit is judged on after each epoch, and how. Knows nothing of what is fitted."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,9 +13,7 @@ from everloop.spec.metric import Metric
 class Held:
     inputs: Tensors
     target: npt.NDArray[Any]
-    """int64 class indices, or float64 in the label's units."""
-    columns: Mapping[str, npt.NDArray[Any]] | None = None
-    """Raw columns, for a score of the user's own."""
+    """As the fit takes it."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,9 +22,11 @@ from everloop.spec.torch import Torch
 from everloop.train import torch_batches as batches
 from everloop.train.torch_build import check_patterns, forward, freeze, said
 from everloop.train.torch_checkpoint import Checkpoints
+from everloop.train.torch_compiled import Compiled
 from everloop.train.torch_objective import Loss
 from everloop.train.torch_optimiser import Watched, optimiser, rate
 from everloop.train.torch_place import Place
+from everloop.train.torch_remembered import Remembered
 
 PROGRESS_SECONDS = 1.0
 Judge = Callable[[Any], float]
@@ -50,6 +52,7 @@ class Training:
     progress: Callable[[dict[str, Any]], None]
     ended: Callable[[int, Any], None] = lambda epochs, module: None
     """Called after so many epochs; may raise to end the fit."""
+    remembered: Remembered
     most: int | None = None
     """Rows that memory is known to hold at once; None: nothing is known."""
     history: list[dict[str, Any]] = field(default_factory=list)
@@ -62,24 +65,45 @@ class Training:
             raise TrainError(f"Torch.batch_size is {declared.batch_size} for {place.world} processes; give each a row.")
         check_patterns(self.module, declared.freeze)
         freeze(self.module, declared.freeze, 0)
-        self.module = self.module.to(place.device)
+        known = self.remembered.known()
+        self.most = known.get("rows_at_once")
+        self._compiled = Compiled(self._compiling(known), self._found_compiling)
+        self.module = place.placed(self.module)
         self._source = batches.Source(
             self.inputs, self.target, self.weights, place.device, channels_last=place.channels_last
         )
         self._steps = batches.steps(self.inputs.rows, declared.batch_size)
         self._watched = Watched(declared, greater_is_better=self.greater_is_better)
         self._best: dict[str, Any] | None = None
-        self._optimiser = optimiser(declared, list(self.module.parameters()), place.device)
+        self._optimiser = optimiser(declared, list(self.module.parameters()))
         epoch, step = self._resumed()
-        self._wrapped = place.wrap(self.module, self._optimiser)
+        self._wrap()
         self._shown = time.monotonic()
         while epoch < declared.epochs and not self._watched.over:
             if freeze(self.module, declared.freeze, epoch):
-                self._wrapped = place.wrap(self.module, self._optimiser)
+                self._wrap()
             self._epoch(epoch, step)
             epoch, step = epoch + 1, 0
+        place.unwrap(self._wrapped)
         if self._best is not None:
-            self.module.load_state_dict(self._best)
+            place.restore(self.module, self._best)
+
+    def _wrap(self) -> None:
+        self._wrapped = self.place.wrap(self.module)
+        self._called = self._compiled.called(self._wrapped)
+
+    def _compiling(self, known: dict[str, Any]) -> str:
+        declared = self.declared
+        if declared.compile != "auto":
+            return declared.compile
+        if declared.deterministic or self.place.world > 1:
+            return "off"
+        return {True: "on", False: "off"}.get(known.get("compile", "?"), "auto")
+
+    def _found_compiling(self, pays: bool, why: str) -> None:
+        self.remembered.keep(compile=pays)
+        self.told.append(why)
+        self.progress({"compile": why})
 
     # One epoch
 
@@ -94,7 +118,10 @@ class Training:
             for group in self._optimiser.param_groups:
                 group["lr"] = self.declared.learning_rate * factor
             whole = batches.step_places(places, step, self._steps)
+            begun = time.perf_counter()
             total += self._step(whole, now)
+            if self._compiled.after(time.perf_counter() - begun, every - now):
+                self._called = self._compiled.called(self._wrapped)
             self._say(epoch, step, total, first)
             if step + 1 < self._steps and self.place.agree(self.checkpoints.due()):
                 self._keep(epoch, step + 1)
@@ -111,7 +138,7 @@ class Training:
         if self.judge is not None:
             record["score"] = score = self.place.same(self.judge(self._wrapped))
             if self._watched.saw(score, epoch) and self.declared.early_stopping is not None:
-                self._best = {name: each.detach().cpu().clone() for name, each in self.module.state_dict().items()}
+                self._best = self.place.weights(self.module)
         self.history.append(record)
         self.progress(record)
         if self.place.agree(self.checkpoints.due()):
@@ -140,12 +167,22 @@ class Training:
             except (torch.OutOfMemoryError, MemoryError) as error:
                 short = said(error)
             except RuntimeError as error:
+                if self._compiled.failed(error):
+                    self._optimiser.zero_grad(set_to_none=True)
+                    self._called = self._wrapped
+                    continue
+                if self.place.lost(error):
+                    raise  # Another process is gone, and who watches over all of them begins again.
                 if "can't allocate memory" not in str(error) and "out of memory" not in str(error):
                     raise TrainError(f"a step of the network fails: {said(error)}.") from error
                 short = said(error)
             except TrainError:
                 raise
             except Exception as error:
+                if self._compiled.failed(error):
+                    self._optimiser.zero_grad(set_to_none=True)
+                    self._called = self._wrapped
+                    continue
                 raise TrainError(f"a step of the network fails: {said(error)}.") from error
             if short is None:
                 self.place.step(self._optimiser, self.module, self.declared.clip_gradient)
@@ -164,7 +201,8 @@ class Training:
             share = len(each) * self.place.world / whole
             last = number == len(parts) - 1
             with nullcontext() if last else self.place.alone(self._wrapped):
-                loss = self.loss(forward(self._wrapped, inputs), target, weights)
+                with self.place.called():
+                    loss = self.loss(forward(self._called, inputs), target, weights)
                 self.place.backward(loss if share == 1.0 else loss * share)
             seen = loss.detach() if share == 1.0 else loss.detach() * share
             total = seen if total is None else total + seen
@@ -188,6 +226,7 @@ class Training:
         )
         self.told.append(said_so)
         self.progress({"memory": said_so, "rows_at_once": self.most})
+        self.remembered.keep(rows_at_once=self.most)
         self.place.ran_short(self.most)
 
     # What survives a kill
@@ -207,10 +246,9 @@ class Training:
         state = self.checkpoints.load()
         if state is None:
             return 0, 0
-        self.module.load_state_dict(state["module"])
-        self._optimiser.load_state_dict(state["optimiser"])
+        self.place.restore(self.module, state["module"], self._optimiser, state["optimiser"])
         self._watched.restore(state["watched"])
-        self._best, self.most = state["best"], state["most"]
+        self._best, self.most = state["best"], self.most or state["most"]
         self.history[:], self.told[:] = state["history"], state["told"]
         self.progress({"resumed": {"epoch": state["epoch"], "step": state["step"]}})
         return state["epoch"], state["step"]

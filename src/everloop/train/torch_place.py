@@ -1,11 +1,12 @@
-"""Where a network is trained: device, precision, one process or several. Everything here is Accelerate's work.
+"""Where a network is trained: device, precision, one process or several. Nearly everything here is Accelerate's work.
 
-Of the two trainers that leave the loop to us, Accelerate is the lighter one (LOG.md has the figures).
+Of the two trainers that leave the loop to us, Accelerate is the lighter one (LOG.md has the figures). Sharding is
+torch's own (FSDP2), for Accelerate shards on GPUs only.
 """
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -16,10 +17,14 @@ from everloop.errors import TrainError
 from everloop.spec.torch import Torch
 
 
-class Place:
-    """One process's place. ``threads``: for the processor's own kernels."""
+class RanShort(Exception):
+    """One of several processes has too little memory: all of them begin again, with smaller parts."""
 
-    def __init__(self, declared: Torch, module: Any, *, threads: int, seed: int) -> None:
+
+class Place:
+    """One process's place. ``threads``: for the processor's own kernels. ``sharded``: each process holds a part."""
+
+    def __init__(self, declared: Torch, module: Any, *, threads: int, sharded: bool = False) -> None:
         if declared.device == "cuda" and not torch.cuda.is_available():
             raise TrainError("Torch.device is 'cuda', and this machine has no GPU that torch sees; write \"auto\".")
         on_cpu = declared.device == "cpu" or not torch.cuda.is_available()
@@ -31,10 +36,10 @@ class Place:
         self._accelerator = Accelerator(mixed_precision=mixed, cpu=on_cpu)
         self.device = self._accelerator.device
         self.rank, self.world = self._accelerator.process_index, self._accelerator.num_processes
+        self.sharded = sharded and self.world > 1
         self.channels_last = any(isinstance(each, torch.nn.Conv2d) for each in module.modules())
         if self.channels_last:
             module.to(memory_format=torch.channels_last)
-        self._seed = seed
         self._generators = [torch.default_generator]
         if not on_cpu:
             torch.cuda.init()
@@ -55,17 +60,50 @@ class Place:
             torch.set_num_threads(threads)
             torch.use_deterministic_algorithms(before)
 
-    def wrap(self, module: Any, optimiser: Any) -> Any:
+    def placed(self, module: Any) -> Any:
+        """On the device, before there is an optimiser; sharded by its children, so that one at a time is whole."""
+        module = module.to(self.device)
+        if self.sharded:
+            from torch.distributed.fsdp import fully_shard
+
+            for child in module.children():
+                if any(each.requires_grad for each in child.parameters()):
+                    fully_shard(child, mesh=self._mesh())
+            fully_shard(module, mesh=self._mesh())
+        return module
+
+    def _mesh(self) -> Any:
+        return torch.distributed.init_device_mesh(self.device.type, (self.world,))
+
+    def wrap(self, module: Any) -> Any:
         """The module as it is called: in the chosen precision, and with gradients that all processes share."""
-        return self._accelerator.prepare_model(module)
+        self.unwrap(module)
+        return self._accelerator.prepare_model(module, device_placement=False) if not self.sharded else module
+
+    def unwrap(self, wrapped: Any) -> Any:
+        """The module as it was built: in its own precision."""
+        return self._accelerator.unwrap_model(wrapped, keep_fp32_wrapper=False)
+
+    def called(self) -> Any:
+        """Around each call of a module that `wrap` could not wrap."""
+        if not self.sharded or self.precision == "32":
+            return nullcontext()
+        return self._accelerator.autocast()
 
     def seed(self, number: int) -> None:
         for each in self._generators:
             each.manual_seed((number * self.world + self.rank) % 2**63)
 
-    def alone(self, wrapped: Any) -> Any:
+    @contextmanager
+    def alone(self, wrapped: Any) -> Iterator[None]:
         """Gradients of this part stay here until the last part of the step."""
-        return self._accelerator.no_sync(wrapped)
+        if self.sharded:
+            wrapped.set_requires_gradient_sync(False)
+            yield
+            wrapped.set_requires_gradient_sync(True)
+            return
+        with self._accelerator.no_sync(wrapped):
+            yield
 
     def backward(self, loss: torch.Tensor) -> None:
         self._accelerator.backward(loss)
@@ -98,14 +136,47 @@ class Place:
         torch.distributed.broadcast(held, 0)
         return float(held.item())
 
+    def weights(self, module: Any) -> dict[str, Any]:
+        """A copy of the whole state, on the processor. All processes must ask."""
+        if not self.sharded:
+            return {name: each.detach().cpu().clone() for name, each in module.state_dict().items()}
+        from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+
+        return dict(get_model_state_dict(module, options=StateDictOptions(full_state_dict=True, cpu_offload=True)))
+
     def gathered(self, module: Any, optimiser: Any) -> dict[str, Any]:
-        """The whole state of both, for a checkpoint."""
-        return {"module": module.state_dict(), "optimiser": optimiser.state_dict()}
+        """The whole state of both, for a checkpoint. All processes must ask."""
+        if not self.sharded:
+            return {"module": module.state_dict(), "optimiser": optimiser.state_dict()}
+        from torch.distributed.checkpoint.state_dict import StateDictOptions, get_optimizer_state_dict
+
+        options = StateDictOptions(full_state_dict=True, cpu_offload=True)
+        found = get_optimizer_state_dict(module, optimiser, options=options)
+        return {"module": self.weights(module), "optimiser": found}
+
+    def restore(self, module: Any, state: Any, optimiser: Any = None, optimisers: Any = None) -> None:
+        """What `weights` or `gathered` gave, in all processes."""
+        if not self.sharded:
+            module.load_state_dict(state)
+            if optimiser is not None:
+                optimiser.load_state_dict(optimisers)
+            return
+        from torch.distributed.checkpoint import state_dict
+
+        options = state_dict.StateDictOptions(full_state_dict=True)
+        state_dict.set_model_state_dict(module, state, options=options)
+        if optimiser is not None:
+            state_dict.set_optimizer_state_dict(module, optimiser, optimisers, options=options)
+
+    def lost(self, error: RuntimeError) -> bool:
+        """Whether the error says that another process is gone."""
+        said = str(error).lower()
+        return self.world > 1 and any(word in said for word in ("gloo", "nccl", "connection", "peer"))
 
     def ran_short(self, most: int) -> None:
         """Other processes wait for this one's gradients: all of them must begin again with smaller parts."""
         if self.world > 1:
-            raise TrainError(f"memory holds {most} rows at once at most; begin again.")
+            raise RanShort(f"memory holds {most} rows at once at most; begin again.")
 
 
 def precision(declared: Torch, *, on_cpu: bool) -> str:
