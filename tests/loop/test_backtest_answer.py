@@ -120,6 +120,14 @@ def test_at_the_price_that_it_names_a_policy_is_the_best(result: BacktestResult,
         assert min(worth, key=worth.__getitem__) == each.place
 
 
+def test_the_best_for_what_one_can_afford(found: Answer) -> None:
+    for budget in (0.0, 13.0, 1_000.0):
+        best = found.affordable(budget)
+        assert best is not None
+        assert best.score == max(each.score for each in found.policies if each.cost <= budget)
+    assert found.affordable(-1) is None
+
+
 def test_half_time_knows_nothing_of_the_second_half(result: BacktestResult) -> None:
     """Whatever the second half holds, the same one is chosen at half-time."""
     half = len(result.windows) // 2
@@ -279,6 +287,30 @@ def test_a_ranking_is_compared_within_windows_and_says_so(result: BacktestResult
     assert "within windows" in found.yardstick
     first = found.policies[0]
     assert first.score == pytest.approx(np.mean([window.score for window in made.runs[first.place].windows]))
+
+
+def test_a_ranking_with_influences_is_compared_over_all_rows(result: BacktestResult) -> None:
+    made = with_metric(result, "roc_auc", "brier", up=True, change=lambda loss: loss)
+
+    def moved(each: WindowRun, mean: float) -> WindowRun:
+        return dataclasses.replace(each, influence=each.rows * ((each.score or 0.0) - mean))
+
+    runs = []
+    for run in made.runs:
+        mean = float(np.mean([window.score for window in run.windows]))
+        windows = tuple(moved(each, mean) for each in run.windows)
+        runs.append(dataclasses.replace(run, windows=windows, score=mean - 0.1))  # ranked over all it is lower
+    whole = answer(dataclasses.replace(made, runs=tuple(runs)))
+    assert whole.exact
+    assert not whole.adds_up
+    assert whole.yardstick == "roc auc over all rows"
+    within = answer(made)
+    for each in whole.policies:
+        other = within.of(each.place)
+        assert each.score == pytest.approx(other.score - 0.1) == pytest.approx(each.overall)
+        assert each.behind_at_most == pytest.approx(other.behind_at_most)
+        assert each.regret == pytest.approx(other.regret)
+    assert whole.half_time is not None  # half of the rows have no influences of their own: their windows speak
 
 
 def test_a_window_with_one_class_only_counts_for_nobody(result: BacktestResult) -> None:

@@ -59,7 +59,7 @@ class World:
         self.weather = random.normal(0, 0.025, windows)
         self.windows = windows
         self.rows = rows
-        self.luck = random.normal(0, 0.008, (windows + 1, max(LENGTHS.values()) + 1, windows))
+        self.luck = random.normal(0, 0.011, (windows + 1, max(LENGTHS.values()) + 1, windows))
 
     def error(self, made: int, length: int, window: int) -> float:
         known = self.concept[20 + made - length : 20 + made]

@@ -182,7 +182,7 @@ def compare(
         p_value=p_value,
         indistinct=p_value > alpha,
         chance_best=_chance_best(loss + moved),
-        error_between=alone * error_between,
+        error_between=error_between,
         alpha=alpha,
         block=length,
         windows=windows,

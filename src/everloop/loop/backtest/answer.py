@@ -112,6 +112,9 @@ class Answer:
     """What policies are compared by, in words."""
     exact: bool
     """It is the score over all rows."""
+    adds_up: bool
+    """Scores of windows add up to it. Otherwise regret and the best possible schedule are by the mean of the windows' own
+    scores, which is another number."""
     greater_is_better: bool
     unit: Unit
     """What ``cost`` is in."""
@@ -149,6 +152,10 @@ class Answer:
     def of(self, place: int) -> Judged:
         return next(each for each in self.policies if each.place == place)
 
+    def affordable(self, cost: float) -> Judged | None:
+        """The best score among those that cost at most so much, of equal ones the cheapest; None where nobody does."""
+        return next((each for each in self.policies if each.cost <= cost), None)
+
     def to_json(self) -> dict[str, Any]:
         """JSON builtins; what is unknown or without a bound is null."""
         plain: dict[str, Any] = _finite(msgspec.to_builtins(self, str_keys=True))
@@ -171,7 +178,8 @@ def answer(
     runs = [result.runs[place] for place in places]
     rows = _rows(result)
     unit: Unit = "money" if result.prices is not None else "retrains"
-    scored = compare(yardstick.influences(runs, rows), alpha=alpha, seed=seed)
+    moves = yardstick.influences(runs, rows)
+    scored = compare(moves, alpha=alpha, seed=seed)
     cost = np.array([cost_of(run, unit) for run in runs])
     loss = scored.score * (-1 if result.greater_is_better else 1)
     compared, chosen = choose(result, runs, rows, cost, yardstick, alpha, seed)
@@ -199,7 +207,7 @@ def answer(
             frontier=bool(around.on[at]),
             dominated_by=None if around.on[at] else places[int(around.dominated_by[at])],
             **_worst(result, run),
-            **_regret(result, run, float(scored.score[at]), yardstick, limit),
+            **_regret(result, run, yardstick.mean(run, rows), yardstick, limit),
         )
         for at, (place, run) in enumerate(zip(places, runs, strict=True))
     ]
@@ -207,8 +215,9 @@ def answer(
     loses, error = _loses(compared, places, present, chosen.policy, scale)
     answered = Answer(
         metric=result.metric,
-        yardstick=yardstick.words,
-        exact=yardstick.exact,
+        yardstick=yardstick.words(moves),
+        exact=moves.exact,
+        adds_up=yardstick.adds_up,
         greater_is_better=result.greater_is_better,
         unit=unit,
         judged_by="money" if by_money else "score",
@@ -223,7 +232,7 @@ def answer(
         indistinct=tuple(places[int(at)] for at in chosen.among),
         knee=None if around.knee is None else places[around.knee],
         pays=() if by_money else _pays(result, places, loss, cost, float(rows.sum())),
-        floor=_floor(result, yardstick),
+        floor=_floor(result, yardstick, exact=moves.exact),
         possible=limit,
         present_loses=loses,
         present_error=error,
@@ -310,8 +319,8 @@ def _pays(result: BacktestResult, places: Sequence[int], loss: Floats, cost: Flo
     )
 
 
-def _floor(result: BacktestResult, yardstick: Yardstick) -> float | None:
-    if yardstick.exact:
+def _floor(result: BacktestResult, yardstick: Yardstick, *, exact: bool) -> float | None:
+    if exact:
         return result.floor.score
     told = [(yardstick.loss(cell), cell.rows) for cell in result.floor.windows]
     told = [(loss, rows) for loss, rows in told if math.isfinite(loss) and rows]

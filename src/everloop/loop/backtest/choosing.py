@@ -22,7 +22,7 @@ Floats = npt.NDArray[np.float64]
 Unit = Literal["retrains", "money"]
 ERRORS = 1.0
 """The recommended one looks at most so many standard errors worse than the best."""
-LEAST_HALF = 8
+LEAST_HALF = 12
 """Windows in each half of the history, below which nobody looks back from half-time."""
 
 

@@ -55,7 +55,7 @@ def frontier_plot(result: BacktestResult, answer: Answer) -> str:
     """Cost to the right, better upwards, whatever the metric's direction."""
     figure, axes = new_figure(4.4, dates=False)
     axes.grid(axis="x", color=GRID, linewidth=0.8)
-    if answer.possible is not None and answer.unit == "retrains":
+    if answer.possible is not None and answer.adds_up and answer.unit == "retrains":
         most = max(each.cost for each in answer.policies) or 1.0
         curve = [each for each in answer.possible.curve if each.retrains <= most]
         steps = [*(each.retrains for each in curve), most]
@@ -93,7 +93,7 @@ def frontier_plot(result: BacktestResult, answer: Answer) -> str:
 
 def _extent(answer: Answer) -> tuple[float, float]:
     scores = [each.score for each in answer.policies]
-    if answer.possible is not None and answer.unit == "retrains":
+    if answer.possible is not None and answer.adds_up and answer.unit == "retrains":
         scores.append(answer.possible.best.score)
     low, high = min(scores), max(scores)
     room = 0.12 * (high - low) or 0.05 * abs(high) or 1.0

@@ -115,7 +115,7 @@ def _tiles(result: BacktestResult, answer: Answer) -> str:
         told.append((words.amount(answer.present_loses, answer), side))
     if answer.windows >= 8 and len(answer.policies) > 1:
         told.append((f"{len(answer.indistinct)} of {len(answer.policies)}", "cannot be told apart from the best"))
-    if answer.possible is not None:
+    if answer.possible is not None and answer.adds_up:
         told.append((words.figure(answer.possible.best.score), "the best possible schedule"))
     if answer.floor is not None:
         told.append((words.figure(answer.floor), "the no-change rule"))
@@ -125,7 +125,7 @@ def _tiles(result: BacktestResult, answer: Answer) -> str:
 def _frontier_caption(answer: Answer) -> str:
     words_ = "Right: dearer. Up: better. Filled points are on the frontier: no policy beats them in both. "
     words_ += "A green ring: cannot be told apart from the best. "
-    if answer.unit == "retrains" and answer.possible is not None:
+    if answer.unit == "retrains" and answer.adds_up and answer.possible is not None:
         words_ += "Dashed: the best that any schedule with so many retrains could have reached. "
     return words_ + f"Compared by {answer.yardstick}."
 
@@ -244,7 +244,7 @@ def _worst(result: BacktestResult, answer: Answer) -> str:
 
 
 def _reading(result: BacktestResult, answer: Answer) -> str:
-    sure = f"{1 - answer.alpha:.0%}"
+    sure, metric = f"{1 - answer.alpha:.0%}", answer.metric.replace("_", " ")
     terms = {
         "policy": "When a model is made anew (the trigger), from which rows (the window), and what it must show before it serves "
         "(the gate).",
@@ -258,9 +258,10 @@ def _reading(result: BacktestResult, answer: Answer) -> str:
         "recommended": "The cheapest policy of that set whose score is within one standard error of the best one's.",
         "never paid": "Retrains after which the old model would have done as well or better over the same windows.",
         "regret": "How far behind the best possible schedule, found afterwards by trying all of them over the fits that the "
-        "policies share. Nobody could have known it.",
-        "no-change rule": "Says of every row of a window whatever the newest known label was when the window began. A model that "
-        "does not beat it has learned nothing.",
+        "policies share. Nobody could have known it."
+        + ("" if answer.adds_up else f" By the mean of the windows' own {metric}, weighted by rows, for that adds up."),
+        "no-change rule": "Says of each row whatever the newest label was that was known when the row came. What does not beat it "
+        "has learned nothing but that neighbours are alike.",
     }
     listed = "".join(f"<dt>{name}</dt><dd>{_text(meaning)}</dd>" for name, meaning in terms.items())
     notes = "".join(f"<li>{_text(each)}</li>" for each in result.notes)

@@ -119,6 +119,9 @@ class WindowRun:
     """Rows answered by the old model while a newer one was being made or released."""
     errors: Mapping[str, float] = field(default_factory=dict)
     """As in `Cell`."""
+    influence: float | None = None
+    """How the window moves the score over all rows of all windows: the sum of its rows' influences
+    (``measure.metrics.influence``); None for a user's own metric."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -202,7 +205,7 @@ class PolicyRun:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Floor:
-    """The no-change rule: the newest label that is known when a window begins, for all of its rows."""
+    """The no-change rule: of each row, the newest label that is known when it comes."""
 
     windows: tuple[Cell, ...]
     score: float | None

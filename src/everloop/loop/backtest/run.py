@@ -36,6 +36,7 @@ from everloop.loop.backtest.world import World
 from everloop.loop.environment import Environment
 from everloop.loop.installation import label_facts
 from everloop.loop.preload import modules
+from everloop.measure import metrics
 from everloop.records import Encoding, FeatureEncoding, digest_of, encode
 from everloop.spec import codec
 from everloop.spec.load import functions_of
@@ -344,9 +345,16 @@ class Backtest:
             if isinstance(resolved.score, Custom):
                 low, high = world.grid.places[0], world.grid.places[len(run.windows)]
                 rows = world.timeline.raw(low, high, world.timeline.truths(low, high)[0])
-            figure = scored(
-                resolved.score, np.concatenate(truths), np.concatenate(parts), rows=rows, positive=positive(resolved)
-            )
+            truth, said = np.concatenate(truths), np.concatenate(parts)
+            figure = scored(resolved.score, truth, said, rows=rows, positive=positive(resolved))
+            if figure is not None and not isinstance(resolved.score, Custom):
+                moved = metrics.influence(resolved.score, truth, said, positive=positive(resolved))
+                of = np.repeat([window for window, *_ in run.segments], [len(each) for each in truths])
+                sums = np.bincount(of, weights=moved, minlength=len(run.windows))
+                run.windows = [
+                    dataclasses.replace(each, influence=float(sum_))
+                    for each, sum_ in zip(run.windows, sums, strict=True)
+                ]
         sign = 1 if resolved.score.greater_is_better else -1
         judged = [each for each in run.windows if each.score is not None]
         worst = min(judged, key=lambda each: sign * (each.score or 0.0), default=None)

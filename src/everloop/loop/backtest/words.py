@@ -113,11 +113,12 @@ def floor(answer: Answer) -> str | None:
         return None
     chosen = answer.of(answer.recommended)
     better = chosen.score > answer.floor if answer.greater_is_better else chosen.score < answer.floor
+    rule = f"The no-change rule (of each row, the newest label that was known by then) scores {figure(answer.floor)}"
     if better:
-        return f"The no-change rule (the newest known label, for a whole window ahead) scores {figure(answer.floor)}."
+        return f"{rule}."
     return (
-        f"Beware: the no-change rule (the newest known label, for a whole window ahead) scores {figure(answer.floor)}, no "
-        "worse than any model here is recommended for. Look at the features before the policy."
+        f"Beware: {rule[0].lower()}{rule[1:]}, no worse than the recommended policy. Do labels really come that soon? If "
+        "not, say so (Label.delay) and ask again; if they do, the newest label is worth more than these features."
     )
 
 
@@ -128,7 +129,7 @@ def could_have(answer: Answer) -> str | None:
     best, chosen = answer.possible.best, answer.of(answer.recommended)
     words = (
         f"The best schedule that could have been, known only afterwards, scores {figure(best.score)} with {best.retrains} "
-        f"retrains; the recommended policy is {gap(chosen.regret)} behind it."
+        f"retrains{'' if answer.adds_up else ' (mean of the windows)'}; the recommended policy is {gap(chosen.regret)} behind it."
     )
     if chosen.regret_moments is not None and chosen.regret is not None and chosen.regret > 0:
         words += (
