@@ -6,6 +6,7 @@ is answered with the reason.
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 import threading
@@ -15,6 +16,7 @@ from types import TracebackType
 from typing import Any
 
 import msgspec
+import psutil
 
 from everloop.errors import EverloopError, JobError, JobKilled
 from everloop.jobs.job import Executor, Job
@@ -33,7 +35,8 @@ class Post:
     def __init__(self, executor: Executor, arguments: Mapping[str, Any], *, folder: Path, workers: int) -> None:
         self._executor = executor
         folder.mkdir(parents=True, exist_ok=True)
-        self._folder = Path(tempfile.mkdtemp(prefix="mail-", dir=folder))
+        swept(folder)
+        self._folder = Path(tempfile.mkdtemp(prefix=f"mail-{os.getpid()}-", dir=folder))
         for name in (QUEUE, TAKEN, DONE):
             (self._folder / name).mkdir()
         self._arguments = {**arguments, "mail": str(self._folder)}
@@ -46,6 +49,8 @@ class Post:
         self._broken: EverloopError | None = None
         self.cpu = 0.0
         """Of all workers so far, in answering."""
+        self.predicting = 0.0
+        """CPU seconds of it that models took to predict."""
         self.busy = 0.0
         """Seconds on the wall that workers spent on letters, added up."""
         self._threads = [threading.Thread(target=self._work, args=(number,), daemon=True) for number in range(workers)]
@@ -70,6 +75,7 @@ class Post:
             answer = msgspec.json.decode(path.read_bytes())
             path.unlink()
             self.cpu += answer["cpu"]
+            self.predicting += answer["predicting"]
             self.busy += answer["seconds"]
             if self._open.pop(path.name, None) is not None:
                 found.append((path.name, answer["answers"]))
@@ -137,3 +143,12 @@ class Post:
                     self._failed[name] = str(error)
                 path.unlink()
         return bool(mine)
+
+
+def swept(folder: Path) -> None:
+    """Remove what processes that were killed have left: their letters, and fits that they had begun."""
+    letters = [(path, path.name.split("-")[1]) for path in folder.glob("mail-*-*")]
+    begun = [(path, path.name.split(".")[2]) for path in folder.glob("fits/*/.*.*.*")]
+    for path, owner in (*letters, *begun):
+        if owner.isdigit() and not psutil.pid_exists(int(owner)):
+            shutil.rmtree(path, ignore_errors=True)

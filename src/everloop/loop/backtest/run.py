@@ -406,6 +406,7 @@ class Backtest:
                 "workers": self._post.busy,
                 "workers cpu": self._post.cpu,
                 "fits cpu": self._fits.cpu,
+                "predictions cpu": self._post.predicting,
             },
             notes=tuple(self.notes),
         )

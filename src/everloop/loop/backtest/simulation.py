@@ -11,7 +11,7 @@ share is made once.
 from __future__ import annotations
 
 import math
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
@@ -88,6 +88,8 @@ class Simulation:
     segments: list[tuple[int, str, int, int]] = field(default_factory=list)
     """Who served: (window, fit, since, until), places of rows."""
     problem: str | None = None
+    watching: Callable[[Policy, World], Signalling] = Signalling
+    """Who says what fires: production's triggers, unless somebody brings others to compare them with."""
     _release: Release = field(init=False)
     _versions: list[Version] = field(default_factory=list)
     _waiting: Fired | None = None
@@ -96,7 +98,7 @@ class Simulation:
 
     def __post_init__(self) -> None:
         self._release = Release(loop=self.world.resolved.loop.name)
-        self._signals = Signalling(self.policy, self.world)
+        self._signals = self.watching(self.policy, self.world)
 
     # The whole of it.
 

@@ -28,8 +28,8 @@ from everloop.watch.windows import Window
 
 Array = npt.NDArray[Any]
 Integers = npt.NDArray[np.int64]
-KEPT = 64
-"""Windows whose rows are held in memory."""
+KEPT_BYTES = 256 << 20
+"""Columns of windows that are held in memory."""
 
 
 @dataclass(slots=True)
@@ -56,6 +56,7 @@ class Sketches:
         resolved = world.resolved
         self._types: dict[str, ColumnType] = {name: resolved.schema[name] for name in resolved.inputs}
         self._kept: dict[tuple[int, int], Sketched] = {}
+        self._bytes = 0
         self._observed: dict[tuple[Any, ...], Observed] = {}
         self._closed: dict[tuple[Any, ...], list[Window]] = {}
 
@@ -99,8 +100,9 @@ class Sketches:
                     if kind_of(values, self._types[name]) == "category"
                 },
             )
-            while len(self._kept) > KEPT:
-                self._kept.pop(next(iter(self._kept)))
+            self._bytes += _size(columns)
+            while self._bytes > KEPT_BYTES and len(self._kept) > 1:
+                self._bytes -= _size(self._kept.pop(next(iter(self._kept))).columns)
         return self._kept[low, high]
 
     def _counted(self, seen: Sketched, reference: Profile, fit: str, own: int) -> Observed:
@@ -174,6 +176,10 @@ class Replayed:
 
     def observed(self, window: Window, against: Against, reference: Profile) -> Observed:
         return self.sketches.observed(window, reference, fit=self.fit, served_from=self.served_from)
+
+
+def _size(columns: dict[str, Array]) -> int:
+    return sum(each.nbytes for each in columns.values())
 
 
 def _newcomers(found: dict[str, int], known: tuple[str, ...]) -> tuple[tuple[str, int], ...]:

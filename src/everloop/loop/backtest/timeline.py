@@ -84,17 +84,18 @@ class Timeline:
     @classmethod
     def open(cls, folder: Path) -> Timeline:
         about = msgspec.json.decode((folder / ABOUT).read_bytes(), type=About)
-        times = np.load(folder / TIMES, mmap_mode="r")
-        target = np.load(folder / TARGET, mmap_mode="r")
+        # As plain arrays over the mapped file: memmap's own class makes every small look-up ten times as dear.
+        times = np.asarray(np.load(folder / TIMES, mmap_mode="r"))
+        target = np.asarray(np.load(folder / TARGET, mmap_mode="r"))
         known = np.flatnonzero(np.isfinite(target) if target.dtype.kind == "f" else target >= 0)
         return cls(
             folder=folder,
             about=about,
             times=times,
             target=target,
-            keys=np.load(folder / KEYS, mmap_mode="r"),
+            keys=np.asarray(np.load(folder / KEYS, mmap_mode="r")),
             labelled=known,
-            label_times=np.asarray(times)[known],
+            label_times=times[known],
         )
 
     def __len__(self) -> int:
