@@ -261,9 +261,9 @@ class Backtest:
         _check_warm(self.loop, policies)
         fresh = [each for each in choices.once(policies) if each.digest not in self._runs]
         simulations = [Simulation(each, self.world) for each in fresh]
-        self._drive(simulations)
+        self.drive(simulations)
         for each in simulations:
-            self._runs[each.policy.digest] = self._concluded(each)
+            self._runs[each.policy.digest] = self.concluded(each)
         self._seconds["policies"] = self._seconds.get("policies", 0.0) + time.perf_counter() - began
         return tuple(self._runs[each.digest] for each in policies)
 
@@ -284,7 +284,7 @@ class Backtest:
             )
         return self._world
 
-    def _drive(self, simulations: Sequence[Simulation]) -> None:
+    def drive(self, simulations: Sequence[Simulation]) -> None:
         """Let each go on as soon as what it asked for is known."""
         blocked = {place: (each.steps(), ()) for place, each in enumerate(simulations)}
         asked: dict[int, tuple[Ask, ...]] = dict.fromkeys(blocked, ())
@@ -331,7 +331,8 @@ class Backtest:
                     return asked
         return None
 
-    def _concluded(self, run: Simulation) -> PolicyRun:
+    def concluded(self, run: Simulation) -> PolicyRun:
+        """What a simulation that is through has found."""
         world, resolved = self.world, self.resolved
         figure = None
         if run.windows:
