@@ -23,6 +23,7 @@ SCRIPTS = (
     "explain",
     "replay",
     "traps",
+    "backtest",
 )
 
 

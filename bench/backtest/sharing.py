@@ -1,0 +1,118 @@
+"""Forty policies over 126 weeks of elec2 with shared fits, beside each of them run alone; and what the harness costs.
+
+Alone: a fresh home and fresh workers for each policy, as somebody would who tries one after the other. Times on the wall
+and CPU of all processes; the machine may be shared, so the ratio of CPU is the steadier one.
+"""
+
+from __future__ import annotations
+
+import resource
+import tempfile
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from bench.backtest.parts import Clock, Part, opened
+from bench.backtest.sets import WEEK, Set, sets
+from bench.rows import Row
+
+from everloop.loop.backtest.result import BacktestResult
+from everloop.spec.policy import Policy
+from everloop.spec.retrain import AnyOf, Degraded, Drift, Every, Manual, Rows, Trigger
+from everloop.spec.window import Last
+
+START = datetime(1996, 7, 9, tzinfo=UTC)
+"""So that 126 windows are left."""
+
+
+def part(*, quick: bool) -> Part:
+    found = Part()
+    known = {each.name: each for each in sets()}
+    if not known:
+        return found
+    elec2 = known["elec2"]
+    policies = forty()[:: 8 if quick else 1]
+    lengths = len({each.window for each in policies})
+    with tempfile.TemporaryDirectory(prefix="everloop-bench-") as folder:
+        place = Path(folder)
+        shared, wall, cpu = _run(elec2, place, policies, "shared")
+        again, again_wall, _ = _run(elec2, place, policies, "shared")
+        alone_wall = alone_cpu = 0.0
+        fits = 0
+        for number, policy in enumerate(policies):
+            one, seconds, used = _run(elec2, place, [policy], f"alone-{number}")
+            alone_wall, alone_cpu = alone_wall + seconds, alone_cpu + used
+            fits += int(one.seconds["made"])
+            assert one.runs[0].score == shared.runs[number].score, policy.name
+    windows = len(shared.windows)
+    made = int(shared.seconds["made"])
+    what = f"{len(policies)} policies × {windows} weekly windows"
+    found.rows += [
+        Row(what=f"{what}: fits made (limit: windows × {lengths} window lengths)", ours=made, unit="fits", peer=fits,
+            peer_name="each alone", target=windows * lengths),
+        Row(what=f"{what}: wall", ours=wall, unit="s", peer=alone_wall, peer_name="each alone", target=alone_wall / 5),
+        Row(what=f"{what}: CPU of all processes", ours=cpu, unit="s", peer=alone_cpu, peer_name="each alone",
+            target=alone_cpu / 5),
+        Row(what=f"{what}: again, nothing new to fit, wall", ours=again_wall, unit="s", peer=wall, peer_name="first time"),
+    ]  # fmt: skip
+    assert again.seconds["made"] == 0
+    found.rows.append(_overhead("elec2, fits of 2,700 rows", shared))
+    if not quick:
+        hflights = known["hflights"]
+        with tempfile.TemporaryDirectory(prefix="everloop-bench-") as folder:
+            large = [
+                Policy(trigger, window=hflights.sliding(refit=False), gate=None)
+                for trigger in (Manual(), Every(WEEK), Every(2 * WEEK), Every(4 * WEEK), Degraded(by=0.02, over=WEEK))
+            ]
+            result, _, _ = _run(hflights, Path(folder), large, "large")
+        found.rows.append(_overhead("hflights, fits of 13,000 rows", result))
+    return found
+
+
+def forty() -> list[Policy]:
+    """Twenty triggers with two training windows each: one fit a turn, so that the count is plain."""
+    triggers: list[Trigger] = [Manual(), *(Every(WEEK * count) for count in (1, 2, 3, 4, 5, 6, 8, 10, 13, 26))]
+    triggers += [Rows(336 * count) for count in (2, 3, 4)]
+    triggers += [Degraded(by=by, over=WEEK) for by in (0.02, 0.05)]
+    triggers += [AnyOf(Every(WEEK * count), Degraded(by=0.05, over=2 * WEEK)) for count in (6, 12)]
+    triggers += [Drift(), Drift(false_alarm_every=timedelta(days=30))]
+    windows = [Last(WEEK * weeks, test=WEEK) for weeks in (9, 17)]
+    return [Policy(trigger, window=window, gate=None) for window in windows for trigger in triggers]
+
+
+def _run(each: Set, folder: Path, policies: Sequence[Policy], home: str) -> tuple[BacktestResult, float, float]:
+    """The result, seconds on the wall, and CPU seconds of this process and its workers."""
+    before = _children()
+    clock = Clock()
+    start = {"start": START} if each.name == "elec2" else {}
+    with opened(each, folder, policies, home=folder / home, **start) as running:
+        result = running.result(policies)
+        cpu = clock.cpu
+    wall = clock.wall
+    result.seconds["main cpu"] = cpu  # type: ignore[index]
+    result.seconds["start-up cpu"] = _children() - before - result.seconds["workers cpu"]  # type: ignore[index]
+    return result, wall, clock.cpu + _children() - before
+
+
+def _children() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+def _overhead(what: str, result: BacktestResult) -> Row:
+    """CPU outside of models' own work, per CPU of that work. Imports of workers apart: they are paid once."""
+    seconds = result.seconds
+    models = seconds["fits cpu"] + seconds["predictions cpu"]
+    beside = seconds["workers cpu"] - models + seconds["main cpu"]
+    turns = sum(len(each.retrains) for each in result.runs)
+    looks = sum(len(each.windows) for each in result.runs)
+    return Row(
+        what=(
+            f"overhead beside fits and predictions ({what}; {turns} turns, {looks} looks; models {models:.1f} s, main "
+            f"{seconds['main cpu']:.1f} s, workers beside models {seconds['workers cpu'] - models:.1f} s, start-up "
+            f"{seconds['start-up cpu']:.1f} s)"
+        ),
+        ours=100 * beside / models,
+        unit="%",
+        target=10.0,
+    )
