@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from everloop import testing
     from everloop.errors import EverloopError, SpecError
     from everloop.loop.backtest.python import backtest
+    from everloop.loop.backtest.result import Prices
     from everloop.spec import alert, detector, guard, metric, notify
     from everloop.spec import checks as check
     from everloop.spec.columns import Column, Columns, when
@@ -61,6 +62,7 @@ __all__ = [
     "Parquet",
     "Plateau",
     "Policy",
+    "Prices",
     "Rows",
     "Search",
     "Serve",
@@ -85,6 +87,7 @@ __all__ = [
 _HOMES = {
     "everloop.errors": ("EverloopError", "SpecError"),
     "everloop.loop.backtest.python": ("backtest",),
+    "everloop.loop.backtest.result": ("Prices",),
     "everloop.spec.columns": ("Column", "Columns", "when"),
     "everloop.spec.decision": ("Threshold",),
     "everloop.spec.gate": ("Better", "NotWorse"),
