@@ -19,6 +19,7 @@ EverloopError
 ├── ReleaseError           a release cannot be changed as asked
 │   └── ReleaseConflict    somebody else changed it first
 ├── DeliveryError          a message did not reach whom it was for
+├── MirrorError            MLflow does not take what is mirrored to it
 ├── DurableError           a run cannot go on by itself
 │   ├── LeaseLost          another worker owns the run now
 │   └── NeedsDecision      the code changed under a waiting run
@@ -113,6 +114,10 @@ class ReleaseConflict(ReleaseError):
 
 
 class DeliveryError(EverloopError):
+    exit_code = 1
+
+
+class MirrorError(EverloopError):
     exit_code = 1
 
 

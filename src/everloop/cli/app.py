@@ -215,6 +215,24 @@ def why(
     kept.why(subject, home, loop=loop, as_json=as_json)
 
 
+@app.command(short_help="Send what MLflow does not have yet.")
+def mirror(
+    home: HomeFolder = DEFAULT_HOME,
+    loop: LoopName = None,
+    rebuild: Annotated[
+        bool, typer.Option("--rebuild", help="Look at every version again, whatever was sent before.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Send every version that the MLflow server does not have yet, and who is champion.
+
+    The server is `mlflow` in everloop.toml, else MLFLOW_TRACKING_URI.
+    """
+    from everloop.cli import mirrored
+
+    mirrored.mirror(home, loop=loop, rebuild=rebuild, as_json=as_json)
+
+
 @app.command("live-at")
 def live_at(
     time: Annotated[

@@ -23,6 +23,7 @@ from everloop.loop.controller import Controller
 from everloop.loop.environment import Environment
 from everloop.loop.events import Asked
 from everloop.loop.installation import Installation, chosen, install, install_all, label_facts
+from everloop.loop.mirror import Mirroring, address_of
 from everloop.loop.monitoring import write
 from everloop.loop.preload import modules
 from everloop.loop.publish import publish
@@ -33,6 +34,9 @@ from everloop.spec.describe import describe
 from everloop.spec.load import load
 from everloop.spec.resolve import resolve
 from everloop.store.ledger import versions
+
+MIRROR_SECONDS = 15.0
+"""A turn waits so long at its end for its mirror."""
 
 
 def check(path: Path, *, loop: str | None, turn: int, environment: str | None, as_json: bool) -> None:
@@ -93,6 +97,7 @@ def run(path: Path, *, loop: str | None, environment: str | None, as_json: bool)
             controller.ask(Asked(action="run"))
             controller.work()
         release = publish(installation)
+        _mirror(installation, console)
         with installation.ledger.read() as connection:
             made = versions.of(connection, installation.name)
             turn = runs.of(connection, installation.name, name="turn", newest=1)
@@ -119,6 +124,17 @@ def run(path: Path, *, loop: str | None, environment: str | None, as_json: bool)
     finally:
         executor.close()
         installation.close()
+
+
+def _mirror(installation: Installation, console: Console) -> None:
+    """Send the turn to its mirror, where there is one; a slow one is not waited for."""
+    address = address_of(installation.environment)
+    if address is None:
+        return
+    mirroring = Mirroring(installation, address, lambda text: console.print(text, style="dim", markup=False))
+    mirroring.look()
+    if not mirroring.wait(MIRROR_SECONDS):
+        console.print("the mirror is slow; `everloop mirror` sends what is missing", style="dim", markup=False)
 
 
 def _failure(turn: runs.RunState) -> str | None:

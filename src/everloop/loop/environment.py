@@ -8,7 +8,7 @@ from typing import Any, Literal
 from everloop.errors import SpecError
 from everloop.serve.settings import ServerSettings
 
-KNOWN = {"home", "ledger", "host", "port", "processes", "metrics", "executor", "nproc", "sharded", "serve"}
+KNOWN = {"home", "ledger", "host", "port", "processes", "metrics", "mlflow", "executor", "nproc", "sharded", "serve"}
 EXECUTORS = ("process", "torchrun")
 
 
@@ -26,6 +26,8 @@ class Environment:
     """That share the port; "auto": one for each core."""
     metrics: str = "127.0.0.1:8701"
     """Where the controller shows its metrics, host:port; "" for nowhere."""
+    mlflow: str | None = None
+    """Where versions are mirrored to, http://host:port; "" for nowhere; None: where ``MLFLOW_TRACKING_URI`` says."""
     executor: str = "process"
     """Where a fit runs: ``process``, one of its own; ``torchrun``: networks are trained by ``nproc`` together."""
     nproc: int = 1
@@ -66,15 +68,26 @@ class Environment:
             raise SpecError(
                 f'{path.name}: {name}.processes is {processes!r}; write a whole number from 1 up, or "auto".'
             )
-        for key, kind in (("port", int), ("home", str), ("ledger", str), ("host", str), ("metrics", str)):
+        for key, kind in (
+            ("port", int),
+            ("home", str),
+            ("ledger", str),
+            ("host", str),
+            ("metrics", str),
+            ("mlflow", str),
+        ):
             if key in table and not isinstance(table[key], kind):
                 raise SpecError(f"{path.name}: {name}.{key} is {table[key]!r}; write a {kind.__name__}.")
         _checked_executor(name, table, path)
-        plain = ("ledger", "host", "port", "processes", "metrics", "executor", "nproc", "sharded")
+        plain = ("ledger", "host", "port", "processes", "metrics", "mlflow", "executor", "nproc", "sharded")
         settings = {key: table[key] for key in plain if key in table}
         if not is_address(settings.get("metrics", "")):
             raise SpecError(
                 f'{path.name}: {name}.metrics is {table["metrics"]!r}; write host:port such as "127.0.0.1:8701", or "".'
+            )
+        if settings.get("mlflow") and not str(settings["mlflow"]).startswith(("http://", "https://")):
+            raise SpecError(
+                f'{path.name}: {name}.mlflow is {table["mlflow"]!r}; write the address of a server, http://host:port, or "".'
             )
         guarded = ServerSettings.of(table.get("serve", {}), f"{path.name}: {name}.serve").inside(folder.resolve())
         return cls(name=name, home=folder / table.get("home", ".everloop"), serve=guarded, **settings)

@@ -22,6 +22,7 @@ from everloop.loop.events import Asked
 from everloop.loop.gauges import page
 from everloop.loop.installation import Installation
 from everloop.loop.metrics_page import MetricsPage
+from everloop.loop.mirror import Mirroring, address_of
 from everloop.loop.preload import modules
 from everloop.loop.publish import publish
 from everloop.loop.server import ServingProcess, check_address, hand_over, handed_over
@@ -141,6 +142,11 @@ class Upkeep:
         self.turning = [
             Turning(each, told=told, said=_named(each.name, said) if several else said) for each in installations
         ]
+        self._mirrors = [
+            Mirroring(each, address, said)
+            for each in installations
+            if (address := address_of(each.environment)) is not None
+        ]
         self._metrics = metrics
         self._server: ServingProcess | None = None
         self._served = False
@@ -160,6 +166,8 @@ class Upkeep:
                 for each in self.turning:
                     each.look()
                 self._serve()
+                for mirroring in self._mirrors:
+                    mirroring.look()
                 stop.wait(self._every)
             self._said("stopping: the server drains, a turn under way goes on at the next start")
             if self._server is not None:
