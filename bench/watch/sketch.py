@@ -72,7 +72,7 @@ def errors(rows: int, seeds: int, shifts: Sequence[float] = SHIFTS, *, relative:
 
 
 def part(*, quick: bool = False) -> Part:
-    made, seeds = [], 2 if quick else 20
+    made, seeds = [], 2 if quick else 10
     for rows in (10_000, 100_000):
         ks, moved = errors(rows, seeds)
         for name, found, target in (("KS", ks, 0.005), ("PSI", moved, 0.01)):

@@ -69,7 +69,7 @@ def window(held: Profile, drawn: Drawn, random: np.random.Generator) -> tuple[tu
 
 
 def part(*, quick: bool = False) -> Part:
-    seeds, windows = (2, 5) if quick else (20, 30)
+    seeds, windows = (2, 5) if quick else (8, 15)
     made: list[Row] = []
     for what, usual, changed in (
         ("texts", texts(), {"2 % of a new topic": texts(new=0.02), "5 % of a new topic": texts(new=0.05),

@@ -182,8 +182,9 @@ def _numbers(present: NDArray[np.float64], missing: int, reference: ColumnProfil
     n = len(present)
     ordered = np.sort(present)
     if n:
-        # Values that were there, not values between them: discrete columns keep their steps.
-        quantiles = tuple(float(f"{each:.9g}") for each in _at(ordered, LEVELS).tolist())
+        # Values that were there, not values between them and not rounded: discrete columns keep their steps, and a
+        # constant of ten digits is not beyond itself.
+        quantiles = tuple(_at(ordered, LEVELS).tolist())
         mean, deviation = float(present.mean()), float(present.std())
     if reference is not None and reference.kind == "number":
         edges = reference.edges
