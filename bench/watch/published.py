@@ -56,7 +56,8 @@ def page(kept: dict[str, Any]) -> str:
 
 
 def _part(title: str, part: dict[str, Any]) -> str:
-    lines = [f"\n## {title}\n", f"{part['measured']}{f', {part['seconds']} s' if part['seconds'] else ''}."]
+    took = f", {part['seconds']} s" if part["seconds"] else ""
+    lines = [f"\n## {title}\n", f"{part['measured']}{took}."]
     lines += [f"\n```text\n{each}\n```" for each in part["text"]]
     if part["rows"]:
         lines.append(f"\n```text\n{rows.table([Row.from_json(row) for row in part['rows']])}\n```")
