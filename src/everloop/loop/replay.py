@@ -365,6 +365,11 @@ class Replay:
         account.score = float(measure_score(self.installation.resolved.score, truth, prediction))
         account.scores = overall(account.task, truth, prediction)
 
+    @property
+    def answered(self) -> list[tuple[pl.DataFrame, list[Answer]]]:
+        """Rows and answers of each period, in order: for figures by a column of the rows."""
+        return self._answers
+
     def close(self) -> None:
         self.installation.close()
 

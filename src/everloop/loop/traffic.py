@@ -5,6 +5,7 @@ Knows the wire, nothing of models or of time. Uses the channel that takes event 
 
 from __future__ import annotations
 
+import select
 import socket
 from collections.abc import Sequence
 from typing import Any
@@ -110,6 +111,8 @@ class Traffic:
         return Answer(error=f"{status}: {body[:300].decode('utf-8', 'replace')}")
 
     def _exchange(self, message: bytes, count: int) -> list[tuple[int, bytes]]:
+        if self._socket is not None and select.select([self._socket], [], [], 0)[0]:
+            self.close()  # nothing was asked, so it was closed: a long fit lay between, and connections rest so long only
         if self._socket is None:
             self._socket = socket.create_connection(self._address, timeout=60)
             self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
