@@ -1,6 +1,6 @@
 """Declare how a model is made and what it must hold; everloop keeps it true, and can prove what it did.
 
-The names a user types. Families live in ``el.metric``, ``el.check``, ``el.guard``, ``el.alert``, ``el.detector``, ``el.notify`` and ``el.testing``.
+The names a user types. Families live in ``el.metric``, ``el.check``, ``el.guard``, ``el.augment``, ``el.alert``, ``el.detector``, ``el.notify`` and ``el.testing``.
 """
 
 import importlib
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from everloop.errors import EverloopError, SpecError
     from everloop.loop.backtest.python import backtest
     from everloop.loop.backtest.result import Prices
-    from everloop.spec import alert, detector, guard, metric, notify
+    from everloop.spec import alert, augment, detector, guard, metric, notify
     from everloop.spec import checks as check
     from everloop.spec.columns import Column, Columns, when
     from everloop.spec.decision import Threshold
@@ -72,6 +72,7 @@ __all__ = [
     "Train",
     "Uniform",
     "alert",
+    "augment",
     "backtest",
     "check",
     "detector",
@@ -107,6 +108,7 @@ _HOMES = {
 _PLACES = {name: module for module, names in _HOMES.items() for name in names}
 _MODULES = {
     "alert": "everloop.spec.alert",
+    "augment": "everloop.spec.augment",
     "check": "everloop.spec.checks",
     "detector": "everloop.spec.detector",
     "guard": "everloop.spec.guard",

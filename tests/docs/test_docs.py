@@ -250,7 +250,7 @@ def _minutes(value: timedelta) -> str:
 def declaration_values() -> dict[str, type]:
     """Every dataclass that a declaration may hold, under the name that a user writes."""
     found = {name: getattr(el, name) for name in el.__all__}
-    for family in ("alert", "check", "detector", "guard", "metric", "notify"):
+    for family in ("alert", "augment", "check", "detector", "guard", "metric", "notify"):
         module = import_module(getattr(el, family).__name__)
         found |= {
             f"{family}.{name}": value for name, value in vars(module).items() if _is_public(value, module.__name__)

@@ -17,6 +17,7 @@ from everloop.errors import SpecError
 from everloop.records import digest_of
 from everloop.spec import (
     alert,
+    augment,
     checks,
     decision,
     detector,
@@ -41,6 +42,7 @@ from everloop.spec.loop import Loop
 FORMAT = 1
 _MICROSECOND = timedelta(microseconds=1)
 _MODULES = (
+    augment,
     checks,
     decision,
     detector,

@@ -5,12 +5,13 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Literal
 
 from everloop.errors import SpecError
+from everloop.spec.augment import Augmentation
 from everloop.spec.conform import conform, shown
 from everloop.spec.function import DECLARATION, Function
 from everloop.spec.plain import plain
@@ -193,6 +194,8 @@ class Torch:
     """The largest norm of all gradients together."""
     early_stopping: EarlyStopping | None = None
     label_smoothing: float = 0.0
+    augment: tuple[Augmentation, ...] = ()
+    """What is done to training rows, in this order, anew in each epoch: `everloop.spec.augment`."""
     freeze: Mapping[str, int | None] = field(default_factory=dict)
     """Patterns of parameters' names, ``"backbone.*"``: frozen for so many epochs; None: for ever."""
     adapt: LoRA | None = None
@@ -225,6 +228,7 @@ class Torch:
             clip_gradient: float | None = 1.0,
             early_stopping: EarlyStopping | None = None,
             label_smoothing: float = 0.0,
+            augment: Sequence[Augmentation] = (),
             freeze: Mapping[str, int | None] = ...,
             adapt: LoRA | None = None,
             precision: Literal["auto", "32", "bf16", "fp16"] = "auto",
