@@ -1,6 +1,6 @@
 """What release judge, gate and experiments promise: seeded simulations of the code that runs live, beside usual rules.
 
-Run: python -m bench.release [--quick] [--json] [PART …]. 2,000 runs of each world (experiments and years: fewer, and said); 24 with
+Run: python -m bench.release [--quick] [--runs N] [--json] [PART …]. 2,000 runs of each world (experiments and years: fewer, and said); 24 with
 --quick. A whole run keeps its figures in results/release.json; a run of some parts renews those, and
 docs/release-figures.md is written from what is kept.
 """
@@ -12,7 +12,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from importlib import metadata
 
-from bench.release import experiments, gate, harm, policy, published, traffic, whole
+from bench.release import experiments, gate, harm, policy, published, routing, traffic, whole
 from bench.rows import Row, parser, show, table
 
 PARTS: dict[str, tuple[Callable[[int], list[Row]], int]] = {
@@ -22,6 +22,7 @@ PARTS: dict[str, tuple[Callable[[int], list[Row]], int]] = {
     "whole": (whole.rows, 2_000),
     "gate": (gate.rows, 2_000),
     "experiments": (experiments.rows, 400),
+    "routing": (routing.rows, 500),
 }
 QUICK = 24
 
@@ -29,6 +30,7 @@ QUICK = 24
 def main() -> int:
     options = parser(__doc__ or "")
     options.add_argument("parts", nargs="*", metavar="PART", help=", ".join(PARTS))
+    options.add_argument("--runs", type=int, help="of each world, instead of what the part takes")
     given = options.parse_args()
     unknown = set(given.parts) - set(PARTS)
     if unknown:
@@ -37,7 +39,7 @@ def main() -> int:
     for name in given.parts or PARTS:
         make, runs = PARTS[name]
         began = time.perf_counter()
-        found = make(QUICK if given.quick else runs)
+        found = make(QUICK if given.quick else given.runs or runs)
         seconds = round(time.perf_counter() - began)
         rows += found
         if not given.json:

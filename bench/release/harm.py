@@ -53,6 +53,18 @@ def found_after(champion: float, challenger: float, *, runs: int, canary: int, s
     return {OURS: np.array(ours), **_peers(k1, k0, n0, n1, champion)}
 
 
+def ours_after(champion: float, challenger: float, *, runs: int, canary: int, seed: int = 3) -> Floats:
+    """Ours alone, which is soon simulated: more runs, for quantiles that stand beside a target."""
+    random = np.random.default_rng(seed)
+    found = []
+    for _ in range(runs):
+        requests = int(canary / SHARE * 1.1) + 2_000
+        arm = random.random(requests) < SHARE
+        fails = random.random(requests) < np.where(arm, challenger, champion)
+        found.append(_ours(arm, fails, champion, canary))
+    return np.array(found)
+
+
 def _ours(arm: NDArray[np.bool_], fails: NDArray[np.bool_], champion: float, canary: int) -> float:
     """With a look after every request."""
     columns = [fails & arm, arm, fails & ~arm, ~arm]
@@ -121,6 +133,7 @@ def harms(runs: int) -> list[Row]:
     rows = []
     for champion, challenger, median, most, canary in BUDGETS:
         found = found_after(champion, challenger, runs=runs, canary=canary)
+        more = ours_after(champion, challenger, runs=5 * runs, canary=canary)
         what = f"errors {champion:.1%} → {challenger:.1%}"
         for name, level, target in (("median", 0.5, median), ("95 of 100", 0.95, most)):
             for peer in PEERS:
@@ -128,18 +141,18 @@ def harms(runs: int) -> list[Row]:
                 rows.append(
                     Row(
                         what=f"{what} found, {name}",
-                        ours=at(found[OURS], level),
+                        ours=at(more, level),
                         peer=theirs if math.isfinite(theirs) else None,
                         peer_name=peer if math.isfinite(theirs) else None,
                         target=target,
                         unit="canary requests",
-                        rounds=runs,
+                        rounds=5 * runs,
                     )
                 )
         rows += [
             Row(
                 what=f"{what} not found within {canary:,} canary requests",
-                ours=float(np.isinf(found[OURS]).mean()),
+                ours=float(np.isinf(more).mean()),
                 peer=float(np.isinf(found[peer]).mean()),
                 peer_name=peer,
                 target=0.05,

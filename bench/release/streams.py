@@ -43,6 +43,27 @@ class Watched:
     def counts(self, part: slice | int, shares: Floats) -> eprocess.Counts:
         return eprocess.counts(self.k1[part], self.n1[part], self.k0[part], self.n0[part], shares)
 
+    def near(self, part: slice, shares: Floats, limit: float) -> bool:
+        """Whether a mixture of bets can have reached the limit: one of them must have. Each is linear in the counts, so
+        this costs a tenth of asking; where it says no, asking would say no."""
+        b, m = np.log(eprocess.ROLLBACK_RATIOS)[:, None], self.baseline
+        event = np.log1p(shares * np.expm1(b * (1 - m)))
+        none = np.log1p(shares * np.expm1(-b * m))
+        cells = (b * (1 - m) - event, -b * m - none, -event, -none)
+        return bool((self._together(part, cells) >= limit - 1e-6).any())
+
+    def near_promotion(self, part: slice, shares: Floats, needed: float) -> bool:
+        factors = eprocess._promotion_log_factors(shares, self.baseline, self.margin)
+        cells = tuple(factors[:, cell, :] for cell in range(4))
+        return bool((self._together(part, cells) >= needed - 1e-6).any())
+
+    def _together(self, part: slice, cells: tuple[Floats, ...]) -> Floats:
+        """Sums over cells and epochs, [requests, bets]; cells: events and none of the challenger, then of the champion."""
+        k1, n1, k0, n0 = (each[part] for each in (self.k1, self.n1, self.k0, self.n0))
+        counts = (k1, n1 - k1, k0, n0 - k0)
+        total: Floats = sum(count @ cell.T for count, cell in zip(counts, cells, strict=True))  # type: ignore[assignment]
+        return total
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class End:
@@ -71,7 +92,11 @@ def end_of(
         part = slice(begin, min(begin + BLOCK, len(canary)))
         back = np.zeros(part.stop - begin, dtype=bool)
         on = canary[part] >= least if promotes else np.zeros(part.stop - begin, dtype=bool)
+        if on.any() and not all(guard.near_promotion(part, w, needed) for guard in guards):
+            on[:] = False
         for guard in guards:
+            if not on.any() and not guard.near(part, w, limit):
+                continue
             observed = guard.counts(part, w)
             back |= eprocess.rollback(observed, guard.baseline) >= limit
             if on.any():

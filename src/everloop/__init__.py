@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from everloop.spec.policy import Policy
     from everloop.spec.retrain import AllOf, AnyOf, Degraded, Drift, Every, Manual, Rows
     from everloop.spec.rollout import Canary, Direct
-    from everloop.spec.serve import Cache, Serve
+    from everloop.spec.serve import Cache, Meaning, Serve
     from everloop.spec.source import Csv, Fixed, JsonLines, Parquet
     from everloop.spec.torch import Cosine, EarlyStopping, LoRA, Plateau, Torch, pretrained
     from everloop.spec.trace import past
@@ -57,6 +57,7 @@ __all__ = [
     "LogUniform",
     "Loop",
     "Manual",
+    "Meaning",
     "NotWorse",
     "Outcomes",
     "Parquet",
@@ -97,7 +98,7 @@ _HOMES = {
     "everloop.spec.policy": ("Policy",),
     "everloop.spec.retrain": ("AllOf", "AnyOf", "Degraded", "Drift", "Every", "Manual", "Rows"),
     "everloop.spec.rollout": ("Canary", "Direct"),
-    "everloop.spec.serve": ("Cache", "Serve"),
+    "everloop.spec.serve": ("Cache", "Meaning", "Serve"),
     "everloop.spec.source": ("Csv", "Fixed", "JsonLines", "Parquet"),
     "everloop.spec.torch": ("Cosine", "EarlyStopping", "LoRA", "Plateau", "Torch", "pretrained"),
     "everloop.spec.trace": ("past",),

@@ -340,9 +340,10 @@ class RouteArm:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Route:
-    """Who answers is decided by what is asked: by a small model's decision, or by the first arm's confidence.
+    """Who answers is decided by what is asked: by a small model's decision, by the first arm's confidence, or by meaning.
 
-    With ``by`` the arms are named as the decisions of that loop's package. With ``threshold`` (a cascade) they are
+    With ``weights`` an arm is drawn by the weights that it has in the query's class (`everloop.spec.serve.Meaning`), and
+    ``by_package`` is whose clusters are meant, if any are. With ``by`` the arms are named as the decisions of that loop's package. With ``threshold`` (a cascade) they are
     asked in their order: the first one that is confident enough answers, and the last one always.
     """
 
@@ -352,6 +353,8 @@ class Route:
     by_version: int | None = None
     by_package: str | None = None
     threshold: float | None = None
+    weights: dict[str, tuple[float, ...]] | None = None
+    """By meaning: class → the weight of each arm, in their order; "" stands for every class that is not named."""
     started: datetime
 
 
@@ -374,6 +377,9 @@ class Release:
     """When the present stage and share began."""
     previous: int | None = None
     """The champion before this one: where a rollback by command goes."""
+    former: int | None = None
+    """The champion before this one while it goes on answering in shadow, so that what the release gained can be seen."""
+    former_until: datetime | None = None
     paused: bool = False
     paused_at: datetime | None = None
     paused_seconds: float = 0.0

@@ -68,7 +68,7 @@ def test_no_request_fails_and_each_row_is_answered_once(replayed: Replayed, hist
     served = history.filter(pl.col("sent") >= SERVED_FROM.replace(tzinfo=None))
     assert replayed.account.failed == 0
     assert replayed.account.predictions == len(served)
-    answered = replayed.answers().filter(pl.col("arm") != "shadow")
+    answered = replayed.answers().filter(~pl.col("arm").is_in(["shadow", "former"]))
     assert sorted(answered["id"]) == sorted(served["parcel"])
 
 

@@ -267,3 +267,38 @@ def test_an_estimate_beyond_its_margin_is_never_called_no_sign_of_harm() -> None
     assert change is not None
     assert "no sign of harm" not in change.because
     assert "harm is not shown, nor its absence" in change.because
+
+
+# The champion of before
+
+
+def test_after_a_promotion_the_champion_of_before_stays_in_shadow_for_its_time() -> None:
+    last = at(0.5)
+    change = plan.advance(last, ROLLOUT, judged(promote=True, requests=1_000), now=START + 2 * DAY)
+    assert change is not None
+    crowned = change.release
+    assert (crowned.champion, crowned.former, crowned.former_until) == (2, 1, START + 9 * DAY)
+    assert plan.relieve(crowned, START + 9 * DAY - timedelta(seconds=1)) is None
+    ended = plan.relieve(crowned, START + 9 * DAY)
+    assert ended is not None
+    assert (ended.action, ended.release.former, ended.release.champion) == ("comparison ended", None, 2)
+    assert ended.release.epoch == crowned.epoch, "nobody's answers are counted otherwise"
+    assert plan.relieve(plan.pause(crowned, START + 3 * DAY).release, START + 30 * DAY) is None
+
+
+def test_whatever_begins_next_ends_the_comparison_and_waits_for_nothing() -> None:
+    crowned = plan.promote(begun(), 2, START, ROLLOUT).release
+    assert crowned.former == 1
+    assert plan.begin(crowned, 3, ROLLOUT, now=START + DAY).release.former is None
+    assert plan.rollback(crowned, START + DAY).release.former is None
+    assert plan.promote(crowned, 3, START + DAY, ROLLOUT).release.former == 2
+    assert plan.promote(crowned, 3, START + DAY).release.former is None
+
+
+@pytest.mark.parametrize("rollout", [Canary(former=timedelta(0)), Canary(shadow=False), Direct()])
+def test_who_wants_no_shadow_has_none_afterwards(rollout: Canary | Direct) -> None:
+    assert plan.promote(begun(), 2, START, rollout).release.former is None
+
+
+def test_the_first_version_has_nobody_beside_it() -> None:
+    assert plan.begin(Release(loop="made"), 1, ROLLOUT, now=START).release.former is None

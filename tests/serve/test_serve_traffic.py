@@ -221,6 +221,38 @@ def test_what_testers_send_is_no_part_of_a_shadow(served: ServedHome) -> None:
     assert of_arm(frames, "override") == {"1", "2"}
 
 
+def test_the_former_champion_answers_aside_in_a_role_of_its_own(served: ServedHome) -> None:
+    former = {"version": 1, "package": served.versions[1]}
+    served.release(2, former=former)
+    with served.serve() as server, Client(server.port) as client:
+        for n in range(40):
+            assert client.post("/predict", {"x": 0.5, "k": n})[1]["version"] == 2
+        client.post("/predict", {"x": 0.5, "k": 99}, x_everloop_version="2")
+        status, _ = client.post("/predict", {"x": 0.5}, x_everloop_version="1")
+        assert status == 404, "it is asked by nobody"
+        server.wait_for(served.release(2))
+        client.post("/predict", {"x": 0.5, "k": 100})
+        assert server.terminate() == 0
+    frames = served.predictions()
+    assert of_arm(frames, "former") == {str(n) for n in range(40)}
+    assert {frame.version for frame in frames if frame.arm == "former"} == {1}
+    assert of_arm(frames, "champion") == {*(str(n) for n in range(40)), "100"}
+
+
+def test_a_former_champion_that_is_broken_or_reads_otherwise_is_left_out_and_nobody_is_told_of_trouble(
+    served: ServedHome,
+) -> None:
+    served.seal(5, signature_of({"x": "text"}, key=("k",)))
+    for former in ({"version": 5, "package": served.versions[5]}, {"version": 9, "package": "e" * 64}):
+        served.release(2, former=former)
+        with served.serve() as server, Client(server.port) as client:
+            assert client.post("/predict", {"x": 0.5, "k": 1})[1]["version"] == 2
+            told: Any = client.get("/status")[1]
+            assert told["loops"]["made"]["problem"] is None
+            assert server.terminate() == 0
+    assert not of_arm(served.predictions(), "former")
+
+
 def test_a_tester_hears_that_the_version_failed(served: ServedHome) -> None:
     served.release(1, 4, stage="canary", share=0.5)
     with served.serve() as server, Client(server.port) as client:

@@ -236,6 +236,10 @@ def route_start(
         float | None,
         typer.Option(help="Ask the arms in turn: the first whose probability is at least this answers."),
     ] = None,
+    meaning: Annotated[
+        bool,
+        typer.Option("--meaning", help="By what queries are about, as declared; the first arm where none is better."),
+    ] = False,
     home: HomeFolder = DEFAULT_HOME,
     loop: LoopName = None,
     as_json: AsJson = False,
@@ -243,7 +247,8 @@ def route_start(
     """Let what is asked choose who answers, in place of a route before.
 
     With --by another loop's champion decides: `--by difficulty --arm easy=v3 --arm hard=v4`. With --cascade the arms are
-    asked in their order: `--cascade 0.8 --arm cheap=v3 --arm dear=v4`. While it stands nothing is released.
+    asked in their order: `--cascade 0.8 --arm cheap=v3 --arm dear=v4`. With --meaning each class of queries gives the arms
+    weights, moved by what matured labels show. While it stands nothing is released.
     """
     from everloop.cli.kept import opened
     from everloop.cli.show import Usage
@@ -251,10 +256,12 @@ def route_start(
     from everloop.loop.events import Asked
 
     with opened(home, loop) as each:
-        if (by is None) == (cascade is None):
-            raise Usage("Who decides? Write either --by LOOP or --cascade CONFIDENCE.")
+        if (by is not None) + (cascade is not None) + meaning != 1:
+            raise Usage("Who decides? Write one of --by LOOP, --cascade CONFIDENCE and --meaning.")
         arms = _arms_of(arm, shares=False)
-        if by is not None:
+        if meaning:
+            wanted = dividing.by_meaning(each, arms)
+        elif by is not None:
             wanted = dividing.route_by_model(each, by, arms)
         else:
             wanted = dividing.cascade(each, cascade or 0.0, arms)
@@ -269,6 +276,38 @@ def route_stop(home: HomeFolder = DEFAULT_HOME, loop: LoopName = None, as_json: 
 
     with opened(home, loop) as each:
         _tell_route(each, _ask(each, Asked(action="unroute")), as_json)
+
+
+@route.command("show", short_help="What queries are about, and who answers them.")
+def route_show(home: HomeFolder = DEFAULT_HOME, loop: LoopName = None, as_json: AsJson = False) -> None:
+    """The classes of the declared meaning: their share of the queries now and before, and by a route the weights.
+
+    Each loss is the mean of the labelled rows since the route began.
+    """
+    from everloop.cli.kept import opened
+    from everloop.cli.show import emit, table
+    from everloop.loop.meaning import report
+    from everloop.loop.turn import plain
+    from everloop.store.ledger import releases
+
+    with opened(home, loop) as each:
+        with each.ledger.read() as connection:
+            release = releases.get(connection, each.name)
+        found = report(each, release, each.clock.now())
+
+        def people(console: Any) -> None:
+            console.print(f"{each.name}: {found.words}", markup=False)
+            rows = []
+            for one in found.classes:
+                before = "–" if one.before is None else f"{one.before:.1%}"
+                weights = ", ".join(f"{name} {weight:.0%}" for name, weight in one.weights.items()) or "–"
+                losses = (
+                    ", ".join("–" if loss is None else f"{name} {loss:.4g}" for name, loss in one.losses.items()) or "–"
+                )
+                rows.append((one.name or "(none)", f"{one.recent:.1%}", before, weights, losses, one.because or "–"))
+            table(console, ("class", "last 7 days", "28 before", "weights", found.loss, "so far"), rows)
+
+        emit(plain(found), as_json, people)
 
 
 def _arms_of(texts: list[str] | None, *, shares: bool) -> list[AskedArm]:

@@ -103,7 +103,9 @@ def serving(release: Release) -> str:
         text = f"experiment {release.experiment} divides the traffic; version {release.champion} is champion"
     elif release.route is not None:
         decides = f"version {release.route.by_version} of {release.route.by}"
-        if release.route.threshold is not None:
+        if release.route.weights is not None:
+            decides = "meaning"
+        elif release.route.threshold is not None:
             decides = f"confidence {release.route.threshold:g}"
         arms = ", ".join(f"{each.name} v{each.version}" for each in release.route.arms)
         text = f"{decides} decides who answers ({arms}); version {release.champion} is champion"
@@ -146,7 +148,7 @@ def versions(home: Path, *, loop: str | None, as_json: bool) -> None:
                 console.print(f"    trigger: {v.trigger}", markup=False)
                 console.print(f"    gate: {v.verdict.because}", markup=False)
                 if v.number in gained:
-                    console.print(f"    live: {gain_in_words(v, gained[v.number])}", markup=False)
+                    console.print(f"    live: {gain_in_words(gained[v.number])}", markup=False)
             if unpaid is not None:
                 console.print(unpaid, markup=False)
 

@@ -37,6 +37,10 @@ class Account:
     periods: list[Period] = field(default_factory=list)
     decisions: list[Decision] = field(default_factory=list)
     versions: list[Version] = field(default_factory=list)
+    worth: dict[int, str] = field(default_factory=dict)
+    """Version → what it gained on live rows beside what was predicted, in words."""
+    unpaid: str | None = None
+    """Said where retraining has not paid."""
     marks: list[tuple[datetime, str]] = field(default_factory=list)
     """What is known to have happened (a simulation's or an injection's truth), for the plots."""
     predictions: int = 0
@@ -65,6 +69,7 @@ class Account:
             "from": self.started.isoformat(),
             "to": self.ended.isoformat() if self.ended else None,
             "versions": len(self.versions),
+            "retraining": self.unpaid,
             "actions": {name: self.count(name) for name in sorted({each.action for each in self.decisions})},
             "champion": self.periods[-1].champion if self.periods else None,
             "alarms": sum("drift" in each.because for each in self.decisions if each.action == "turn started"),

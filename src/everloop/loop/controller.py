@@ -34,6 +34,7 @@ from everloop.loop.events import (
     TurnEnded,
 )
 from everloop.loop.installation import Installation
+from everloop.loop.meaning import reweighed
 from everloop.loop.publish import publish
 from everloop.loop.signals import Found, Watcher
 from everloop.loop.turn import Turn, plain, restored
@@ -137,7 +138,7 @@ class Controller:
         judgement = None
         if state.release.challenger is not None and found.seen.evidence is not None:
             judgement = judge(state.rollout, found.seen.evidence, release=state.release, now=now)
-        event = Looked(fired=found.fired, judgement=judgement)
+        event = Looked(fired=found.fired, judgement=judgement, weights=reweighed(self.installation, state.release))
         commands = self._decide(event, now, found=found, judged=state.release.revision)
         return Look(batches=taken, seen=found.seen, commands=commands)
 
@@ -185,7 +186,7 @@ class Controller:
                 self._watcher.keep(connection, found)
             state = self._state(connection)
             if isinstance(event, Looked) and state.release.revision != judged:
-                event = replace(event, judgement=None)
+                event = replace(event, judgement=None, weights=None)
             commands = decide(state, event, now)
             done = self._perform(connection, commands)
         self._told.extend(done)

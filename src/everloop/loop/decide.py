@@ -42,6 +42,14 @@ def _looked(state: State, event: Looked, now: datetime) -> tuple[Command, ...]:
         if change is not None:
             commands.append(ChangeRelease(change=change, version=release.challenger))
             release = change.release
+    if event.weights is not None and not release.paused:
+        wanted_weights = event.weights
+        change = divide.reweigh(release, wanted_weights.route, wanted_weights.because, wanted_weights.evidence, now)
+        commands.append(ChangeRelease(change=change, version=release.champion))
+        release = change.release
+    if (ended := plan.relieve(release, now)) is not None:
+        commands.append(ChangeRelease(change=ended, version=release.champion))
+        release = ended.release
     wanted = event.fired or state.waiting
     if wanted is None:
         return tuple(commands)
@@ -124,7 +132,7 @@ def _asked(state: State, event: Asked, now: datetime) -> tuple[Command, ...]:
                 Note(action="kept", because=f"{fired.because}; waits: {hindrance}"),
             )
         case "promote":
-            change = plan.promote(state.release, event.version, now)
+            change = plan.promote(state.release, event.version, now, state.rollout)
         case "rollback":
             change = plan.rollback(state.release, now)
         case "pause":

@@ -18,6 +18,7 @@ from everloop.errors import NotFound, ReleaseError, ServeError
 from everloop.loop.installation import Installation
 from everloop.records import Experiment, ExperimentArm, Route, RouteArm, Signature
 from everloop.release.divide import MOST_ARMS, RESERVED
+from everloop.release.weigh import OTHERS, weights_of
 from everloop.serve.arms import assign, bounds
 from everloop.serve.live import class_name
 from everloop.serve.rows import layout
@@ -121,6 +122,30 @@ def cascade(installation: Installation, threshold: float, arms: Sequence[AskedAr
     return Route(
         arms=tuple(RouteArm(name=each.name, version=each.version) for each in arms),
         threshold=threshold,
+        started=installation.clock.now(),
+    )
+
+
+def by_meaning(installation: Installation, arms: Sequence[AskedArm]) -> Route:
+    """A route by what queries are about: every class begins with even weights. Raises like the others."""
+    _names(arms, at_least=2)
+    meaning = installation.loop.serve.meaning
+    if meaning is None:
+        raise ReleaseError(
+            f"{installation.name} does not declare what a query is about; write Serve(meaning=el.Meaning(…)) first."
+        )
+    if meaning.least * len(arms) > 1:
+        raise ReleaseError(f"{len(arms)} arms cannot each have at least {meaning.least:g}; lower Meaning.least.")
+    signatures = [_signature(installation, each.version) for each in arms]
+    _together(installation, signatures, None)
+    with installation.ledger.read() as connection:
+        number = releases.get(connection, installation.name).champion
+        package = None if number is None else versions.get(connection, installation.name, number).package
+    return Route(
+        arms=tuple(RouteArm(name=each.name, version=each.version) for each in arms),
+        by_version=number,
+        by_package=package,
+        weights={OTHERS: weights_of(None, len(arms), meaning.least, meaning.most)},
         started=installation.clock.now(),
     )
 

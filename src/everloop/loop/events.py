@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from everloop.loop.meaning import Reweighed
 from everloop.records import Evidence, Experiment, Release, Route, Verdict
 from everloop.release.judge import Judgement
 from everloop.release.plan import Change
@@ -30,6 +31,8 @@ class Looked:
 
     fired: Fired | None = None
     judgement: Judgement | None = None
+    weights: Reweighed | None = None
+    """What a route by meaning is to weigh from now on."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

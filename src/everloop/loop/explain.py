@@ -23,7 +23,7 @@ def prediction(installation: Installation, id: str) -> dict[str, Any]:
             f"The prediction log of {installation.name} has no {id!r}; ids are case-sensitive, keys joined by '|'."
         )
     outcomes = installation.lake.read("outcomes", where=pl.col("id") == id)
-    answered = rows.filter(pl.col("arm") != "shadow")
+    answered = rows.filter(~pl.col("arm").is_in(["shadow", "former"]))
     version = int((answered if len(answered) else rows)["version"][0])
     return {
         "prediction": rows.to_dicts(),

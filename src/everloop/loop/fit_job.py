@@ -35,7 +35,7 @@ from everloop.package.pack import AT_ONCE, decoded
 from everloop.package.predict import Predictor
 from everloop.package.threshold import choose
 from everloop.records import Candidate, ColumnType, InputColumn, Signature, Snapshot, TensorColumn, digest_of, encode
-from everloop.spec.resolve import Resolved
+from everloop.spec.resolve import Resolved, asked_of
 from everloop.spec.retrain import Drift, leaves
 from everloop.spec.rollout import Canary
 from everloop.spec.train import Train
@@ -298,6 +298,7 @@ def carried_of(resolved: Resolved) -> tuple[InputColumn, ...]:
     names = [*source.key, source.event_time_column]
     if isinstance(rollout, Canary) and rollout.unit is not None:
         names.append(rollout.unit)
+    names += [name for _, asked in asked_of(resolved.loop) for name in sorted(asked)]
     chosen = [name for name in dict.fromkeys(names) if name not in resolved.inputs]
     return tuple(
         InputColumn(

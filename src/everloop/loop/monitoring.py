@@ -147,7 +147,7 @@ def _asked(loop: Loop, rule: Rule) -> tuple[str, str, str]:
                 "Version {{ $value }} is released, and no server that is scraped serves it.",
             )
         case alert.Errors():
-            live = f'{model},variant!="shadow"'
+            live = f'{model},variant!~"shadow|former"'
             failed = f"sum(rate(everloop_prediction_failures_total{{{live}}}[{_span(rule.within)}]))"
             asked = f"sum(rate(everloop_predictions_total{{{live}}}[{_span(rule.within)}]))"
             return f"{failed} / {asked} > {rule.above}", "", "{{ $value | humanizePercentage }} of the rows failed."

@@ -21,6 +21,7 @@ MARKS = {
     "rejected": ("✗", "red"),
     "turn failed": ("✗", "red"),
     "kept champion": ("–", "yellow"),
+    "comparison ended": ("…", "dim"),
     "kept": ("…", "dim"),
 }
 BAR = 12

@@ -8,6 +8,8 @@ from typing import Any
 from everloop.loop.installation import Installation
 from everloop.records import Experiment, Release, Route, encode
 from everloop.spec.rollout import Canary
+from everloop.spec.serve import Meaning
+from everloop.spec.tree import to_json
 from everloop.store.files import write_atomically
 from everloop.store.ledger import experiments, releases, versions
 
@@ -26,6 +28,7 @@ def publish(installation: Installation) -> Release:
             return {"version": number, "package": package(number)}
 
         champion, challenger = participant(release.champion), participant(release.challenger)
+        former = participant(release.former)
         experiment = route = None
         if release.experiment is not None:
             experiment = _experiment(experiments.get(connection, installation.name, release.experiment), package)
@@ -45,6 +48,7 @@ def publish(installation: Installation) -> Release:
         "stage": release.stage,
         "champion": champion,
         "challenger": challenger,
+        "former": former,
         "share": release.share,
         "epoch": release.epoch,
         "unit": unit,
@@ -59,9 +63,21 @@ def publish(installation: Installation) -> Release:
         else {"bytes": serve.cache.bytes, "seconds": serve.cache.time_to_live.total_seconds()},
         "experiment": experiment,
         "route": route,
+        "first": None if serve.first is None else to_json(serve.first),
+        "meaning": _meaning(serve.meaning, release, package) if release.champion is not None else None,
     }
     write_atomically(installation.home.release_file(installation.name), encode(content))
     return release
+
+
+def _meaning(meaning: Meaning | None, release: Release, package: Callable[[int], str]) -> dict[str, Any] | None:
+    """Of a route the clusters that it began with: those of another champion have other numbers."""
+    if meaning is None or release.champion is None:
+        return None
+    if not isinstance(meaning.of, str):
+        return {"node": to_json(meaning.of), "first": list(meaning.first)}
+    whose = release.route.by_package if release.route is not None and release.route.weights is not None else None
+    return {"column": meaning.of, "package": whose or package(release.champion), "first": list(meaning.first)}
 
 
 def _experiment(experiment: Experiment, package: Callable[[int], str]) -> dict[str, Any]:
@@ -78,11 +94,16 @@ def _experiment(experiment: Experiment, package: Callable[[int], str]) -> dict[s
 
 
 def _route(route: Route, package: Callable[[int], str]) -> dict[str, Any]:
-    by = None if route.by is None else {"version": route.by_version, "package": route.by_package}
+    by = (
+        None
+        if route.by is None or route.weights is not None
+        else {"version": route.by_version, "package": route.by_package}
+    )
     return {
         "loop": route.by,
         "by": by,
         "threshold": route.threshold,
+        "weights": route.weights,
         # `encode` sorts the names of an object: a cascade's order stands in an array.
         "arms": [{"name": each.name, "version": each.version, "package": package(each.version)} for each in route.arms],
     }

@@ -35,6 +35,7 @@ from everloop.loop.preload import modules
 from everloop.loop.publish import publish
 from everloop.loop.server import ServingProcess
 from everloop.loop.traffic import Answer, Traffic
+from everloop.loop.worth import gains, never_pays, words
 from everloop.measure.metrics import score as measure_score
 from everloop.records import ColumnType, Decision
 from everloop.spec.label import Outcomes
@@ -357,6 +358,11 @@ class Replay:
         account.failed = self._traffic.failed
         with self.installation.ledger.read() as connection:
             account.versions = list(versions.of(connection, self.installation.name))
+        found = gains(self.installation, account.versions)
+        account.worth = {number: words(told) for number, told in found.items()}
+        account.unpaid = never_pays(
+            [d.version for d in account.decisions if d.action == "promoted" and d.version], found
+        )
         pairs = [self._aligned(rows, answers) for rows, answers in self._answers if len(rows)]
         if not pairs:
             return

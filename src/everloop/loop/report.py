@@ -113,10 +113,12 @@ def _versions(account: Account) -> str:
     rows = [
         f'<tr><td>{each.number}</td><td class="when">{each.created_at:%Y-%m-%d %H:%M}</td>'
         f"<td>{html.escape(each.trigger)}</td><td>{each.score:.4f}</td><td>{html.escape(each.verdict.because)}</td>"
-        f"<td><code>{each.package[:12]}</code></td></tr>"
+        f"<td>{html.escape(account.worth.get(each.number, ''))}</td><td><code>{each.package[:12]}</code></td></tr>"
         for each in account.versions
     ]
-    return table(("version", "made", "trigger", html.escape(account.metric), "gate", "package"), rows)
+    said = "" if account.unpaid is None else f'<p class="note">{html.escape(account.unpaid)}</p>'
+    head = ("version", "made", "trigger", html.escape(account.metric), "gate", "on live rows", "package")
+    return said + table(head, rows)
 
 
 def _seconds(account: Account) -> str:

@@ -13,10 +13,10 @@ from dataclasses import replace
 from datetime import datetime
 
 from everloop.errors import ReleaseError
-from everloop.records import Experiment, Release, Route
-from everloop.release.plan import Change
+from everloop.records import Evidence, Experiment, Release, Route
+from everloop.release.plan import Change, alone
 
-RESERVED = frozenset({"champion", "challenger", "shadow", "fallback", "override", "router"})
+RESERVED = frozenset({"champion", "challenger", "shadow", "former", "fallback", "override", "router"})
 """Roles that metrics and the log know: no arm may be called so."""
 MOST_ARMS = 16
 
@@ -54,11 +54,23 @@ def route(release: Release, wanted: Route, now: datetime) -> Change:
     """Choose the version by what is asked, in place of a route before. Raises ReleaseError while something else divides."""
     _free(release, "a route")
     arms = ", ".join(f"{each.name} v{each.version}" for each in wanted.arms)
-    if wanted.threshold is not None:
+    if wanted.weights is not None:
+        because = f"meaning decides who answers, by weights: {arms}"
+    elif wanted.threshold is not None:
         because = f"a cascade answers at confidence {wanted.threshold:g}: {arms}"
     else:
         because = f"version {wanted.by_version} of {wanted.by} decides who answers: {arms}"
     return Change(release=_moved(replace(release, route=wanted), now), action="routed", because=because)
+
+
+def reweigh(release: Release, wanted: Route, because: str, evidence: tuple[Evidence, ...], now: datetime) -> Change:
+    """The same route by meaning with other weights. Raises ReleaseError when it is not in force any more."""
+    present = release.route
+    if present is None or present.weights is None or replace(wanted, weights=present.weights) != present:
+        raise ReleaseError(f"{release.loop} is routed otherwise than by these weights; there is nothing to move.")
+    return Change(
+        release=_moved(replace(release, route=wanted), now), action="weights moved", because=because, evidence=evidence
+    )
 
 
 def unroute(release: Release, now: datetime) -> Change:
@@ -88,5 +100,5 @@ def _free(release: Release, what: str) -> None:
 
 
 def _moved(release: Release, now: datetime) -> Release:
-    """A new epoch: who takes part has changed."""
-    return replace(release, revision=release.revision + 1, epoch=release.epoch + 1, since=now)
+    """A new epoch: who takes part has changed, and the champion of before goes."""
+    return replace(alone(release), revision=release.revision + 1, epoch=release.epoch + 1, since=now)

@@ -11,6 +11,8 @@ The rule for each step, and why it keeps the promises of the judge:
   `minimum` has passed there; or at the end of `longest` as `then` says, recorded as "no sign of harm", never "proved".
 - Where `then` is "rollback", nothing goes on unshown: the end of a stage's time is the end of the release.
 - **Pause** keeps the share and takes no decision; its time counts for none of the limits. Commands work all the same.
+- **The champion of before** stays in shadow for `former` after a promotion, so that what it gained can be seen; it decides
+  nothing, waits for nobody and ends with its time or as soon as anything else begins.
 """
 
 from dataclasses import dataclass, replace
@@ -24,8 +26,8 @@ from everloop.spec.rollout import Canary, Direct
 
 Start = Literal["shadow", "direct"]
 Action = Literal[
-    "released", "shadow", "canary", "promoted", "rolled back", "paused", "resumed",
-    "experiment started", "experiment stopped", "routed", "unrouted",
+    "released", "shadow", "canary", "promoted", "rolled back", "paused", "resumed", "comparison ended",
+    "experiment started", "experiment stopped", "routed", "unrouted", "weights moved",
 ]  # fmt: skip
 
 SHADOW_PART = 0.5
@@ -64,7 +66,7 @@ def begin(
         return _crown(release, challenger, now, "the first version: nothing serves yet", (), action="released")
     if to == "direct" or isinstance(rollout, Direct):
         return _crown(release, challenger, now, "released at once, without shadow or canary", (), action="released")
-    started = replace(release, challenger=challenger, started=now, paused_seconds=0.0)
+    started = replace(alone(release), challenger=challenger, started=now, paused_seconds=0.0)
     if rollout.shadow:
         return Change(
             release=_moved(started, now, stage="shadow", share=0.0),
@@ -89,7 +91,7 @@ def advance(release: Release, rollout: Canary | Direct, judgement: Judgement, *,
         because = _ended(rollout, judgement, "ends")
         if judgement.frozen or rollout.then == "rollback":
             return _back(release, now, because, judgement.evidence)
-        return _crown_challenger(release, now, because, judgement.evidence)
+        return _crown_challenger(release, rollout, now, because, judgement.evidence)
     if judgement.frozen:
         return None
     if proven:
@@ -119,8 +121,27 @@ def divided(release: Release) -> str | None:
     return "a route divides the traffic" if release.route is not None else None
 
 
-def promote(release: Release, version: int | None, now: datetime) -> Change:
-    """Make a version champion by command: the challenger, or any version named. Raises ReleaseError if neither."""
+def relieve(release: Release, now: datetime) -> Change | None:
+    """Let the champion of before go once its time is over; None while it is not, or while paused."""
+    if release.former is None or release.paused or (release.former_until is not None and now < release.former_until):
+        return None
+    return Change(
+        release=replace(alone(release), revision=release.revision + 1),
+        action="comparison ended",
+        because=f"version {release.former} has answered beside version {release.champion} for as long as was declared",
+    )
+
+
+def alone(release: Release) -> Release:
+    """Without the champion of before in shadow: something else begins."""
+    return replace(release, former=None, former_until=None)
+
+
+def promote(release: Release, version: int | None, now: datetime, rollout: Canary | Direct | None = None) -> Change:
+    """Make a version champion by command: the challenger, or any version named. Raises ReleaseError if neither.
+
+    ``rollout`` says whether the champion of before stays in shadow; None: it does not.
+    """
     chosen = release.challenger if version is None else version
     if chosen is None:
         raise ReleaseError(f"{release.loop} has no challenger; name the version to promote.")
@@ -130,7 +151,7 @@ def promote(release: Release, version: int | None, now: datetime) -> Change:
     if release.challenger not in (None, chosen):
         because += f"; the release of version {release.challenger} ends with it"
     because += _ending(release)
-    return _crown(release, chosen, now, because, ())
+    return _crown(release, chosen, now, because, (), stays=_stays(rollout))
 
 
 def rollback(release: Release, now: datetime) -> Change:
@@ -229,7 +250,7 @@ def _elapsed(release: Release, now: datetime) -> timedelta:
 def _raise(release: Release, rollout: Canary, now: datetime, because: str, evidence: tuple[Evidence, ...]) -> Change:
     higher = [share for share in rollout.shares if share > release.share + 1e-9]
     if not higher:
-        return _crown_challenger(release, now, because, evidence)
+        return _crown_challenger(release, rollout, now, because, evidence)
     return Change(
         release=_moved(release, now, stage="canary", share=higher[0]),
         action="canary",
@@ -238,9 +259,16 @@ def _raise(release: Release, rollout: Canary, now: datetime, because: str, evide
     )
 
 
-def _crown_challenger(release: Release, now: datetime, because: str, evidence: tuple[Evidence, ...]) -> Change:
+def _crown_challenger(
+    release: Release, rollout: Canary, now: datetime, because: str, evidence: tuple[Evidence, ...]
+) -> Change:
     assert release.challenger is not None
-    return _crown(release, release.challenger, now, because, evidence)
+    return _crown(release, release.challenger, now, because, evidence, stays=_stays(rollout))
+
+
+def _stays(rollout: Canary | Direct | None) -> timedelta:
+    """Who has no challenger in shadow wants no champion there either."""
+    return rollout.former if isinstance(rollout, Canary) and rollout.shadow else timedelta(0)
 
 
 def _crown(
@@ -251,12 +279,16 @@ def _crown(
     evidence: tuple[Evidence, ...],
     *,
     action: Action = "promoted",
+    stays: timedelta = timedelta(0),
 ) -> Change:
+    former = release.champion if stays > timedelta(0) else None
     crowned = replace(
         release,
         champion=version,
         challenger=None,
         previous=release.champion,
+        former=former,
+        former_until=None if former is None else now + stays,
         started=None,
         paused_seconds=0.0,
         experiment=None,

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from everloop.errors import NotFound, PackageTampered, ServeError
-from everloop.serve import releases, traffic
+from everloop.serve import meaning, releases, traffic
 from everloop.serve.ahead import Ahead
 from everloop.serve.cache import Cache
 from everloop.serve.cores import cores
@@ -19,7 +19,9 @@ from everloop.serve.loading import Allowance, Loader
 from everloop.serve.model import ALLOWANCE, Model
 from everloop.serve.models import Models
 from everloop.serve.releases import ReleaseFile, Served
+from everloop.serve.rows import layout
 from everloop.store.home import Home
+from everloop.store.packages import folder_of, open_package, trusted_keys
 
 RETRY_SECONDS = 5.0
 LONGEST_RETRY_SECONDS = 600.0
@@ -191,12 +193,15 @@ class Follower:
         except Exception as error:
             problem, refused = str(error), _kind(error)
         cache = self._cache(release)
+        former = self._former(release)
         try:
-            live = traffic.live_of(release, champion, challenger, besides, cache)
+            live = traffic.live_of(release, champion, challenger, besides, cache, former)
         except Exception as error:
             problem, refused = str(error), _kind(error)
             live = traffic.live_of(release, champion, None, None, cache)
-        models = (champion, *([challenger] if challenger is not None else []), *besides.values())
+        for said in meaning.ask(live, self._profile):
+            say("not asked", loop=self.loop, because=said)
+        models = (champion, *(each for each in (challenger, former) if each is not None), *besides.values())
         return Found(release=release, live=live, accepted=True, problem=problem, refused=refused, models=models)
 
     def _apply(self, found: Found) -> None:
@@ -217,7 +222,7 @@ class Follower:
         self.models.hold(self.loop, found.models)
         self.cache = found.live.cache if found.live is not None else None
         if self.cache is not None:
-            served = (found.release.champion, found.release.challenger)
+            served = (found.release.champion, found.release.challenger, found.release.former)
             besides = {package for package, _ in traffic.besides(found.release)}
             self.cache.retain(besides | {each.package for each in served if each is not None})
         self._switch(found.live)
@@ -243,6 +248,25 @@ class Follower:
             return present
         return Cache(limit, release.cache.seconds)
 
+    def _former(self, release: ReleaseFile) -> Model | None:
+        """The champion of before, if it can answer beside this one; nobody waits for it, so that it may as well not."""
+        if release.former is None or release.challenger is not None or traffic.besides(release):
+            return None
+        assert release.champion is not None
+        try:
+            former = self._model(release.former.package, self.loop)
+            champion = self._model(release.champion.package, self.loop)
+            layout([champion.signature, former.signature], release.unit)
+        except Exception as error:
+            say("the champion of before is left out", loop=self.loop, because=str(error))
+            return None
+        return former
+
+    def _profile(self, package: str) -> bytes:
+        """What the rows of a package looked like. Raises PackageTampered or NotFound."""
+        opened = open_package(folder_of(self._home.packages, package), trusted_keys(self._home.keys))
+        return opened.files.get("profile.json", b"{}")
+
     def _model(self, package: str, owner: str) -> Model:
         return self.models.get(package, owner=owner, loop=self.loop, threads=self._threads, ahead=self._ahead)
 
@@ -251,7 +275,7 @@ def packages_of(release: ReleaseFile) -> set[str]:
     """All that a release needs in memory."""
     if release.champion is None:
         return set()
-    named = {each.package for each in (release.champion, release.challenger) if each is not None}
+    named = {each.package for each in (release.champion, release.challenger, release.former) if each is not None}
     return named | {package for package, _ in traffic.besides(release)}
 
 

@@ -176,8 +176,8 @@ class Live:
     """A release as it is served. A new release makes a new one; requests keep the one they were read for."""
 
     __slots__ = (
-        "_pinned", "budget", "cache", "challenger", "champion", "cost", "described", "reader", "recalls", "release",
-        "shadows", "way",
+        "_pinned", "budget", "cache", "challenger", "champion", "cost", "described", "first", "meaning", "reader", "recalls",
+        "release", "shadow", "shadows", "way",
     )  # fmt: skip
 
     def __init__(
@@ -188,10 +188,11 @@ class Live:
         cache: Cache | None = None,
         *,
         besides: Sequence[Model] = (),
+        former: Model | None = None,
     ) -> None:
         """``besides``: the models of an experiment or a route. Raises ServeError when they cannot be live together."""
         assert release.champion is not None
-        signatures = [each.signature for each in (champion, challenger, *besides) if each is not None]
+        signatures = [each.signature for each in (champion, challenger, *besides, former) if each is not None]
         self.release = release
         self.reader = Reader(signatures, release.experiment.unit if besides and release.experiment else release.unit)
         self.champion = Arm(release.champion, champion, self.reader.columns, cache)
@@ -200,11 +201,21 @@ class Live:
             if challenger and release.challenger
             else None
         )
-        self.shadows = self.challenger is not None and release.stage == "shadow"
+        self.shadow: tuple[Arm, str] | None = None
+        """Who answers what the champion has answered, when nothing waits, and in which role: for the watch alone."""
+        if self.challenger is not None:
+            self.shadow = (self.challenger, "shadow") if release.stage == "shadow" else None
+        elif former is not None and release.former is not None:
+            self.shadow = Arm(release.former, former, self.reader.columns, cache), "former"
+        self.shadows = self.shadow is not None
         self.way: Way | None = None
         """None: the champion answers everything."""
         self.cost = champion.cost
         """What a batch costs is judged by the champion's runs; the batcher learns how much more it is."""
+        self.first: Callable[[Sequence[Row]], bool] | None = None
+        """Whether a request goes before others (`everloop.serve.meaning`); None: nobody does."""
+        self.meaning: Callable[[Sequence[Row]], list[str]] | None = None
+        """What each row is about."""
         self.budget = (release.p99_ms or 0.0) / 1e3
         """Seconds within which an answer is of use unless the request says so itself; 0: for ever."""
         self.cache = cache

@@ -36,7 +36,7 @@ LONGEST = 2**31 - 1
 class Note:
     """One arm's rows of one batch. ``at`` in microseconds, ``latency`` in seconds."""
 
-    __slots__ = ("at", "ids", "latency", "part", "release", "size", "units")
+    __slots__ = ("at", "ids", "latency", "meanings", "part", "release", "size", "units")
 
     def __init__(
         self,
@@ -46,6 +46,7 @@ class Note:
         at: Sequence[int],
         latency: Sequence[float],
         units: list[str],
+        meanings: list[str],
     ) -> None:
         self.release = release
         self.part = part
@@ -53,6 +54,7 @@ class Note:
         self.at = at
         self.latency = latency
         self.units = units
+        self.meanings = meanings
         self.size = len(ids) * ROW_BYTES + sum(array.nbytes for array in part.packed.values())
 
     def goes_with(self, other: "Note") -> bool:
@@ -82,9 +84,10 @@ class PredictionLog:
         at: Sequence[int],
         latency: Sequence[float],
         units: list[str],
+        meanings: list[str],
     ) -> None:
         """One arm's rows of one batch, answered or failed. ``at`` in microseconds, ``latency`` in seconds."""
-        note = Note(release, part, ids, at, latency, units)
+        note = Note(release, part, ids, at, latency, units, meanings)
         with self._guard:
             self._notes.append(note)
             self._bytes += note.size
@@ -173,6 +176,7 @@ def frame(notes: Sequence[Note]) -> segments.PredictionFrame:
         decision=_joined(part.decision for part in parts),
         width=first.arm.model.width,
         units=list(chain.from_iterable(note.units for note in notes)),
+        meanings=list(chain.from_iterable(note.meanings for note in notes)),
         experiment=first.arm.experiment,
         variant=first.arm.variant,
         certainty=_joined(part.certainty for part in parts),

@@ -6,6 +6,7 @@ import time
 from collections.abc import Sequence
 from itertools import count
 from random import Random
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,17 +22,19 @@ from everloop.serve.log import PredictionLog
 from everloop.serve.metrics import ROWS, Histogram
 from everloop.serve.rows import REQUEST_ROWS, Row, too_many
 from everloop.serve.traffic import gathered, picked
-from everloop.serve.urgency import GONE, NEVER
+from everloop.serve.urgency import GONE, HIGH, NEVER, NORMAL, prefer
 
 ALONE = 1.5
 """A request is given at least so many times what it takes by itself, whatever the release promises."""
 MOST_PIECES = 1000
+FORMER_ROWS = 2_000
+"""More rows than these do not wait for the champion of before, on which nothing depends; a part of them tells as much."""
 RECALLED_ROWS = 256
 """Larger requests are not looked up before they are batched: that would hold up everybody else."""
 
 
 class Batch:
-    __slots__ = ("at", "began", "broken", "ids", "jobs", "live", "parts", "ran", "rows", "shadow", "units")
+    __slots__ = ("at", "began", "broken", "ids", "jobs", "live", "meanings", "parts", "ran", "rows", "shadow", "units")
 
     def __init__(self, live: Live, jobs: list[PredictionJob], ids: list[str], rows: list[Row], at: list[int]) -> None:
         self.live = live
@@ -41,6 +44,7 @@ class Batch:
         self.at = at
         self.began = time.perf_counter()
         self.units: list[str] = []
+        self.meanings: list[str] = []
         self.parts: list[Part] = []
         self.shadow = False
         self.ran: tuple[float, float] | None = None
@@ -101,6 +105,9 @@ class Predictor:
         self.asked = job.exchange.arrived
         if live.recalls and 0 < size <= RECALLED_ROWS and self._recall(job):
             return
+        if live.first is not None and job.exchange.priority == NORMAL and live.first(job.rows):
+            urgent: Any = job.exchange
+            prefer(urgent, HIGH)
         if live.budget and job.at is None:  # a replay waits as long as it takes
             exchange = job.exchange
             if exchange.deadline == NEVER:
@@ -162,7 +169,8 @@ class Predictor:
                 decisions = [decision for _, _, _, decision, _ in ours if decision is not None]
                 part.decision = np.concatenate(decisions) if decisions else None
                 latency = [seconds for job, *_, seconds in ours for _ in job.rows]
-                self.log.add(live.release, part, batch.ids, batch.at, latency, batch.units)
+                meanings = live.meaning(batch.rows) if live.meaning is not None else []
+                self.log.add(live.release, part, batch.ids, batch.at, latency, batch.units, meanings)
             if live.shadows:
                 self._defer_shadow(batch)
 
@@ -203,6 +211,8 @@ class Predictor:
         live = batch.live
         if live.reader.has_unit:
             batch.units = [live.reader.unit(row) or "" for row in batch.rows]
+        if live.meaning is not None:
+            batch.meanings = live.meaning(batch.rows)
         if live.way is None:
             batch.parts.append(Part(live.champion, "champion", batch.rows, None))
         else:
@@ -225,8 +235,8 @@ class Predictor:
             batch.ran = began, time.perf_counter()
 
     def _execute(self, batch: Batch) -> None:
-        if batch.shadow and batch.live.challenger is not None:
-            batch.parts = [Part(batch.live.challenger, "shadow", batch.rows, None)]
+        if batch.shadow and batch.live.shadow is not None:
+            batch.parts = [Part(*batch.live.shadow, batch.rows, None)]
         way = batch.live.way
         if way is not None and not batch.shadow:
             way.execute(batch)
@@ -261,6 +271,7 @@ class Predictor:
                     picked(batch.at, part.places),
                     picked(latency, part.places),
                     picked(batch.units, part.places) if batch.units else [],
+                    picked(batch.meanings, part.places) if batch.meanings else [],
                 )
         if batch.live.shadows and not batch.shadow:
             self._defer_shadow(batch)
@@ -325,10 +336,12 @@ class Predictor:
             job.exchange.refuse(500, "The server could not put these rows together; its log says more.")
 
     def _defer_shadow(self, batch: Batch) -> None:
+        assert batch.live.shadow is not None
+        arm, role = batch.live.shadow
         replay = batch.jobs[0].at is not None
-        cost = (batch.live.challenger or batch.live.champion).model.cost
         deferred = self.batcher.deferred
-        if not replay and (deferred > DEFERRED_ROWS or cost.predict(deferred) > DEFERRED_SECONDS):
+        most = DEFERRED_ROWS if role == "shadow" else FORMER_ROWS
+        if not replay and (deferred > most or arm.model.cost.predict(deferred) > DEFERRED_SECONDS):
             self.shadow_skipped += len(batch.rows)
             return
         shadow = Batch(batch.live, [], batch.ids, batch.rows, batch.at)

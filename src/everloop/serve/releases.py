@@ -3,7 +3,7 @@
 import math
 import os
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 
@@ -54,6 +54,17 @@ class Way(msgspec.Struct, frozen=True):
     package: str
 
 
+class MeaningFile(msgspec.Struct, frozen=True, kw_only=True):
+    """What a query is about (`everloop.spec.serve.Meaning`): an expression of its row, or the cluster of a column."""
+
+    node: dict[str, Any] | None = None
+    column: str | None = None
+    package: str | None = None
+    """Whose clusters are meant."""
+    first: tuple[str, ...] = ()
+    """Classes that go before others."""
+
+
 class RouteFile(msgspec.Struct, frozen=True, kw_only=True):
     """A route in force (`everloop.records.Route`): ``by`` is the package of ``loop`` that decides, or None in a cascade."""
 
@@ -62,6 +73,8 @@ class RouteFile(msgspec.Struct, frozen=True, kw_only=True):
     loop: str | None = None
     by: Served | None = None
     threshold: float | None = None
+    weights: dict[str, tuple[float, ...]] | None = None
+    """By meaning: class → the weight of each arm; "" for every class that is not named."""
 
 
 class ReleaseFile(msgspec.Struct, frozen=True, kw_only=True):
@@ -72,6 +85,8 @@ class ReleaseFile(msgspec.Struct, frozen=True, kw_only=True):
     stage: Literal["empty", "steady", "shadow", "canary"] = "empty"
     champion: Served | None = None
     challenger: Served | None = None
+    former: Served | None = None
+    """The champion of before, which goes on answering in shadow; only while nothing else divides the traffic."""
     share: float = 0.0
     epoch: Count = 0
     unit: str | None = None
@@ -86,6 +101,9 @@ class ReleaseFile(msgspec.Struct, frozen=True, kw_only=True):
     """The name of an outcome that is sent without one."""
     experiment: ExperimentFile | None = None
     route: RouteFile | None = None
+    first: dict[str, Any] | None = None
+    """An expression: requests for which it is true go before others."""
+    meaning: MeaningFile | None = None
 
 
 Mark = tuple[int, int, int]
@@ -121,8 +139,19 @@ def read(path: Path) -> ReleaseFile:
             raise ServeError(
                 f"{path} gives the arms of experiment {experiment.name} the shares {shares}; they add up to 1."
             )
-    if route is not None and (not route.arms or (route.by is None) == (route.threshold is None)):
-        raise ServeError(f"{path} gives a route without arms, or not one of a package and a threshold that decides.")
+    if route is not None:
+        ways = [each is not None for each in (route.by, route.threshold, route.weights)]
+        if not route.arms or sum(ways) != 1:
+            raise ServeError(
+                f"{path} gives a route without arms, or not one of package, threshold and weights that decides."
+            )
+        for weights in (route.weights or {}).values():
+            if len(weights) != len(route.arms) or min(weights) < 0 or not math.isclose(sum(weights), 1.0, abs_tol=1e-9):
+                raise ServeError(f"{path} gives {len(route.arms)} arms the weights {weights}; they add up to 1.")
+        if route.weights is not None and ("" not in route.weights or release.meaning is None):
+            raise ServeError(
+                f"{path} gives a route by meaning without a meaning, or without weights for the other classes."
+            )
     return release
 
 

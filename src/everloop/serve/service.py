@@ -275,6 +275,7 @@ class Service:
             "stage": release.stage if release else "empty",
             "champion": release.champion if release else None,
             "challenger": release.challenger if release else None,
+            "former": release.former if release else None,
             "share": release.share if release else 0.0,
             "epoch": release.epoch if release else 0,
             "experiment": release.experiment if release else None,

@@ -1,15 +1,17 @@
 """Which arm answers which rows of a batch when more than the champion may. Knows nothing of HTTP, logs or files.
 
-Four ways (`everloop.serve.live.Way`), one at a time; where there is none the champion answers and none of this runs:
+Five ways (`everloop.serve.live.Way`), one at a time; where there is none the champion answers and none of this runs:
 
 - a canary: each row drawn at random with the logged share, or by the keyed hash of its unit;
 - an experiment: each row by the keyed hash of its unit or id, so that the arm can be computed again (`arms.assign`);
 - a route by a small model: its decision names the arm;
-- a cascade: the arms in turn, until one is sure enough.
+- a cascade: the arms in turn, until one is sure enough;
+- a route by meaning: drawn by the weights of the query's class.
 
 A row on which its arm fails is answered by the champion (role "fallback"); the failure stays on the arm's account.
 """
 
+from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -229,6 +231,44 @@ class Cascade:
         answer_instead(batch, part, self._instead[self._arms[-1].variant])
 
 
+class ByMeaning:
+    """Each row's arm is drawn by the weights of its class; the weight is logged as its certainty."""
+
+    def __init__(self, live: Live, route: RouteFile, models: Mapping[str, Model]) -> None:
+        assert route.weights is not None
+        columns = live.reader.columns
+        self._arms = [
+            Named(Served(each.version, each.package), models[each.package], columns, each.name, cache=live.cache)
+            for each in route.arms
+        ]
+        self.named: Mapping[str, Arm] = {arm.variant: arm for arm in self._arms}
+        self._instead = {arm.variant: arm.instead(live) for arm in self._arms}
+        self._weights = route.weights
+        self._ends = {name: bounds(weights) for name, weights in route.weights.items()}
+
+    def prepare(self, batch: Any, random: Random) -> None:
+        ends, weights = self._ends, self._weights
+        meanings = batch.meanings or [""] * len(batch.rows)
+        places: list[list[int]] = [[] for _ in self._arms]
+        certain: list[list[float]] = [[] for _ in self._arms]
+        for place, meaning in enumerate(meanings):
+            known = meaning if meaning in ends else ""
+            chosen = bisect_right(ends[known], random())
+            places[chosen].append(place)
+            certain[chosen].append(weights[known][chosen])
+        for arm, ours, sure in zip(self._arms, places, certain, strict=True):
+            if ours:
+                batch.parts.append(RoutedPart(arm, "route", picked(batch.rows, ours), ours, np.array(sure)))
+
+    def seconds(self, rows: int) -> float:
+        return max(arm.model.cost.predict(rows) for arm in self._arms)
+
+    def execute(self, batch: Any) -> None:
+        for part in list(batch.parts):
+            part.run(picked(batch.ids, part.places))
+            answer_instead(batch, part, self._instead[part.arm.variant])
+
+
 def _run(batch: Any, arm: Arm, role: str, places: list[int], certainty: NDArray[np.float64] | None) -> RoutedPart:
     part = RoutedPart(arm, role, picked(batch.rows, places), places, certainty)
     part.run(picked(batch.ids, places))
@@ -259,6 +299,7 @@ def live_of(
     challenger: Model | None,
     besides: Mapping[str, Model] | None = None,
     cache: Cache | None = None,
+    former: Model | None = None,
 ) -> Live:
     """A release as it is served, with the way in which its rows come to their arms.
 
@@ -266,14 +307,18 @@ def live_of(
     when they cannot be live together.
     """
     models = besides or {}
-    live = Live(release, champion, challenger, cache, besides=list(models.values()))
+    live = Live(release, champion, challenger, cache, besides=list(models.values()), former=former)
     if live.challenger is not None and release.stage == "canary" and release.share > 0:
         live.divide(Canary(live, live.challenger))
     elif release.experiment is not None and models:
         live.divide(Split(live, release.experiment, models))
     elif release.route is not None and models:
-        by_model = release.route.by is not None
-        live.divide(ModelRoute(live, release.route, models) if by_model else Cascade(live, release.route, models))
+        if release.route.weights is not None:
+            live.divide(ByMeaning(live, release.route, models))
+        elif release.route.by is not None:
+            live.divide(ModelRoute(live, release.route, models))
+        else:
+            live.divide(Cascade(live, release.route, models))
     return live
 
 

@@ -314,11 +314,16 @@ def _rollout(loop: Loop) -> str:
     unit = ""
     if rollout.unit is not None:
         unit = f" Requests with the same {rollout.unit} stay on one side, {'always' if rollout.sticky == 'always' else 'for an hour'}."
+    former = ""
+    if rollout.shadow and rollout.former > timedelta(0):
+        former = (
+            f" For {_span(rollout.former)} after it the champion of before answers unseen, so that the gain is seen."
+        )
     return (
         f"Let a version that passed {shadow}{shares} of the traffic, then all of it{_default(loop, 'rollout')}. "
         f"Guards: {_guards(rollout.guards)}. It is turned back as soon as harm is shown (by mistake in at most "
         f"{rollout.alpha * 100:.3g} % of releases), goes on after {_span(rollout.minimum)} and {rollout.minimum_requests:,} "
-        f"requests at the earliest, and if nothing is settled after {_span(rollout.longest)}, {ends}.{unit}{_overrun(loop)}"
+        f"requests at the earliest, and if nothing is settled after {_span(rollout.longest)}, {ends}.{unit}{former}{_overrun(loop)}"
     )
 
 

@@ -76,6 +76,7 @@ def resolve(loop: Loop, schema: Mapping[str, ColumnType], facts: LabelFacts | No
     _weights(loop, schema, found.classes)
     used = set(features.inputs)
     _watchable(loop, schema, used)
+    _askable(loop, schema, used)
     images = images_of(features)
     return Resolved(
         loop=loop,
@@ -106,11 +107,24 @@ def _columns_exist(loop: Loop, schema: Mapping[str, ColumnType]) -> None:
     wanted += [("gate.slices", name) for name in (loop.gate.slices if loop.gate is not None else ())]
     if isinstance(loop.rollout, Canary) and loop.rollout.unit is not None:
         wanted.append(("rollout.unit", loop.rollout.unit))
+    wanted += [(where, name) for where, names in asked_of(loop) for name in sorted(names)]
     for where, name in wanted:
         if name not in schema:
             raise SpecError(
                 f"{where} names the column {name!r}, which the source does not have; {_instead(name, schema)}"
             )
+
+
+def asked_of(loop: Loop) -> list[tuple[str, frozenset[str]]]:
+    """What is asked of a request before it waits, and of which of its columns."""
+    found: list[tuple[str, frozenset[str]]] = []
+    if loop.serve.first is not None:
+        found.append(("serve.first", inputs_of(loop.serve.first)))
+    meaning = loop.serve.meaning
+    if meaning is not None:
+        columns = frozenset({meaning.of}) if isinstance(meaning.of, str) else inputs_of(meaning.of)
+        found.append(("serve.meaning", columns))
+    return found
 
 
 def _instead(name: str, schema: Mapping[str, ColumnType]) -> str:
@@ -237,6 +251,36 @@ def _weights(loop: Loop, schema: Mapping[str, ColumnType], classes: tuple[Value,
             strange = [key for key in each.weight if key not in classes]
             if strange:
                 raise SpecError(f"Train.weight names the class {strange[0]!r}; write those of {classes}.")
+
+
+def _askable(loop: Loop, schema: Mapping[str, ColumnType], used: set[str]) -> None:
+    """Who goes first, and what a query is about, is asked of what requests bring."""
+    for where, names in asked_of(loop):
+        late = sorted(names & {loop.label.column, *loop.source.after})
+        if late:
+            raise SpecError(
+                f"{where} reads {', '.join(late)}, which is known only after the event; name what requests bring."
+            )
+    first, meaning = loop.serve.first, loop.serve.meaning
+    if first is not None and (kind := _typed("serve.first", first, schema)) != "boolean":
+        raise SpecError(f"serve.first gives {kind}; write a comparison, which gives true or false.")
+    if meaning is None:
+        return
+    if isinstance(meaning.of, str):
+        if meaning.of not in used:
+            raise SpecError(
+                f"serve.meaning names {meaning.of!r}, which no feature reads, so that no clusters are learned of it; "
+                f"name one of {', '.join(sorted(used))}, or write a function of the row."
+            )
+    elif (kind := _typed("serve.meaning", meaning.of, schema)) not in ("text", "boolean", "integer"):
+        raise SpecError(f"serve.meaning gives {kind}, which names no classes; give text, true or false, or integers.")
+
+
+def _typed(where: str, node: Node, schema: Mapping[str, ColumnType]) -> FeatureType:
+    try:
+        return infer(node, schema)
+    except SpecError as error:
+        raise SpecError(f"{where}: {error}") from None
 
 
 def _watchable(loop: Loop, schema: Mapping[str, ColumnType], used: set[str]) -> None:

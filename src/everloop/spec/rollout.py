@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from itertools import pairwise
 from typing import TYPE_CHECKING, Literal
@@ -27,6 +27,8 @@ class Canary:
     ``alpha``: how often an equal version may be turned back. ``promote_alpha``: how often one at the margin may pass.
     ``unit``: a column whose callers stay on one side (and are what is counted), anew each hour or always. ``longest``:
     then it ends as ``then`` says, with the record "no sign of harm". ``minimum`` and ``minimum_requests``: not sooner.
+    ``former``: so long after a promotion the champion of before goes on answering in shadow, so that what the release
+    gained can be seen; it ends sooner when the next release begins.
     """
 
     shares: tuple[float, ...] = (0.1, 0.5)
@@ -40,6 +42,7 @@ class Canary:
     then: Literal["promote", "rollback"] = "promote"
     minimum: timedelta = timedelta(days=1)
     minimum_requests: int = 200
+    former: timedelta = field(default=timedelta(days=7), metadata={"omitted": "default"})
 
     if TYPE_CHECKING:  # the short forms that people write
 
@@ -57,6 +60,7 @@ class Canary:
             then: Literal["promote", "rollback"] = "promote",
             minimum: timedelta = timedelta(days=1),
             minimum_requests: int = 200,
+            former: timedelta = timedelta(days=7),
         ) -> None: ...
 
     def __post_init__(self) -> None:
@@ -72,6 +76,8 @@ class Canary:
         positive(self.longest, "Canary.longest", example="timedelta(days=14)")
         if self.minimum < timedelta(0) or self.minimum > self.longest:
             raise SpecError(f"Canary.minimum is {self.minimum}; write between 0 and longest, which is {self.longest}.")
+        if self.former < timedelta(0):
+            raise SpecError(f"Canary.former is {self.former}; write 0 or more, for example timedelta(days=7).")
         if self.minimum_requests < 1:
             raise SpecError(f"Canary.minimum_requests is {self.minimum_requests}; write at least 1.")
 

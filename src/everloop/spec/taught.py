@@ -17,7 +17,6 @@ Kind = TypeVar("Kind")
 LATER = {
     "joins": "joining other tables is not built yet; join them in your source, as they were known at the event",
     "experiment": "an experiment is no part of a declaration; start one between versions with `everloop experiment start`",
-    "first": "serving high value first is not built yet; leave it out",
 }
 """Fields of the design that are to come."""
 

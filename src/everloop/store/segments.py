@@ -62,12 +62,15 @@ class PredictionFrame(msgspec.Struct, frozen=True, kw_only=True, gc=False, tag="
     width: int = 1
     units: list[str] = []
     """The declared unit of each row, when the rollout or the experiment names one: what is counted instead of requests."""
+    meanings: list[str] = []
+    """What each row is about, where the declaration asks; empty where it is about nothing known."""
     experiment: str = ""
     """The experiment that gave these rows their arm."""
     variant: str = ""
     """The name of the arm, in an experiment or a route."""
     certainty: bytes = b""
-    """float64 [rows], in a route: how sure the decision for this arm was; NaN where it could not be made."""
+    """float64 [rows], in a route: how sure the decision for this arm was, or the weight it was drawn with; NaN where it
+    could not be made."""
 
 
 class OutcomeFrame(msgspec.Struct, frozen=True, kw_only=True, gc=False, tag="outcome", tag_field="kind"):

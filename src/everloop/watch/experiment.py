@@ -248,7 +248,7 @@ def _history(lake: Lake, experiment: Experiment, name: str, judging: Judging) ->
     """Each unit's deviation from the mean over its rows before the experiment: Σx − R·n, by unit."""
     schema = lake.schema(PREDICTIONS)
     column = f"{INPUT}{experiment.unit}"
-    before = (pl.col("at") < moment(experiment.started)) & ~pl.col("arm").is_in(["shadow", "override"])
+    before = (pl.col("at") < moment(experiment.started)) & ~pl.col("arm").is_in(["shadow", "former", "override"])
     wanted = ["id", "at", "unit", *([column] if column in schema else [])]
     rows = lake.read(PREDICTIONS, columns=wanted, where=before)
     if column in schema:

@@ -61,7 +61,7 @@ raw columns as the graph took them, each as input_<name> (of a tensor its digest
 drift is seen in). ``event_time`` is the
 row's own if it brought one, else ``at``: when the request came. Where an experiment or a route gave rows their arm (there
 ``arm`` says which of the two), also its name as ``experiment``, the arm's as ``variant``, and of a route how sure it was,
-``certainty``."""
+``certainty``; where the declaration asks what a query is about, that is its ``meaning``."""
 
 Positions = dict[str, int]
 """Segment file name → offset after the last folded frame."""
@@ -250,6 +250,10 @@ def _group_rows(frames: Sequence[PredictionFrame], width: int, signature: Signat
         if any(given):  # most loops never have them: their tables keep to what they hold
             columns[name] = [each or None for each, frame in zip(given, frames, strict=True) for _ in frame.ids]
             meaning[name] = pl.col(name)
+    if any(frame.meanings for frame in frames):
+        told = [each for frame in frames for each in frame.meanings or [""] * len(frame.ids)]
+        columns["meaning"] = [each or None for each in told]
+        meaning["meaning"] = pl.col("meaning")
     if any(frame.certainty for frame in frames):
         columns["certainty"] = _joined(frames, _certainty, "<f8")
         meaning["certainty"] = pl.col("certainty").fill_nan(None)
