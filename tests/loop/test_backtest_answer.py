@@ -341,3 +341,9 @@ def test_a_cell_without_rows_has_no_loss() -> None:
     assert math.isnan(yardstick.loss(Cell(rows=0, score=None, loss=0.0)))
     assert yardstick.worse_by(0.7, 0.8) == pytest.approx(0.1)
     assert Yardstick(metric="log_loss", greater_is_better=False, kind="mean").worse_by(0.7, 0.8) == pytest.approx(-0.1)
+
+
+def test_policies_that_are_called_the_same_are_told_apart_by_what_they_hold_out() -> None:
+    short = [Last(12 * WEEK, test=each) for each in (timedelta(days=1), 0.1, 1)]
+    found = answer(made_result(windows=12, chosen=[Policy(Every(WEEK), window=each, gate=None) for each in short]))
+    assert {each.name for each in found.policies} == {"test 1 day", "test 10%", "test 1 row"}

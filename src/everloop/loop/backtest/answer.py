@@ -11,6 +11,7 @@ import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any, Literal
 
 import msgspec
@@ -24,6 +25,7 @@ from everloop.loop.backtest.result import BacktestResult, PolicyRun
 from everloop.loop.backtest.yardstick import Yardstick
 from everloop.measure.bootstrap import Compared, compare
 from everloop.measure.frontier import frontier, prices
+from everloop.spec.policy import span
 
 Floats = npt.NDArray[np.float64]
 ALPHA = 0.05
@@ -264,11 +266,21 @@ def _whole(result: BacktestResult) -> tuple[list[int], list[str]]:
 def _names(result: BacktestResult) -> tuple[list[str], tuple[str, ...]]:
     """A name for each run, without the parts that all have: of "no gate" forty times nobody learns anything."""
     parts = [run.policy.name.split(PART) for run in result.runs]
+    whole = [PART.join(each) for each in parts]
+    for run, each, name in zip(result.runs, parts, whole, strict=True):
+        if whole.count(name) > 1:  # they differ in what a name does not say: mostly in what is held out
+            each.append(f"test {_held_out(run.policy.window.test)}")
     common = [part for part in parts[0] if all(part in each for each in parts)] if len(parts) > 1 else []
     names = [PART.join(part for part in each if part not in common) for each in parts]
     if "" in names or len(set(names)) < len(set(map(PART.join, parts))):
         return [PART.join(each) for each in parts], ()
     return names, tuple(common)
+
+
+def _held_out(test: timedelta | float) -> str:
+    if isinstance(test, timedelta):
+        return span(test)
+    return f"{test:.0%}" if isinstance(test, float) else f"{test:,} row{'' if test == 1 else 's'}"
 
 
 def _rows(result: BacktestResult) -> Floats:

@@ -11,16 +11,19 @@ from everloop.loop.backtest.answer import Answer, Judged
 from everloop.loop.backtest.result import BacktestResult
 
 MOST_ROWS = 20
+WIDE = 110
+"""Columns of a terminal from which on there is room for dates and regret."""
 
 
 def show(console: Console, result: BacktestResult, answer: Answer, *, most: int = MOST_ROWS) -> None:
     """Print it. Who matters is always among the rows; of the rest the best ``most``."""
     chosen = answer.of(answer.recommended)
-    console.print(_table(result, answer, most))
+    console.print(_table(result, answer, most, wide=console.width >= WIDE))
     if answer.common:
         console.print(f"[dim]all of them: {escape(', '.join(answer.common))}[/dim]", soft_wrap=True)
     if len(answer.policies) > most:
         console.print(f"[dim]the best {most} of {len(answer.policies)}; the report has more[/dim]")
+    console.print(f"[dim]score: {escape(answer.yardstick)}; worst: of a single window[/dim]", soft_wrap=True)
     console.print(
         "[dim]* recommended, = cannot be told apart from the best, d the declared one; behind: than the truly best, at most "
         f"({1 - answer.alpha:.0%} for all together)[/dim]",
@@ -50,22 +53,14 @@ def show(console: Console, result: BacktestResult, answer: Answer, *, most: int 
     console.print(f"    {chosen.line}", markup=False, soft_wrap=True)
 
 
-def _table(result: BacktestResult, answer: Answer, most: int) -> Table:
+def _table(result: BacktestResult, answer: Answer, most: int, *, wide: bool) -> Table:
     money, total = answer.unit == "money", answer.judged_by == "money"
     shown = Table(box=None, pad_edge=False, header_style="dim")
     shown.add_column("")
     shown.add_column("policy", overflow="fold")
-    for head in (
-        answer.metric.replace("_", " "),
-        "behind",
-        "retrains",
-        *(["cost"] if money else []),
-        *(["in all"] if total else []),
-        "paid",
-        "regret",
-    ):
-        shown.add_column(head, justify="right")
-    shown.add_column("worst window")
+    money_heads = [*(["cost"] if money else []), *(["in all"] if total else [])]
+    for head in ("score", "behind", "retrains", *money_heads, "paid", *(["regret"] if wide else []), "worst"):
+        shown.add_column(head, justify="right", no_wrap=True)
     wanted = {answer.recommended, answer.best, answer.present}
     rows = [each for at, each in enumerate(answer.policies) if at < most or each.place in wanted]
     for each in rows:
@@ -80,8 +75,8 @@ def _table(result: BacktestResult, answer: Answer, most: int) -> Table:
             *([f"{each.cost:,.2f}"] if money else []),
             *([f"{each.total:,.2f}"] if each.total is not None else []),
             f"{costs.released - costs.never_paid}/{costs.released}" if costs.released else "–",
-            "–" if each.regret is None else words.gap(max(each.regret, 0.0)),
-            words.worst(each, result),
+            *(["–" if each.regret is None else words.gap(max(each.regret, 0.0))] if wide else []),
+            words.worst(each, result) if wide else words.figure(each.worst_score),
         ]
         style = "bold green" if each.place == answer.recommended else "" if each.indistinct else "dim"
         shown.add_row(*cells, style=style)
