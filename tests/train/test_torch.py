@@ -16,7 +16,7 @@ from everloop.spec.torch import Torch
 from everloop.spec.train import Train
 from everloop.train import torch_batches
 from everloop.train.fit import fit as fit_any
-from everloop.train.function import TrainContext
+from everloop.train.function import Machine, TrainContext
 from tiny_nets import Net, declared, fitted, rows
 
 pytestmark = pytest.mark.xdist_group("torch")
@@ -62,6 +62,14 @@ def test_where_memory_runs_out_the_step_goes_on_in_parts_and_says_so() -> None:
     assert [each["rows_at_once"] for each in said if "memory" in each] == [15, 8]
     for name, weight in whole.module.state_dict().items():
         assert torch.allclose(weight, model.module.state_dict()[name], atol=1e-5)
+
+
+def test_what_memory_holds_is_remembered_for_the_next_turn(tmp_path: Path) -> None:
+    inputs, target = rows()
+    for turn in range(2):
+        context = TrainContext(seed=1, machine=Machine(remembered=tmp_path))
+        model = fitted(declared(Heavy, epochs=1), inputs, target, context=context)
+        assert bool(model.told) == (turn == 0)
 
 
 class Hopeless(Net):

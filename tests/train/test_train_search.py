@@ -22,7 +22,7 @@ from everloop.records import ColumnType
 from everloop.spec.metric import LogLoss, RootMeanSquaredError
 from everloop.spec.train import Choice, Integers, LogUniform, Search, Train, Uniform
 from everloop.train import compete, trials
-from everloop.train.compete import Rows
+from everloop.train.compete import Given, Rows
 from everloop.train.judging import Goal, Judging
 from everloop.train.search import Plan, Report, search, work
 
@@ -183,7 +183,7 @@ def test_a_regressor_of_a_logarithm_is_judged_in_its_own_units(rows: Rows) -> No
 
 def _judging(train: Train, rows: Rows, goal: Goal) -> Judging:
     older, newer = (rows.taken(places) for places in compete._split(rows.event_time))
-    encoding = compete._learn(train, older, None)
+    encoding = compete._learn(train, older, Given())
     return Judging(
         train=train, goal=goal, encoding=encoding, matrix=apply(encoding, older.features), target=older.target,
         weights=None, held=apply(encoding, newer.features), truth=newer.target, columns={}, threads=1,

@@ -103,6 +103,19 @@ def samples(loop: Resolved, lake: Lake, snapshot: Snapshot) -> Samples:
     return Samples(train=rows.filter(~newest), test=rows.filter(newest))
 
 
+def before(loop: Resolved, lake: Lake, snapshot: Snapshot, *, count: int, seed: int) -> pl.DataFrame:
+    """At most ``count`` labelled rows of before the snapshot's window, drawn at random: the same ones for ever."""
+    older = pl.col(EVENT_TIME) < snapshot.train_from
+    rows = _labelled(
+        loop, lake, snapshot.raw_version, snapshot.outcomes_version, snapshot.as_of, everything=True, within=older
+    ).filter(pl.col(LABEL).is_not_null())
+    rows = rows.drop(BATCH)
+    if len(rows) <= count:
+        return rows
+    places = np.random.default_rng((seed, len(rows))).choice(len(rows), size=count, replace=False)
+    return rows[np.sort(places)]
+
+
 def label_type(loop: Resolved, types: dict[str, ColumnType]) -> ColumnType:
     """The label's column type: as in the source, else by its classes."""
     kind = types.get(loop.loop.label.column) or loop.schema.get(loop.loop.label.column)

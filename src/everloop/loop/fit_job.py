@@ -21,7 +21,7 @@ import numpy as np
 import polars as pl
 
 from everloop.data.features import render
-from everloop.data.snapshot import LABEL, Samples, samples
+from everloop.data.snapshot import LABEL, Samples, before, samples
 from everloop.errors import TrainError
 from everloop.forms import Image
 from everloop.loop.of_version import ENCODING
@@ -38,10 +38,12 @@ from everloop.records import Candidate, ColumnType, InputColumn, Signature, Snap
 from everloop.spec.resolve import Resolved, asked_of
 from everloop.spec.retrain import Drift, leaves
 from everloop.spec.rollout import Canary
+from everloop.spec.torch import Torch
 from everloop.spec.train import Train
 from everloop.spec.wholes import forms_of
 from everloop.store.home import Home
 from everloop.store.lake import Lake
+from everloop.train import champion
 from everloop.train.compete import Hands, Rows, Trained, refit, train
 from everloop.train.contributions import kept
 from everloop.train.function import ALONE, Machine
@@ -88,6 +90,8 @@ class Work:
     folder: Path | None = None
     """The declaration's own: what the paths of pretrained weights are relative to."""
     machine: Machine = ALONE
+    champion: Path | None = None
+    """The candidate of the version that serves, where a fit begins with it."""
 
     @property
     def zones(self) -> dict[str, str | None]:
@@ -120,9 +124,11 @@ def main(context: Any, arguments: dict[str, Any]) -> dict[str, Any]:
         hands=hands(arguments),
         folder=Path(arguments["folder"]),
         machine=Machine(remembered=home.measured, **arguments["machine"]),
+        champion=None if arguments.get("champion") is None else home.candidates / arguments["champion"],
     )
     with watch.timing("read"):
-        rows = samples(resolved, Lake(home.lake(resolved.loop.name)), snapshot)
+        lake = Lake(home.lake(resolved.loop.name))
+        rows = replayed(resolved, lake, snapshot, samples(resolved, lake, snapshot))
     folder = context.folder / "candidate"
     shutil.rmtree(folder, ignore_errors=True)  # of an attempt that was killed
     folder.mkdir()
@@ -135,6 +141,16 @@ def main(context: Any, arguments: dict[str, Any]) -> dict[str, Any]:
     )
     (folder / "candidate.json").write_bytes(encode(candidate))
     return {"digest": candidate.digest, "score": candidate.score, "seconds": candidate.seconds}
+
+
+def replayed(resolved: Resolved, lake: Lake, snapshot: Snapshot, rows: Samples) -> Samples:
+    """The rows of the snapshot, and before them older ones where a network is to remember them."""
+    wanted = [each for each in resolved.loop.trains if isinstance(each.estimator, Torch) and each.estimator.replay]
+    if not wanted:
+        return rows
+    share = max(each.estimator.replay for each in wanted if isinstance(each.estimator, Torch))
+    older = before(resolved, lake, snapshot, count=round(share * len(rows.train)), seed=wanted[0].seed)
+    return dataclasses.replace(rows, train=pl.concat([older.select(rows.train.columns), rows.train]))
 
 
 def make(work: Work, rows: Samples, snapshot: Snapshot, *, folder: Path, watch: Stopwatch) -> Candidate:
@@ -177,6 +193,7 @@ def make(work: Work, rows: Samples, snapshot: Snapshot, *, folder: Path, watch: 
     with watch.timing("profile"):
         profile = profile_of(resolved, signature, seen, built.onnx, built.extensions)
     leave(folder, rows.test, test_truth, prediction, built.onnx, profile)
+    champion.leave(folder, shipped.fitted, shipped.encoding)
     own = kept(shipped.fitted)
     explain: dict[str, Any] = {}
     if own is not None:
@@ -244,6 +261,7 @@ def trained(
             remembered=work.remembered,
             hands=work.hands,
             machine=work.machine,
+            champion=work.champion,
         )
     else:
         made = refit(
@@ -255,6 +273,7 @@ def trained(
             folder=folder,
             progress=work.report,
             machine=work.machine,
+            champion=work.champion,
         )
     for part, seconds in made.seconds.items():
         watch.seconds[part] = watch.seconds.get(part, 0.0) + seconds

@@ -99,7 +99,10 @@ class Turn:
         remembered = remember(each, snapshot.as_of)
         named: JSON = {"snapshot": snapshot.digest, "code": each.code}
         # What a search begins with is part of what its candidate is made of.
-        digest = digest_of(encode({**named, "remembered": remembered} if remembered else named))
+        champion = self._champion()
+        named |= {"remembered": remembered} if remembered else {}
+        named |= {"champion": champion} if champion is not None else {}
+        digest = digest_of(encode(named))
         record = each.home.candidates / digest / "candidate.json"
         # Two turns over the same rows and code would make one candidate in one folder: the second one waits for it.
         with _alone(each.home.jobs / f"{each.name}.lock", stop):
@@ -108,13 +111,27 @@ class Turn:
                 self._progress("fit", {"reused": digest})
             else:
                 self._progress("fit", {"rows": snapshot.train_rows})
-                self._made(snapshot, digest, remembered, stop)
+                self._made(snapshot, digest, remembered, champion, stop)
         candidate = decode(record.read_bytes(), Candidate)
         with each.ledger.write() as connection:
             candidates.add(connection, candidate)
         return plain(candidate)
 
-    def _made(self, snapshot: Snapshot, digest: str, remembered: list[JSON], stop: Event) -> None:
+    def _champion(self) -> str | None:
+        """The candidate of the version that serves, where a network is to begin with its weights."""
+        each = self._installation
+        if not any(isinstance(one.estimator, Torch) and one.estimator.start == "champion" for one in each.loop.trains):
+            return None
+        with each.ledger.read() as connection:
+            release = releases.get(connection, each.name)
+            version = versions.get(connection, each.name, release.champion) if release.champion else None
+            made = candidates.of(connection, each.name)
+        if version is None:
+            return None
+        of_champion = [one for one in made if one.snapshot == version.snapshot and one.score == version.score]
+        return of_champion[-1].digest if of_champion else None
+
+    def _made(self, snapshot: Snapshot, digest: str, remembered: list[JSON], champion: str | None, stop: Event) -> None:
         each = self._installation
         # What a killed job left is where this one goes on: the trials of its search, its checkpoints.
         job_folder = each.home.jobs / digest
@@ -134,6 +151,7 @@ class Turn:
                     "facts": plain(each.facts) if each.facts else None,
                     "digest": digest,
                     "remembered": remembered,
+                    "champion": champion,
                     "folder": str(each.folder),
                     "machine": {"processes": each.environment.nproc, "sharded": each.environment.sharded},
                 },

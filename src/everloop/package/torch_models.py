@@ -59,6 +59,8 @@ def exported(model: Any) -> onnx.ModelProto:
     example = tuple(_example(name, model.shapes[name], model) for name in names)
     module = _Positional(model.module, names).eval()
     written = io.BytesIO()
+    quick = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)  # one kernel for a whole layer of a transformer, which no graph has
     try:
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")  # of the classic exporter's age, and of shapes that are constants to us
@@ -72,6 +74,8 @@ def exported(model: Any) -> onnx.ModelProto:
             f"the network {type(model.module).__name__} cannot become a graph ({type(error).__name__}: "
             f"{(str(error).splitlines() or [''])[0]}); leave out what depends on values of the input, such as if and for."
         ) from error
+    finally:
+        torch.backends.mha.set_fastpath_enabled(quick)
     return made
 
 

@@ -199,6 +199,10 @@ class Torch:
     freeze: Mapping[str, int | None] = field(default_factory=dict)
     """Patterns of parameters' names, ``"backbone.*"``: frozen for so many epochs; None: for ever."""
     adapt: LoRA | None = None
+    start: Literal["scratch", "champion"] = "scratch"
+    """``champion``: with the weights, and the encoding, of the version that serves."""
+    replay: float = 0.0
+    """So many labelled rows of before the window for each row in it, drawn at random, against forgetting."""
     precision: Literal["auto", "32", "bf16", "fp16"] = "auto"
     """``auto``: bf16 where the machine has matrix units for it, else 32."""
     compile: Literal["auto", "on", "off"] = "auto"
@@ -231,6 +235,8 @@ class Torch:
             augment: Sequence[Augmentation] = (),
             freeze: Mapping[str, int | None] = ...,
             adapt: LoRA | None = None,
+            start: Literal["scratch", "champion"] = "scratch",
+            replay: float = 0.0,
             precision: Literal["auto", "32", "bf16", "fp16"] = "auto",
             compile: Literal["auto", "on", "off"] = "auto",
             device: Literal["auto", "cpu", "cuda"] = "auto",
@@ -264,6 +270,8 @@ class Torch:
             raise SpecError(
                 f"Torch.accumulate is {self.accumulate}, and a batch has {self.batch_size} rows; write at most that."
             )
+        if self.replay < 0:
+            raise SpecError(f"Torch.replay is {self.replay:g}; write 0 or more, for example 0.5.")
         for pattern, epochs in self.freeze.items():
             if epochs is not None:
                 _at_least(epochs, 1, f"Torch.freeze[{pattern!r}]")

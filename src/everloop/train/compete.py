@@ -17,7 +17,9 @@ from everloop.errors import TrainError
 from everloop.forms import Form
 from everloop.measure import encode
 from everloop.records import Encoding, FeatureType
+from everloop.spec.torch import Torch
 from everloop.spec.train import Train
+from everloop.train import champion as champions
 from everloop.train import threads
 from everloop.train.fit import Fitted, Inputs, cells, fit, needs
 from everloop.train.function import ALONE, Machine, TrainContext
@@ -109,6 +111,8 @@ class Given:
     """``{"estimator", "parameters"}`` of earlier turns: what a search begins with, after the declared ones."""
     hands: Hands | None = None
     machine: Machine = ALONE
+    champion: Path | None = None
+    """What `everloop.train.champion.leave` left of the version that serves."""
 
 
 def workers_of(each: Train, cores: int) -> int:
@@ -130,6 +134,7 @@ def train(
     remembered: Sequence[Mapping[str, Any]] = (),
     hands: Hands | None = None,
     machine: Machine = ALONE,
+    champion: Path | None = None,
 ) -> Trained:
     """Fit the declared estimator, or the best of several, on all of ``rows``.
 
@@ -139,7 +144,7 @@ def train(
     competitors = (trains,) if isinstance(trains, Train) else tuple(trains)
     given = Given(
         source=source, folder=folder, cores=cores or threads.share(), remembered=remembered, hands=hands,
-        machine=machine,
+        machine=machine, champion=champion,
     )  # fmt: skip
     threads.wait_quietly()
     entries: list[Entry] = []
@@ -167,10 +172,11 @@ def refit(
     progress: Callable[[dict[str, Any]], None] | None = None,
     cores: int | None = None,
     machine: Machine = ALONE,
+    champion: Path | None = None,
 ) -> Trained:
     """The winner of ``made`` with the parameters its search found, fitted on other rows without judging again."""
     competitors = (trains,) if isinstance(trains, Train) else tuple(trains)
-    given = Given(source=source, folder=folder, cores=cores or threads.share(), machine=machine)
+    given = Given(source=source, folder=folder, cores=cores or threads.share(), machine=machine, champion=champion)
     return _fitted(competitors[made.winner], made.winner, made.entries, rows, goal, given, progress, seconds=0.0)
 
 
@@ -180,7 +186,7 @@ def _fitted(
 ) -> Trained:  # fmt: skip
     parameters = entries[winner].parameters if entries else {}
     started = time.perf_counter()
-    encoding = _learn(best, rows, given.source)
+    encoding = _learn(best, rows, given)
     matrix = encode.inputs(encoding, rows.features)
     encoded = time.perf_counter()
     fitted = _fit(best, encoding, matrix, rows, goal, parameters, given, progress)
@@ -198,7 +204,7 @@ def _judged(
     older, newer = rows.taken(split[0]), rows.taken(split[1])
     started, name = time.perf_counter(), name_of(each)
     try:
-        encoding = _learn(each, older, given.source)
+        encoding = _learn(each, older, given)
         cores = max(1, given.cores // workers_of(each, given.cores))
         task = Judging(
             train=each,
@@ -275,9 +281,13 @@ def _split(event_time: npt.NDArray[np.int64]) -> tuple[Array, Array]:
     return older, newer
 
 
-def _learn(each: Train, rows: Rows, source: Path | None) -> Encoding:
-    wants = needs(each, source=source)
-    return encode.learn(
+def _warm(each: Train) -> bool:
+    return isinstance(each.estimator, Torch) and each.estimator.start == "champion"
+
+
+def _learn(each: Train, rows: Rows, given: Given) -> Encoding:
+    wants = needs(each, source=given.source)
+    learned = encode.learn(
         rows.features,
         rows.types,
         native_categories=wants.native_categories,
@@ -285,6 +295,9 @@ def _learn(each: Train, rows: Rows, source: Path | None) -> Encoding:
         forms=rows.forms,
         network=wants.network,
     )
+    # Its weights mean its columns: what is new since is unseen to it, as it is to the version that serves.
+    begun = champions.read(given.champion) if _warm(each) else None
+    return begun.encoding if begun is not None and champions.fits(begun.encoding, learned) else learned
 
 
 def _fit(
@@ -296,7 +309,7 @@ def _fit(
         seed=each.seed, threads=given.cores if network else threads.worth(cells(matrix), given.cores),
         folder=given.folder, progress=progress or (lambda _: None),
         checkpoints=None if given.folder is None else given.folder / "checkpoints", weights=rows.folder,
-        machine=given.machine,
+        machine=given.machine, champion=given.champion if _warm(each) else None,
     )  # fmt: skip
     return fit(
         each, encoding, matrix, rows.target, task=goal.task, classes=max(1, len(goal.classes)),

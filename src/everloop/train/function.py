@@ -99,6 +99,8 @@ class TrainContext:
     weights: Path | None = None
     """What the paths of pretrained weights are relative to."""
     machine: Machine = ALONE
+    champion: Path | None = None
+    """What `everloop.train.champion.leave` left of the version that serves, for a fit that begins with it."""
 
 
 def load(source: Path, digest: str, name: str) -> Callable[[TrainingRows, Mapping[str, Any], TrainContext], Any]:

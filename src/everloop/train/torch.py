@@ -16,7 +16,7 @@ from everloop.spec import codec
 from everloop.spec.function import Function
 from everloop.spec.metric import Custom
 from everloop.spec.torch import Torch
-from everloop.train import torch_ranks
+from everloop.train import champion, torch_ranks
 from everloop.train.function import TrainContext, load
 from everloop.train.held import Held, Scoring
 from everloop.train.torch_build import build
@@ -137,7 +137,11 @@ def _built(
     declared: Torch, inputs: Tensors, task: Task, classes: int, context: TrainContext, source: Path | None
 ) -> Any:
     outputs = 1 if task == "regression" else classes
-    return build(declared, inputs, outputs, seed=context.seed, source=source, folder=context.weights)
+    begun = champion.read(context.champion)
+    return build(
+        declared, inputs, outputs, seed=context.seed, source=source, folder=context.weights,
+        begin=None if begun is None else begun.state(),
+    )  # fmt: skip
 
 
 def _merged(module: Any) -> Any:
@@ -186,6 +190,7 @@ def _identity(declared: Torch, inputs: Tensors, target: Array, context: TrainCon
     """Of the fit: the same declaration on the same rows, by any number of processes."""
     facts = {
         "torch": str(torch.__version__), "declared": codec.plainly(declared), "seed": context.seed,
+        "champion": None if context.champion is None else context.champion.name,
         "rows": inputs.rows, "shapes": {name: list(shape) for name, shape in inputs.shapes.items()},
         "target": digest_of(np.ascontiguousarray(target).tobytes()),
     }  # fmt: skip

@@ -19,12 +19,14 @@ from everloop.train import function
 
 
 def build(
-    declared: Torch, inputs: Tensors, outputs: int, *, seed: int, source: Path | None = None, folder: Path | None = None
-) -> torch.nn.Module:
+    declared: Torch, inputs: Tensors, outputs: int, *, seed: int, source: Path | None = None,
+    folder: Path | None = None, begin: Mapping[str, Any] | None = None,
+) -> torch.nn.Module:  # fmt: skip
     """The module with the weights that it begins with, on the CPU.
 
     ``outputs``: how many numbers it must answer a row. ``source``: the stored declaration; ``folder``: what paths of
-    weights are relative to. Raises `TrainError` in the user's words.
+    weights are relative to. ``begin``: weights to begin with; those that do not fit are left out. Raises `TrainError`
+    in the user's words.
     """
     torch.manual_seed(seed)
     model = declared.model
@@ -35,6 +37,9 @@ def build(
     else:
         module = _called(_factory(model, source), declared.parameters, facts(inputs, outputs), model.name)
     _materialise(module, inputs)
+    if begin is not None:
+        own = module.state_dict()
+        module.load_state_dict({n: v for n, v in begin.items() if n in own and own[n].shape == v.shape}, strict=False)
     if declared.adapt is not None:
         from everloop.train.torch_lora import adapted
 
@@ -132,6 +137,8 @@ def _materialise(module: torch.nn.Module, inputs: Tensors) -> None:
 def forward(module: Any, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
     """The one tensor as it is, several by their names; what comes back are the logits, whatever they come in."""
     answer = module(next(iter(batch.values()))) if len(batch) == 1 else module(**batch)
+    if isinstance(answer, torch.Tensor):
+        return answer
     if hasattr(answer, "logits"):
         answer = answer.logits
     elif isinstance(answer, tuple | list):

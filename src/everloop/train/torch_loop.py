@@ -8,7 +8,6 @@ Every step draws its randomness from its own seed, so nothing of a generator's s
 import gc
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -75,7 +74,8 @@ class Training:
         self._steps = batches.steps(self.inputs.rows, declared.batch_size)
         self._watched = Watched(declared, greater_is_better=self.greater_is_better)
         self._best: dict[str, Any] | None = None
-        self._optimiser = optimiser(declared, list(self.module.parameters()))
+        self._parameters = list(self.module.parameters())
+        self._optimiser = optimiser(declared, self._parameters)
         epoch, step = self._resumed()
         self._wrap()
         self._shown = time.monotonic()
@@ -186,7 +186,8 @@ class Training:
                 raise TrainError(f"a step of the network fails: {said(error)}.") from error
             if short is None:
                 self.place.step(self._optimiser, self.module, self.declared.clip_gradient)
-                self._optimiser.zero_grad(set_to_none=True)
+                for parameter in self._parameters:  # as zero_grad does, without what it notes for profilers
+                    parameter.grad = None
                 return loss
             # Outside of except: the error holds the frames, and the frames hold the memory.
             self._halve(len(mine), short)
@@ -200,14 +201,26 @@ class Training:
             inputs, target, weights = self._source.batch(each)
             share = len(each) * self.place.world / whole
             last = number == len(parts) - 1
-            with nullcontext() if last else self.place.alone(self._wrapped):
-                with self.place.called():
-                    loss = self.loss(forward(self._called, inputs), target, weights)
-                self.place.backward(loss if share == 1.0 else loss * share)
-            seen = loss.detach() if share == 1.0 else loss.detach() * share
-            total = seen if total is None else total + seen
+            if last:
+                loss = self._once(inputs, target, weights, share)
+            else:
+                with self.place.alone(self._wrapped):
+                    loss = self._once(inputs, target, weights, share)
+            total = loss if total is None else total + loss
         assert total is not None
         return total
+
+    def _once(self, inputs: Any, target: Any, weights: Any, share: float) -> torch.Tensor:
+        """One part there and back; its share of the step's loss."""
+        if self.place.autocasts:
+            with self.place.called():
+                loss = self.loss(forward(self._called, inputs), target, weights)
+        else:
+            loss = self.loss(forward(self._called, inputs), target, weights)
+        if share != 1.0:
+            loss = loss * share
+        self.place.backward(loss)
+        return loss.detach()
 
     def _halve(self, rows: int, why: str) -> None:
         self._optimiser.zero_grad(set_to_none=True)

@@ -47,7 +47,7 @@ def run(declared: Any, inputs: Tensors, arrays: dict[str, Any], *, identity: str
         "weights": None if context.weights is None else str(context.weights.absolute()),
         "seed": context.seed, "threads": max(1, context.threads // context.machine.processes), "sharded": context.machine.sharded,
         "remembered": str((context.machine.remembered or folder / "remembered").absolute()),
-        "plain": plain,
+        "plain": plain, "champion": None if context.champion is None else str(context.champion.absolute()),
     }  # fmt: skip
     job = Job(
         name="train", entry=f"{__name__}:main", arguments=arguments, folder=folder,
@@ -85,6 +85,7 @@ def main(context: Any, arguments: dict[str, Any]) -> dict[str, Any]:
     own = TrainContext(
         seed=arguments["seed"], threads=arguments["threads"], folder=folder, progress=context.progress,
         checkpoints=Path(arguments["checkpoints"]),
+        champion=None if arguments["champion"] is None else Path(arguments["champion"]),
         machine=Machine(
             processes=context.world, sharded=arguments["sharded"], remembered=Path(arguments["remembered"])
         ),
