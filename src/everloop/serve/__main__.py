@@ -11,6 +11,7 @@ from everloop.errors import SpecError
 from everloop.serve import releases, settings
 from everloop.serve.ahead import Ahead
 from everloop.serve.cores import cores, keep_on
+from everloop.serve.memory import one_arena
 from everloop.store.home import Home
 
 UNITS = {"": 1, "B": 1}
@@ -100,6 +101,7 @@ def main(arguments: list[str] | None = None) -> int:
 
         return supervise(given, sys.argv[1:] if arguments is None else arguments, processes)
     home, loops = Home(given.home), tuple(dict.fromkeys(given.loop))
+    one_arena()
     ahead = Ahead(home, loops or releases.names(home.releases))
     memory = given.memory if given.memory is not None else server.memory_bytes
     # Loaded only now, half of the time that a start takes: meanwhile the packages are read.

@@ -6,6 +6,8 @@ from functools import cache
 from typing import Any
 
 PAGE = os.sysconf("SC_PAGE_SIZE")
+ARENA_MAX = -8
+"""M_ARENA_MAX of mallopt(3)."""
 
 
 def resident() -> int:
@@ -15,6 +17,17 @@ def resident() -> int:
             return int(file.read().split()[1]) * PAGE
     except OSError:
         return 0
+
+
+def one_arena() -> None:
+    """Let all threads take their memory from one place, where the C library can be told so. Call before there are any.
+
+    By itself it gives each thread a heap of its own, and `trim` does not reach the end of any but the first: the
+    weights of a model that was let go stayed resident, in half of all cases.
+    """
+    call = getattr(ctypes.CDLL(None), "mallopt", None)
+    if call is not None:
+        call(ARENA_MAX, 1)
 
 
 def trim() -> None:

@@ -120,23 +120,22 @@ def _check_answer(model: Model, rows: int, prediction: NDArray[np.float64], deci
 
 def _made_rows(signature: Signature, rows: int) -> Packed:
     """Rows of which the first has everything missing: what a first request must not be the first to try."""
-    random = np.random.default_rng(rows)
     packed: Packed = {}
     for kind, types in KINDS.items():
         width = len(signature.of(*types))
         if not width:
             continue
         if kind == "numbers":
-            packed[kind] = random.normal(0, 100, (rows, width))
+            packed[kind] = tensors.noise(rows, width, seed=rows) * 400 - 200
             packed[kind][0] = np.nan
         elif kind == "integers":
-            packed[kind] = random.integers(0, 1000, (rows, width))
+            packed[kind] = (tensors.noise(rows, width, seed=rows) * 1000).astype(np.int64)
             packed[kind][0] = MISSING_INTEGER
         else:
             packed[kind] = np.full((rows, width), "a", dtype=object)
             packed[kind][0] = MISSING_TEXT
     for column in signature.tensors:
-        packed[column.name] = tensors.made(column, rows, random)
+        packed[column.name] = tensors.made(column, rows)
     return packed
 
 

@@ -171,6 +171,7 @@ class Predictor:
                 latency = [seconds for job, *_, seconds in ours for _ in job.rows]
                 meanings = live.meaning(batch.rows) if live.meaning is not None else []
                 self.log.add(live.release, part, batch.ids, batch.at, latency, batch.units, meanings)
+                part.answered()
             if live.shadows:
                 self._defer_shadow(batch)
 
@@ -273,6 +274,7 @@ class Predictor:
                     picked(batch.units, part.places) if batch.units else [],
                     picked(batch.meanings, part.places) if batch.meanings else [],
                 )
+            part.answered()
         if batch.live.shadows and not batch.shadow:
             self._defer_shadow(batch)
 
