@@ -60,7 +60,7 @@ def main() -> int:
         part.more["seconds"] = round(time.perf_counter() - began)
         found[name] = part
         if not given.json:
-            print("\n".join([f"\n{name} ({part.more['seconds']} s)", *part.text, *part.notes]), flush=True)
+            print("\n".join([f"\n{name} ({part.more['seconds']} s)", *part.text, *part.aside, *part.notes]), flush=True)
         if not given.quick:
             keep(shape, {name: part})
     table.show((row for part in found.values() for row in part.rows), as_json=given.json)

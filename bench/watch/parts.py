@@ -12,4 +12,6 @@ class Part:
     text: list[str] = field(default_factory=list)
     """Tables and lists beside the rows, as they are printed."""
     notes: list[str] = field(default_factory=list)
+    aside: list[str] = field(default_factory=list)
+    """What is printed and kept nowhere."""
     more: dict[str, Any] = field(default_factory=dict)

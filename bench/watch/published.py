@@ -4,6 +4,7 @@ Run: python -m bench.watch.published writes docs/watch-figures.md from results/w
 """
 
 import json
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from bench import rows
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "bench" / "results" / "watch.json"
+WIDTH = 118
 PAGE = ROOT / "docs" / "watch-figures.md"
 TITLES = {
     "cost": "What a drift report and a watched prediction cost",
@@ -58,11 +60,19 @@ def page(kept: dict[str, Any]) -> str:
 def _part(title: str, part: dict[str, Any]) -> str:
     took = f", {part['seconds']} s" if part["seconds"] else ""
     lines = [f"\n## {title}\n", f"{part['measured']}{took}."]
-    lines += [f"\n```text\n{each}\n```" for each in part["text"]]
+    lines += [f"\n```text\n{_wrapped(each)}\n```" for each in part["text"]]
     if part["rows"]:
         lines.append(f"\n```text\n{rows.table([Row.from_json(row) for row in part['rows']])}\n```")
     lines += [f"\n{note}" for note in part["notes"]]
     return "\n".join(lines)
+
+
+def _wrapped(text: str) -> str:
+    """Long lines go on below themselves, further in."""
+    parts = (
+        textwrap.wrap(line, WIDTH, subsequent_indent=" " * 14, break_long_words=False) for line in text.split("\n")
+    )
+    return "\n".join("\n".join(each) for each in parts)
 
 
 def write(kept: dict[str, Any]) -> None:

@@ -56,6 +56,8 @@ class Real:
     pictures: NDArray[np.float32] | None = None
     known: str = ""
     """What happened, as the data's own description says."""
+    letters: bool = False
+    """Letters of real people: what is found in them is printed and kept nowhere."""
     places: bool = False
     """Whether instants are made up: then rows are told, not days."""
 
@@ -141,7 +143,7 @@ def sets() -> list[Real]:
         ordered = mails.sort(order).with_columns(at=minutes(len(mails)))
         made.append(
             Real(name=f"enron_spam by {order}", frame=ordered, inputs=("subject", "body"), first=3_000, fit=words, window=1_000,
-                 look=timedelta(minutes=1_000), known=known, places=True)
+                 look=timedelta(minutes=1_000), known=known, places=True, letters=True)
         )  # fmt: skip
     pacs = (
         pl.read_parquet(DATA / "pacs_64.parquet")
@@ -324,12 +326,13 @@ def _append(
 def part(*, quick: bool = False) -> Part:
     if not DATA.exists():
         return Part(notes=["The data sets are not here: ../shared/data."])
-    rows, text = [], []
+    rows, text, aside = [], [], []
     for each in sets():
         if quick and each.name not in ("elec2", "pacs_64"):
             continue
         lines, counts = watched(each)
-        rows += counts
+        if not each.letters:
+            rows += counts
         head = f"{each.name}, a champion of the first {each.first:,} rows. Known: {each.known}"
         drifted = [line for line in lines if "  degraded   " not in line]
         fell = [line for line in lines if "  degraded   " in line]
@@ -341,5 +344,10 @@ def part(*, quick: bool = False) -> Part:
         shown += (
             fell[:2] if len(fell) <= 3 else [fell[0], f"… {len(fell) - 2} more, for it is never fitted again", fell[-1]]
         )
-        text.append("\n".join([head, *(f"  {line}" for line in shown or ["nothing was told"])]))
-    return Part(rows=rows, text=text)
+        (aside if each.letters else text).append(
+            "\n".join([head, *(f"  {line}" for line in shown or ["nothing was told"])])
+        )
+    notes = [
+        "The mails (enron_spam) are run as well; they are letters of real people, and what is found in them is printed and not kept."
+    ]
+    return Part(rows=rows, text=text, aside=aside, notes=notes)

@@ -236,7 +236,7 @@ def _projected(buckets: Sequence[Sequence[int]], weights: NDArray[np.uint8] | No
     directions = _directions()
     if weights is not None:
         directions = directions * weights[:, None].astype(np.float32)
-    # A text at a time: all words at once would be read from memory, not from the cache (480 µs a mail instead of 12).
+    # A text at a time: all words at once would be read from memory, not from the cache (480 µs for 96 words instead of 12).
     made = np.zeros((len(buckets), WIDTH), dtype=np.float32)
     for place, each in enumerate(buckets):
         if each:
