@@ -89,7 +89,8 @@ transformer = replace(
     tfidf,
     name="enron-transformer",
     features=lambda row: {"text": row.body.tokens(LENGTH, vocabulary=VOCABULARY)},
-    train=el.Train(el.Torch(Reader, epochs=6, learning_rate=4e-3, batch_size=64)),
+    window=el.Last(td(days=3), test=td(hours=6)),
+    train=el.Train(el.Torch(Reader, epochs=4, learning_rate=5e-3, batch_size=64)),
 )
 
 tfidf_never = replace(tfidf, name="enron-never", retrain=el.Manual())
