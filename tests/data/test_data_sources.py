@@ -285,3 +285,17 @@ def test_names_of_ours_and_missing_columns_are_refused(tmp_path: Path) -> None:
         sources.normalised(parquet(), rows().drop("id"), {}, where="rows", digest="d")
     with pytest.raises(DataError, match="Column at is the event time and must hold instants; in rows it is integer"):
         sources.normalised(parquet(), rows(at=[1, 2]), {}, where="rows", digest="d")
+
+
+def test_paths_are_what_their_files_hold_beneath_the_folder_alone(tmp_path: Path) -> None:
+    shots = tmp_path / "shots"
+    (shots / "day").mkdir(parents=True)
+    (shots / "day" / "a.png").write_bytes(b"picture")
+    (tmp_path / "secret.txt").write_bytes(b"not for you")
+    named = ["day/a.png", "day/b.png", "../secret.txt", str(tmp_path / "secret.txt"), ""]
+    lines = "".join(f"{number},{NOON.isoformat()},{path}\n" for number, path in enumerate(named))
+    (shots / "rows.csv").write_text(f"id,at,photo\n{lines}", "utf-8")
+    source = Csv("*.csv", key="id", event_time="at", files="photo", time_zone="UTC")
+    schema = sources.schema_of(source, shots)
+    assert schema["photo"] == "bytes"
+    assert sources.read(source, shots / "rows.csv", schema)["photo"].to_list() == [b"picture", None, None, None, None]

@@ -84,7 +84,7 @@ def read(
     """
     before = _stamp(path)
     digest = digest or digest_of_file(path)
-    raw = _raw(source, path)
+    raw = _contents(source, _raw(source, path), path.parent)
     if _stamp(path) != before:
         raise DataError(f"{path} was changed while it was read. Move files into the folder when they are complete.")
     return normalised(source, raw, schema or {}, where=str(path), digest=digest, written=isinstance(source, Csv))
@@ -191,7 +191,29 @@ def _head_types(source: Source, path: Path) -> dict[str, ColumnType]:
     else:
         head = _raw(source, path, HEAD)
         kinds = {each.name: _kind(source, each, isinstance(source, Csv)) for each in head.get_columns()}
+    kinds |= {name: "bytes" for name in source.files if kinds.get(name) == "text"}
     return {name: kind for name, kind in kinds.items() if kind is not None}
+
+
+def _contents(source: Source, raw: pl.DataFrame, folder: Path) -> pl.DataFrame:
+    """The columns of paths as what the files hold; null where there is no such file beneath ``folder``."""
+    for name in source.files:
+        if name in raw.columns and raw[name].dtype == pl.String:
+            held = [_content(folder, each) for each in raw[name].to_list()]
+            raw = raw.with_columns(pl.Series(name, held, dtype=pl.Binary))
+    return raw
+
+
+def _content(folder: Path, path: str | None) -> bytes | None:
+    if path is None:
+        return None
+    place = (folder / path).resolve()
+    if not place.is_relative_to(folder.resolve()):
+        return None  # a row must not name what is not among its files
+    try:
+        return place.read_bytes()
+    except OSError:
+        return None
 
 
 def _zone_declared(source: Source, schema: Mapping[str, pl.DataType], path: Path) -> None:

@@ -40,9 +40,11 @@ class _Files:
     """The zone of naive instants, and the zone of local hours and days in features."""
     after: tuple[str, ...] = ()
     """Columns known only after the event: never features."""
+    files: tuple[str, ...] = ()
+    """Text columns that hold paths, relative to the file that names them: the column is what those files hold."""
 
     def __post_init__(self) -> None:
-        for name in ("key", "after"):
+        for name in ("key", "after", "files"):
             given = getattr(self, name)
             object.__setattr__(self, name, (given,) if isinstance(given, str) else given)
         if isinstance(self.path, PathLike):
@@ -58,6 +60,9 @@ class _Files:
         if self.time_zone is not None:
             known_zone(self.time_zone, f"{kind}.time_zone")
         early = {self.event_time} if isinstance(self.event_time, str) else {self.event_time.column}
+        named = sorted(set(self.files) & (set(self.key) | early))
+        if named:
+            raise SpecError(f"{kind}.files names {', '.join(named)}, which the key or event_time needs; leave it out.")
         both = sorted(set(self.after) & (set(self.key) | early))
         if both:
             raise SpecError(
@@ -97,6 +102,7 @@ class Parquet(_Files):
             event_time: str | Fixed,
             time_zone: str | None = None,
             after: str | Sequence[str] = (),
+            files: str | Sequence[str] = (),
         ) -> None: ...
 
 
@@ -117,6 +123,7 @@ class Csv(_Files):
             event_time: str | Fixed,
             time_zone: str | None = None,
             after: str | Sequence[str] = (),
+            files: str | Sequence[str] = (),
             separator: str = ",",
         ) -> None: ...
 
@@ -141,6 +148,7 @@ class JsonLines(_Files):
             event_time: str | Fixed,
             time_zone: str | None = None,
             after: str | Sequence[str] = (),
+            files: str | Sequence[str] = (),
         ) -> None: ...
 
 

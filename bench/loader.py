@@ -1,0 +1,160 @@
+"""How fast pictures come to a network, beside what decoding alone allows and beside torch's Dataset over a folder.
+
+Run: python -m bench.loader [--quick] [--json]. The photos of ../shared/data/pacs_64.parquet, 2 workers, batches of 64 in
+shuffled order, as float32 tensors. The limit is Pillow decoding the same bytes, and nothing else, in two processes or in
+two threads, whichever is faster. Rounds of all of them are interleaved; medians. A whole run is kept in
+results/loader.json.
+"""
+
+import json
+import os
+import platform
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from importlib.metadata import version
+from multiprocessing import get_context
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import polars as pl
+import torch
+from bench.rows import Row, parser, show
+
+from everloop.forms import Image
+from everloop.measure import images
+from everloop.measure.pictures import Pictures
+from everloop.measure.tensors import Tensors
+from everloop.train.torch_batches import Source, order, step_places, steps
+
+DATA = Path(__file__).parents[2] / "shared" / "data" / "pacs_64.parquet"
+RESULTS = Path(__file__).parent / "results" / "loader.json"
+WORKERS = 2
+BATCH = 64
+FORMS = {
+    "64 px as they are": Image(height=64, width=64, channels=3, fit="stretch", mean=(0.5,) * 3, deviation=(0.5,) * 3),
+    "resized to 32 px": Image(height=32, width=32, channels=3, fit="stretch", mean=(0.5,) * 3, deviation=(0.5,) * 3),
+}
+
+
+def decoded(work: tuple[list[bytes], Image]) -> int:
+    files, form = work
+    for each in files:
+        images.decode(each, form)
+    return len(files)
+
+
+def limit(files: list[bytes], form: Image, pool: Any) -> Callable[[], float]:
+    """Samples a second of decoding alone, the files already where the workers are asked to be: in a list each."""
+    halves = [(files[part::WORKERS], form) for part in range(WORKERS)]
+
+    def measure() -> float:
+        started = time.perf_counter()
+        total = sum(pool.map(decoded, halves))
+        return float(total / (time.perf_counter() - started))
+
+    return measure
+
+
+def ours(files: list[bytes], form: Image, *, kept: int, warm: bool) -> Callable[[], float]:
+    array = np.empty(len(files), dtype=object)
+    array[:] = files
+    target = np.zeros(len(files), np.int64)
+    column = Pictures(form, array, workers=WORKERS, kept=kept)
+    if warm:
+        column.pixels(np.arange(len(files)))
+
+    def measure() -> float:
+        fresh = column if warm else Pictures(form, array, workers=WORKERS, kept=kept)
+        source = Source(Tensors({"picture": fresh}), target, None, torch.device("cpu"))
+        places, count = order(len(files), seed=0, epoch=0), steps(len(files), BATCH)
+        started = time.perf_counter()
+        for step in range(count):
+            source.batch(step_places(places, step, count))
+        return len(files) / (time.perf_counter() - started)
+
+    return measure
+
+
+def folder(files: list[bytes], form: Image, place: Path) -> Callable[[], float]:
+    """torchvision's ImageFolder behind torch's DataLoader, as its tutorials show it."""
+    from torch.utils.data import DataLoader
+    from torchvision.datasets import ImageFolder
+    from torchvision.transforms import v2
+
+    (place / "all").mkdir(parents=True)
+    for number, each in enumerate(files):
+        (place / "all" / f"{number:05d}.jpg").write_bytes(each)
+    change = v2.Compose(
+        [v2.PILToTensor(), v2.Resize((form.height, form.width), antialias=True), v2.ToDtype(torch.float32, scale=True),
+         v2.Normalize(list(form.mean), list(form.deviation))]
+    )  # fmt: skip
+    loader = DataLoader(
+        ImageFolder(str(place), change), batch_size=BATCH, shuffle=True, num_workers=WORKERS, persistent_workers=True,
+        multiprocessing_context="fork",
+    )  # fmt: skip
+    next(iter(loader))
+
+    def measure() -> float:
+        started, seen = time.perf_counter(), 0
+        for batch, _ in loader:
+            seen += len(batch)
+        return seen / (time.perf_counter() - started)
+
+    return measure
+
+
+def rows(*, quick: bool) -> Iterator[Row]:
+    files = pl.read_parquet(DATA, columns=["jpeg"])["jpeg"].to_list()[: 512 if quick else 1_670]
+    rounds = 3 if quick else 7
+    torch.set_num_threads(1)
+    with (
+        tempfile.TemporaryDirectory() as place,
+        ThreadPoolExecutor(WORKERS) as threads,
+        ProcessPoolExecutor(WORKERS, mp_context=get_context("spawn")) as processes,
+    ):
+        for number, (named, form) in enumerate(FORMS.items()):
+            ways = {
+                "threads": limit(files, form, threads),
+                "processes": limit(files, form, processes),
+                "first": ours(files, form, kept=0, warm=False),
+                "kept": ours(files, form, kept=2**31, warm=True),
+                "folder": folder(files, form, Path(place) / str(number)),
+            }
+            for measure in ways.values():
+                measure()
+            measured = {name: [measure() for _ in range(0)] for name, measure in ways.items()}
+            for _ in range(rounds):
+                for name, measure in ways.items():
+                    measured[name].append(measure())
+            found = {name: median(values) for name, values in measured.items()}
+            most = max(found["threads"], found["processes"])
+            shared = {"unit": "samples/s", "rounds": rounds, "greater_is_better": True}
+            peer = {"peer": found["folder"], "peer_name": "ImageFolder, DataLoader"}
+            yield Row(
+                what=f"{named}: first epoch", ours=found["first"], limit=most, target=0.9 * most, **peer, **shared
+            )  # type: ignore[arg-type]
+            yield Row(what=f"{named}: later epochs, pixels kept", ours=found["kept"], limit=most, **peer, **shared)  # type: ignore[arg-type]
+            yield Row(what=f"{named}: decoding alone, 2 threads", ours=found["threads"], **shared)  # type: ignore[arg-type]
+            yield Row(what=f"{named}: decoding alone, 2 processes", ours=found["processes"], **shared)  # type: ignore[arg-type]
+
+
+def main() -> None:
+    options = parser(__doc__ or "").parse_args()
+    found = list(rows(quick=options.quick))
+    if not options.quick:
+        machine = {
+            "cores": os.cpu_count(), "python": platform.python_version(), "system": platform.system(),
+            **{name: version(name) for name in ("everloop", "pillow", "torch", "torchvision")},
+        }  # fmt: skip
+        RESULTS.write_text(
+            json.dumps({"machine": machine, "rows": [row.to_json() for row in found]}, indent=1) + "\n", "utf-8"
+        )
+    show(found, as_json=options.json)
+
+
+if __name__ == "__main__":
+    main()
