@@ -7,6 +7,7 @@ compares nothing: that is ``loop.backtest``.
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -112,9 +113,10 @@ def spelled(value: Any) -> str:
         return f"datetime.fromisoformat({value.isoformat()!r})"
     if isinstance(value, AnyOf | AllOf):
         return f"el.{type(value).__name__}({', '.join(map(spelled, value.triggers))})"
+    if isinstance(value, str):
+        return json.dumps(value, ensure_ascii=False)
     if isinstance(value, tuple):
-        inside = ", ".join(map(spelled, value))
-        return f"({inside},)" if len(value) == 1 else f"({inside})"
+        return f"[{', '.join(map(spelled, value))}]"
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         family = "el.detector" if type(value).__module__ == detector.__name__ else "el"
         return f"{family}.{type(value).__name__}({', '.join(_fields(value))})"

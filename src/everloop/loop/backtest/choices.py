@@ -68,6 +68,8 @@ def usual_windows(
         return [window, eighth, replace(eighth, length=length * 2)]
     whole = window.length
     half: Any = whole // 2
+    if isinstance(whole, timedelta) and isinstance(every, timedelta):
+        half = every * max(1, round(half / every))
     most: Any = span * LONGEST_PART if isinstance(whole, timedelta) else int(rows * LONGEST_PART)
     found: list[Last | Everything] = []
     for length in (half, whole, whole * 2):

@@ -92,7 +92,7 @@ class Fit:
     seconds: float
     """Of training, measured."""
     cells: Mapping[int, Cell] = field(default_factory=dict)
-    """Window index → what it said there; only windows that somebody asked about."""
+    """Window index → what it said there; empty where no oracle was asked for."""
     problem: str | None = None
     """Why there is no model, in words."""
 
