@@ -6,6 +6,7 @@ moves by an hour for half of the year. Columns that follow no season are referre
 
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import lru_cache
 from typing import Any, Literal
 
 import numpy as np
@@ -87,7 +88,7 @@ def expected(profile: Profile, weight: Floats) -> Profile:
 
 
 def _expected(column: ColumnProfile, weight: Floats) -> ColumnProfile:
-    table = _smoothed(np.array(column.slots, dtype=np.float64))
+    table = _table(column.slots)
     rows = table.sum(axis=1)
     if not rows.sum():
         return column
@@ -124,6 +125,14 @@ def _width(column: ColumnProfile) -> int:
     if column.kind == "number":
         return len(column.edges) + 1
     return min(len(column.values), MOST_VALUES) + 1
+
+
+@lru_cache(maxsize=512)
+def _table(slots: tuple[tuple[int, ...], ...]) -> Floats:
+    """Smoothed; a reference is asked for again at every window."""
+    made = _smoothed(np.array(slots, dtype=np.float64))
+    made.setflags(write=False)
+    return made
 
 
 def _smoothed(table: Floats) -> Floats:
