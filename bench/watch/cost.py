@@ -216,7 +216,7 @@ def pictures(rounds: int) -> list[Row]:
 
 def part(*, quick: bool = False) -> Part:
     made = [
-        *beside_evidently(10_000 if quick else 100_000, 1 if quick else 3),
+        *beside_evidently(10_000 if quick else 100_000, 1 if quick else 2),
         *from_files(100_000 if quick else 1_000_000, 20, 5.0, 1 if quick else 2),
         *a_prediction(1_000, 3),
         *a_prediction(10_000, 3),
