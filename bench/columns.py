@@ -1,7 +1,8 @@
 """Pictures and mails through the whole loop, in the order in which they came: what retraining is worth, and at what p99.
 
-Run: python -m bench.columns [--part images|text] [--quick] [--json]. Real server, real fits, simulated clock; the sets of
-../shared/data must be there. A whole run is kept in results/images.json and results/text.json; --quick replays the
+Run: python -m bench.columns [--part images|text] [--seconds N] [--quick] [--json]. Real server, real fits, simulated clock; the sets of
+../shared/data must be there. ``--seconds`` ends each replay after about so long, with the days that it came to; what is
+compared is compared on the same rows. A whole run is kept in results/images.json and results/text.json; --quick replays the
 first days of each and keeps nothing. The published figures beside ours come with the data: HOG and colours, and hashed
 TF-IDF, each with a logistic regression, retrained every window (single runs, windows of 250 and of 1,000).
 """
@@ -12,6 +13,7 @@ import json
 import os
 import platform
 import tempfile
+import time
 from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
@@ -21,6 +23,7 @@ import numpy as np
 import polars as pl
 from bench.rows import Row, parser, show
 
+from everloop.loop.account import Period
 from everloop.loop.replay import History, Plan, Replay, read_history
 from everloop.spec.load import load
 from everloop.store.lake import PREDICTIONS
@@ -43,6 +46,10 @@ class Ran:
     latencies: np.ndarray
     """Milliseconds in the server, from the head of a request to its answer."""
 
+    def on(self, other: "Ran") -> "Ran":
+        """Only rows that the other has, too."""
+        return dataclasses.replace(self, rows=self.rows.join(other.rows.select("_key"), on="_key", how="semi"))
+
     @property
     def accuracy(self) -> float:
         return float(self.rows["right"].mean())  # type: ignore[arg-type]
@@ -61,11 +68,18 @@ def history(file: str, name: str) -> History:
     return read_history(loop, loaded.source, loaded.path.parent)
 
 
-def replayed(found: History, *, days: int | None) -> Ran:
+def replayed(found: History, *, days: int | None, seconds: float | None = None) -> Ran:
     with tempfile.TemporaryDirectory(prefix="everloop-bench-") as folder:
         running = Replay(found, Plan(home=Path(folder), seed=0))
         if days is not None:
             running.end = min(running.end, running.start + days * Plan(home=Path()).look)
+        begin = time.monotonic()
+
+        def enough(period: Period) -> None:
+            if seconds is not None and time.monotonic() - begin > seconds:
+                running.end = period.end
+
+        running.listen(enough, lambda: None)
         try:
             account = running.run().summary()
             parts = [
@@ -86,9 +100,11 @@ def _same(decision: Any, truth: Any) -> bool:
     return decision is not None and int(decision) == int(truth)
 
 
-def images(*, quick: bool) -> tuple[list[Row], dict[str, Any]]:
+def images(*, quick: bool, seconds: float | None) -> tuple[list[Row], dict[str, Any]]:
     days = QUICK_DAYS if quick else None
-    ours, never = (replayed(history("pacs", name), days=days) for name in ("pacs", "pacs-never"))
+    whole = replayed(history("pacs", "pacs-never"), days=days, seconds=seconds)
+    ours = replayed(history("pacs", "pacs"), days=days, seconds=seconds)
+    never = whole.on(ours)
     rows = [
         *_pair("pacs, all", ours, never, None if quick else HOG["retrained"], "HOG, every window"),
         Row(
@@ -112,9 +128,10 @@ def _domains(ours: Ran, never: Ran) -> Iterator[Row]:
         )  # fmt: skip
 
 
-def text(*, quick: bool) -> tuple[list[Row], dict[str, Any]]:
+def text(*, quick: bool, seconds: float | None) -> tuple[list[Row], dict[str, Any]]:
     days = QUICK_DAYS if quick else None
-    found = {name: replayed(history("enron", f"enron-{name}"), days=days) for name in ("never", "tfidf", "transformer")}
+    names = ("never", "tfidf", "transformer")
+    found = {name: replayed(history("enron", f"enron-{name}"), days=days, seconds=seconds) for name in names}
     rows: list[Row] = []
     for name in ("tfidf", "transformer"):
         rows += _pair(
@@ -152,7 +169,7 @@ def kept(ran: Ran, by: str | None) -> dict[str, Any]:
     """What is published of a replay: shares by day, never a word of a mail."""
     daily = ran.rows.with_columns(day=pl.col("_event_time").dt.date().cast(pl.String))
     shown: dict[str, Any] = {
-        "rows": len(ran.rows), "accuracy": ran.accuracy, "fits": ran.fits,
+        "rows": len(ran.rows), "to": ran.account["to"], "accuracy": ran.accuracy, "fits": ran.fits,
         "accuracy_by_day": daily.group_by("day", maintain_order=True).agg(pl.col("right").mean()).rows(),
         "actions": ran.account["actions"],
     }  # fmt: skip
@@ -174,12 +191,13 @@ def machine() -> dict[str, Any]:
 def main() -> None:
     made: argparse.ArgumentParser = parser(__doc__ or "")
     made.add_argument("--part", choices=tuple(PARTS), help="one of them only")
+    made.add_argument("--seconds", type=float, help="end each replay after about so long")
     options = made.parse_args()
     found: list[Row] = []
     for name, measure in PARTS.items():
         if (options.part or name) != name:
             continue
-        rows, replays = measure(quick=options.quick)
+        rows, replays = measure(quick=options.quick, seconds=options.seconds)
         found += rows
         if not options.quick:
             whole = {"machine": machine(), "rows": [row.to_json() for row in rows], "replays": replays}

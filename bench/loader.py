@@ -109,7 +109,7 @@ def folder(files: list[bytes], form: Image, place: Path) -> Callable[[], float]:
 
 def rows(*, quick: bool) -> Iterator[Row]:
     files = pl.read_parquet(DATA, columns=["jpeg"])["jpeg"].to_list()[: 512 if quick else 1_670]
-    rounds = 3 if quick else 7
+    rounds = 3 if quick else 5
     torch.set_num_threads(1)
     with (
         tempfile.TemporaryDirectory() as place,
