@@ -1,8 +1,11 @@
 """Contributions are in the user's columns, sum to the served answer, and come from what was sealed."""
 
+import base64
 import math
+import runpy
+import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +14,12 @@ import polars as pl
 import pytest
 
 from everloop.clock import microseconds
+from everloop.durable.engine import Engine
 from everloop.errors import DataError, NotFound
+from everloop.jobs.process import ProcessExecutor
 from everloop.loop.attribution import attribute, importance
-from everloop.loop.installation import Installation, reopen
+from everloop.loop.controller import Controller
+from everloop.loop.installation import Installation, install, reopen
 from everloop.loop.server import ServingProcess
 from everloop.loop.traffic import Traffic
 from everloop.measure.shapley import shapley
@@ -46,9 +52,25 @@ def asked(folder: Path, train: str = FIELDS["train"]) -> SmallLoop:
 IDS = made_rows(10, seed=7)["parcel"].to_list()
 
 
+def opened(loop: SmallLoop) -> AbstractContextManager[Installation]:
+    return opened_at(loop.home)
+
+
 @contextmanager
-def opened(loop: SmallLoop) -> Iterator[Installation]:
-    installation = reopen(loop.home)
+def controlled(file: Path) -> Iterator[Controller]:
+    installation = install(file)
+    executor, engine = ProcessExecutor(), Engine(installation.ledger, installation.clock)
+    try:
+        yield Controller(installation, engine, executor)
+    finally:
+        engine.close()
+        executor.close()
+        installation.close()
+
+
+@contextmanager
+def opened_at(home: Path) -> Iterator[Installation]:
+    installation = reopen(home)
     try:
         yield installation
     finally:
@@ -149,6 +171,31 @@ def test_words_bring_what_their_text_brings(tmp_path: Path) -> None:
     assert list(brought) == ["please", "come", "hurry", "home"]
     assert letter.contribution > 0
     assert abs(brought["come"]) < 1e-9 < min(brought[word] for word in ("please", "hurry", "home"))
+
+
+def test_parts_of_an_image_are_told_apart(tmp_path: Path, everloop: Everloop, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copyfile(Path(__file__).parents[2] / "examples" / "digits.py", tmp_path / "digits.py")
+    monkeypatch.chdir(tmp_path)
+    runpy.run_path(str(tmp_path / "digits.py"))["write"](tmp_path / "digits")
+    assert everloop("run", tmp_path / "digits.py").code == 0
+    home = tmp_path / ".everloop"
+    with opened_at(home) as installation:
+        row = installation.lake.read("raw").head(1)
+    given = [{"png": base64.b64encode(row["png"][0]).decode()}]
+    with ServingProcess.start(Home(home), ["digits"], token="a token") as server:
+        traffic = Traffic(server.port, "digits", "a token")
+        traffic.predict(given, [0], [row["_key"][0]])
+        traffic.close()
+    with controlled(tmp_path / "digits.py") as controller:
+        controller.look()
+    out = tmp_path / "why.png"
+    told = everloop("why", row["_key"][0], "--explain", "--out", out, "--home", home, "--json")
+    assert told.code == 0, told.err
+    (picture,) = told.value["contributions"]
+    assert len(picture["parts"]) == len(picture["parts"][0]) == 8
+    assert max(map(max, picture["parts"])) > 0
+    assert out.exists()
+    assert (tmp_path / "why-png.png").exists()
 
 
 def test_what_is_not_in_the_log_is_said(boosted: SmallLoop, everloop: Everloop) -> None:

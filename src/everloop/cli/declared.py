@@ -17,15 +17,14 @@ from everloop.data import sources
 from everloop.durable import runs
 from everloop.durable.engine import Engine
 from everloop.errors import NeedsDecision, TrainError
-from everloop.jobs.process import ProcessExecutor
 from everloop.loop import trial
 from everloop.loop.controller import Controller
 from everloop.loop.environment import Environment
 from everloop.loop.events import Asked
+from everloop.loop.executing import executor_of
 from everloop.loop.installation import Installation, chosen, install, install_all, label_facts
 from everloop.loop.mirror import Mirroring, address_of
 from everloop.loop.monitoring import write
-from everloop.loop.preload import modules
 from everloop.loop.publish import publish
 from everloop.loop.turn import plain
 from everloop.loop.up import Upkeep
@@ -82,7 +81,7 @@ def run(path: Path, *, loop: str | None, environment: str | None, as_json: bool)
             text = ", ".join(f"{key} {value}" for key, value in detail.items())
             console.print(f"  {step}{': ' + text if text else ''}", style="dim", markup=False)
 
-    executor = ProcessExecutor(preload=modules(installation.loop))
+    executor = executor_of(installation)
     executor.warm()
     try:
         controller = Controller(

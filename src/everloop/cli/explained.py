@@ -9,7 +9,8 @@ from rich.console import Console
 
 from everloop.cli.kept import opened, version_number
 from everloop.cli.show import Usage, emit, table
-from everloop.loop.attribution import Attribution, Importance, attribute, importance
+from everloop.loop.attribution import Attribution, Importance, attribute, importance, pixels_of
+from everloop.loop.installation import Installation
 from everloop.loop.turn import plain
 
 WIDTH = 24
@@ -23,21 +24,34 @@ def explain(id: str, home: Path, *, loop: str | None, subject: str | None, out: 
     with opened(home, loop) as each:
         number = version_number(id)
         told = importance(each, number, subject=subject) if number is not None else attribute(each, id, subject=subject)
-    if out is not None:
-        from everloop.loop import attribution_plot as plots
-
-        figure = plots.of_version(told) if isinstance(told, Importance) else plots.of_prediction(told)
-        plots.save(figure, out)
+        drawn = [] if out is None else _drawn(each, told, out)
 
     def people(console: Console) -> None:
         if isinstance(told, Importance):
             _version(console, told)
         else:
             _prediction(console, told)
-        if out is not None:
-            console.print(f"picture: {out}", markup=False)
+        for path in drawn:
+            console.print(f"picture: {path}", markup=False)
 
     emit(plain(told), as_json, people)
+
+
+def _drawn(installation: Installation, told: Attribution | Importance, out: Path) -> list[Path]:
+    """The pictures' files: one of the columns, and one of each image among them beside it."""
+    from everloop.loop import attribution_plot as plots
+
+    if isinstance(told, Importance):
+        plots.save(plots.of_version(told), out)
+        return [out]
+    plots.save(plots.of_prediction(told), out)
+    written = [out]
+    for part in told.contributions:
+        if part.parts:
+            beside = out.with_stem(f"{out.stem}-{part.name}")
+            plots.save(plots.of_image(told, part, pixels_of(installation, told, part.name)), beside)
+            written.append(beside)
+    return written
 
 
 def _prediction(console: Console, told: Attribution) -> None:

@@ -20,7 +20,9 @@ from everloop.errors import DataError, NotFound
 from everloop.loop.asked import Asked
 from everloop.loop.installation import Installation
 from everloop.loop.of_version import Made, made_of
+from everloop.package.pack import decoded
 from everloop.records import Signature, digest_of
+from everloop.serve.tensors import digests
 from everloop.store.ledger import versions
 from everloop.watch import fold
 
@@ -40,6 +42,8 @@ class Contribution:
     """Its standard error, where it was sampled."""
     words: tuple[tuple[str, float], ...] = ()
     """Of a free text: what each of its words brought, in the text's order."""
+    parts: tuple[tuple[float, ...], ...] = ()
+    """Of an image: what each part of a grid over it brought, rows from the top."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,12 +84,13 @@ def attribute(installation: Installation, id: str, *, subject: str | None = None
     made = made_of(installation, version)
     signature = made.signature
     raw = fold.inputs(row, signature.inputs)
-    absent = [each.name for each in signature.inputs if each.name not in raw]
-    if absent or signature.tensors:
-        named = ", ".join([*absent, *(each.name for each in signature.tensors)][:5])
+    raw |= _images(installation, signature, row)
+    names = [*(each.name for each in signature.inputs), *(each.name for each in signature.tensors)]
+    absent = [name for name in names if name not in raw]
+    if absent:
         raise NotFound(
-            f"The log does not hold the raw columns of {id!r} ({named}), so it cannot be explained; "
-            "log=True in el.Serve keeps columns, and arrays are never kept."
+            f"The log does not hold the raw columns of {id!r} ({', '.join(absent[:5])}), so it cannot be explained; "
+            "log=True in el.Serve keeps columns; images are found where their row came in under the prediction's id."
         )
     place = _place(signature, subject, row)
     served = _served(signature, row, place)
@@ -95,6 +100,38 @@ def attribute(installation: Installation, id: str, *, subject: str | None = None
         loop=installation.name, version=version.number, id=id, served=served,
         subject=str(signature.classes[place]) if signature.classes else None, **found,
     )  # fmt: skip
+
+
+def _images(installation: Installation, signature: Signature, row: pl.DataFrame) -> dict[str, pl.Series]:
+    """The files of the row with the prediction's id, where they are the very images that were answered."""
+    named = [each for each in signature.tensors if each.image is not None]
+    if not named or "raw" not in installation.lake.tables():
+        return {}
+    rows = installation.lake.read("raw", where=pl.col("_key") == row["id"][0]).tail(1)
+    found: dict[str, pl.Series] = {}
+    for each in named:
+        if each.name not in rows.columns or rows.is_empty() or f"{fold.INPUT}{each.name}" not in row.columns:
+            continue
+        assert each.image is not None
+        try:
+            pixels = decoded(each.name, rows[each.name], each.image)
+        except DataError:
+            continue
+        if digests(pixels).hex() == row[f"{fold.INPUT}{each.name}"][0]:
+            found[each.name] = rows[each.name]
+    return found
+
+
+def pixels_of(installation: Installation, told: Attribution, name: str) -> npt.NDArray[np.uint8]:
+    """The image that was answered, uint8 [height, width, channels]. Raises NotFound."""
+    with installation.ledger.read() as connection:
+        made = made_of(installation, versions.get(connection, installation.name, told.version))
+    (column,) = (each for each in made.signature.tensors if each.name == name)
+    rows = installation.lake.read("raw", where=pl.col("_key") == told.id).tail(1)
+    if rows.is_empty() or column.image is None:
+        raise NotFound(f"The image {name!r} of {told.id!r} is gone.")
+    pixels: npt.NDArray[np.uint8] = decoded(name, rows[name], column.image)[0]
+    return pixels
 
 
 def _place(signature: Signature, subject: str | None, row: pl.DataFrame) -> int:
@@ -120,12 +157,14 @@ def _served(signature: Signature, row: pl.DataFrame, place: int) -> float | None
     return None if value is None else float(value)
 
 
-def explained(made: Made, frame: pl.DataFrame, place: int, *, served: float | None, seed: int) -> dict[str, Any]:
-    """Fields of the `Attribution` of one row."""
+def explained(
+    made: Made, frame: pl.DataFrame, place: int, *, served: float | None, seed: int, inside: bool = True
+) -> dict[str, Any]:
+    """Fields of the `Attribution` of one row. ``inside``: texts by their words and images by their parts, too."""
     own = _own(made, frame, place)
     if own is not None and (served is None or math.isclose(own["answer"], served, rel_tol=AGREES, abs_tol=AGREES)):
         return own
-    return _asked(made, frame, place, seed)
+    return _asked(made, frame, place, seed, inside)
 
 
 def _own(made: Made, frame: pl.DataFrame, place: int) -> dict[str, Any] | None:
@@ -165,17 +204,21 @@ def _of_class(signature: Signature, shares: Numbers, base: float, place: int) ->
     return (-shares, -base) if signature.task == "binary" and place == 0 else (shares, base)
 
 
-def _asked(made: Made, frame: pl.DataFrame, place: int, seed: int) -> dict[str, Any]:
+def _asked(made: Made, frame: pl.DataFrame, place: int, seed: int, inside: bool) -> dict[str, Any]:
     asked = Asked(made.predictor, made.background(), place)
     shares = asked.columns(frame, seed)
     texts = made.free_texts()
     contributions = []
     for column, share, error in zip(asked.names, shares.shares, shares.errors, strict=True):
         value = frame[column][0]
-        words = asked.words(frame, column, seed) if column in texts and value else ()
+        words = asked.words(frame, column, seed) if column in texts and value and inside else ()
+        parts = asked.parts(frame, column, seed) if isinstance(value, bytes) and inside else ()
         contributions.append(
-            Contribution(name=column, value=_shown(value), contribution=float(share), error=float(error), words=words)
-        )
+            Contribution(
+                name=column, value=_shown(value), contribution=float(share), error=float(error), words=words,
+                parts=parts,
+            )
+        )  # fmt: skip
     classes = bool(made.signature.classes)
     return {
         "method": "its graph", "scale": "log odds" if classes else "value", "base": shares.base,
@@ -195,6 +238,8 @@ def _sigmoid(value: float) -> float:
 def _shown(value: Any) -> Any:
     if isinstance(value, float) and math.isnan(value):
         return None
+    if isinstance(value, bytes):
+        return f"{len(value):,} bytes"
     return value if value is None or isinstance(value, bool | int | float | str) else str(value)
 
 
@@ -235,16 +280,16 @@ def importance(installation: Installation, number: int, *, subject: str | None =
         version = versions.get(connection, installation.name, number)
     made = made_of(installation, version)
     signature = made.signature
-    if signature.tensors:
+    if any(each.image is None for each in signature.tensors):
         raise NotFound(f"Version {number} answers arrays, which have no columns to tell apart.")
     place = _place(signature, subject, pl.DataFrame({"decision": [0]}))
     rows = made.test_rows(MANY)
-    first = explained(made, rows.head(1), place, served=None, seed=0)
+    first = explained(made, rows.head(1), place, served=None, seed=0, inside=False)
     if first["method"] == "its graph":
         rows = made.test_rows(FEW)
     found: dict[str, list[float]] = {}
     for at in range(len(rows)):
-        each = explained(made, rows[at : at + 1], place, served=None, seed=at)
+        each = explained(made, rows[at : at + 1], place, served=None, seed=at, inside=False)
         for one in each["contributions"]:
             found.setdefault(one.name, []).append(one.contribution)
     weights = [

@@ -9,7 +9,7 @@ import matplotlib as mpl
 from matplotlib.figure import Figure
 
 from everloop.errors import DataError
-from everloop.loop.attribution import Attribution, Importance
+from everloop.loop.attribution import Attribution, Contribution, Importance
 from everloop.loop.page import BAD, BLUE, GRID, INK, MUTED, as_svg, new_figure
 
 MOST_SHOWN = 14
@@ -53,6 +53,22 @@ def of_prediction(told: Attribution) -> Figure:
         loc="left", color=INK, fontsize=11,
     )  # fmt: skip
     axes.annotate("usual", (told.base, 1.0), xycoords=("data", "axes fraction"), ha="center", color=MUTED, fontsize=8)
+    return figure
+
+
+def of_image(told: Attribution, part: Contribution, pixels: Any) -> Figure:
+    """The image, and beside it what each part brought: blue towards the answer, red away from it."""
+    figure = Figure(figsize=(9.6, 4.8), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    height, width = pixels.shape[:2]
+    left.imshow(pixels if pixels.shape[2] == 3 else pixels[..., 0], cmap="gray", vmin=0, vmax=255)
+    strongest = max(abs(share) for each in part.parts for share in each) or 1.0
+    drawn = right.imshow(part.parts, cmap="RdBu", vmin=-strongest, vmax=strongest, extent=(0, width, height, 0))
+    figure.colorbar(drawn, ax=right, shrink=0.8, label=f"contribution, {told.scale}")
+    for axes in (left, right):
+        axes.set_axis_off()
+    left.set_title(f"{told.loop} {told.id}, version {told.version}: {part.name}", loc="left", color=INK, fontsize=11)
+    right.set_title(f"what speaks for {told.subject} ({told.answer:.3f})", loc="left", color=INK, fontsize=11)
     return figure
 
 

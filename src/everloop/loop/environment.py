@@ -8,8 +8,21 @@ from typing import Any, Literal
 from everloop.errors import SpecError
 from everloop.serve.settings import ServerSettings
 
-KNOWN = {"home", "ledger", "host", "port", "processes", "metrics", "mlflow", "executor", "nproc", "sharded", "serve"}
-EXECUTORS = ("process", "torchrun")
+KNOWN = {
+    "home",
+    "ledger",
+    "host",
+    "port",
+    "processes",
+    "metrics",
+    "mlflow",
+    "executor",
+    "ray",
+    "nproc",
+    "sharded",
+    "serve",
+}
+EXECUTORS = ("process", "torchrun", "ray")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,7 +42,10 @@ class Environment:
     mlflow: str | None = None
     """Where versions are mirrored to, http://host:port; "" for nowhere; None: where ``MLFLOW_TRACKING_URI`` says."""
     executor: str = "process"
-    """Where a fit runs: ``process``, one of its own; ``torchrun``: networks are trained by ``nproc`` together."""
+    """Where a fit runs: ``process``, one of its own; ``torchrun``: networks are trained by ``nproc`` together; ``ray``:
+    on a cluster, networks by ``nproc`` together."""
+    ray: str = "auto"
+    """The cluster's address, ``host:port``; ``auto``: the one that this machine belongs to."""
     nproc: int = 1
     sharded: bool = False
     """Each of them holds a part of the network (FSDP2), for one that no process can hold; else all of it (DDP)."""
@@ -79,7 +95,7 @@ class Environment:
             if key in table and not isinstance(table[key], kind):
                 raise SpecError(f"{path.name}: {name}.{key} is {table[key]!r}; write a {kind.__name__}.")
         _checked_executor(name, table, path)
-        plain = ("ledger", "host", "port", "processes", "metrics", "mlflow", "executor", "nproc", "sharded")
+        plain = ("ledger", "host", "port", "processes", "metrics", "mlflow", "executor", "ray", "nproc", "sharded")
         settings = {key: table[key] for key in plain if key in table}
         if not is_address(settings.get("metrics", "")):
             raise SpecError(
@@ -99,7 +115,11 @@ def _checked_executor(name: str, table: dict[str, Any], path: Path) -> None:
         raise SpecError(f"{path.name}: {name}.executor is {executor!r}; write one of {', '.join(EXECUTORS)}.")
     if not isinstance(nproc, int) or isinstance(nproc, bool) or nproc < 1:
         raise SpecError(f"{path.name}: {name}.nproc is {nproc!r}; write a whole number from 1 up.")
-    if nproc > 1 and executor != "torchrun":
+    if not isinstance(table.get("ray", ""), str):
+        raise SpecError(f'{path.name}: {name}.ray is {table["ray"]!r}; write "host:port", or "auto".')
+    if "ray" in table and executor != "ray":
+        raise SpecError(f'{path.name}: {name}.ray is {table["ray"]!r}, and its executor is {executor!r}; write "ray".')
+    if nproc > 1 and executor == "process":
         raise SpecError(f'{path.name}: {name}.nproc is {nproc}, and {name}.executor is {executor!r}; write "torchrun".')
     if not isinstance(table.get("sharded", False), bool):
         raise SpecError(f"{path.name}: {name}.sharded is {table['sharded']!r}; write true or false.")

@@ -204,6 +204,7 @@ def make(work: Work, rows: Samples, snapshot: Snapshot, *, folder: Path, watch: 
         explain = {"file": name, "sha256": digest_of(content), "encoding": digest_of(table)}
     details = {
         "explain": explain,
+        "curve": getattr(shipped.fitted.model, "history", ()),
         "parity": built.parity,
         "extensions": built.extensions,
         "opset": {"": built.opset},

@@ -65,7 +65,8 @@ class Made:
 
     def test_rows(self, most: int) -> pl.DataFrame:
         """At most so many raw rows, evenly from the oldest to the newest."""
-        rows = self._rows.select(each.name for each in self.signature.inputs)
+        names = [*(each.name for each in self.signature.inputs), *(each.name for each in self.signature.tensors)]
+        rows = self._rows.select(names)
         places = np.unique(np.linspace(0, len(rows) - 1, min(most, len(rows))).astype(np.int64))
         return rows[places]
 

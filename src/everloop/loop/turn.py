@@ -153,7 +153,11 @@ class Turn:
                     "remembered": remembered,
                     "champion": champion,
                     "folder": str(each.folder),
-                    "machine": {"processes": each.environment.nproc, "sharded": each.environment.sharded},
+                    "machine": {
+                        "processes": each.environment.nproc,
+                        "sharded": each.environment.sharded,
+                        "ray": each.environment.ray if each.environment.executor == "ray" else None,
+                    },
                 },
                 folder=job_folder,
                 timeout=_patience(each),

@@ -15,15 +15,14 @@ from typing import Literal
 
 from everloop.durable.engine import Engine
 from everloop.errors import CannotListen, EverloopError, ReleaseConflict
-from everloop.jobs.process import ProcessExecutor
 from everloop.loop.alerting import Alerting
 from everloop.loop.controller import Controller
 from everloop.loop.events import Asked
+from everloop.loop.executing import executor_of
 from everloop.loop.gauges import page
 from everloop.loop.installation import Installation
 from everloop.loop.metrics_page import MetricsPage
 from everloop.loop.mirror import Mirroring, address_of
-from everloop.loop.preload import modules
 from everloop.loop.publish import publish
 from everloop.loop.server import ServingProcess, check_address, hand_over, handed_over
 from everloop.records import Decision
@@ -42,7 +41,7 @@ class Turning:
     def __init__(self, installation: Installation, *, told: Callable[[Decision], None], said: Said) -> None:
         self.installation = installation
         self._said = said
-        self._executor = ProcessExecutor(preload=modules(installation.loop))
+        self._executor = executor_of(installation)
         self._executor.warm()
         self._engine = Engine(installation.ledger, installation.clock)
         self.controller = Controller(installation, self._engine, self._executor, told=told)

@@ -71,6 +71,8 @@ class Machine:
 
     processes: int = 1
     """So many fit it together."""
+    ray: str | None = None
+    """The address of the Ray cluster where they do it; None: on this machine."""
     sharded: bool = False
     """Each of them holds a part of the network (FSDP2) instead of all of it."""
     remembered: Path | None = None

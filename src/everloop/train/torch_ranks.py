@@ -1,4 +1,4 @@
-"""The same fit by several processes of this machine. What is fitted, and how, is `everloop.train.torch`'s business.
+"""The same fit by several processes, of this machine or of a Ray cluster. What is fitted, and how, is `everloop.train.torch`'s business.
 
 The fit's rows are left as arrays that the processes map; the first of them leaves the weights. A process that dies
 takes the others with it, and all of them go on from the last checkpoint.
@@ -13,6 +13,7 @@ import torch
 
 from everloop.errors import JobError, TrainError
 from everloop.jobs.job import Job
+from everloop.jobs.ray import ray_train
 from everloop.jobs.torchrun import torchrun
 from everloop.measure.tensors import Tensors
 from everloop.spec import codec
@@ -54,7 +55,9 @@ def run(declared: Any, inputs: Tensors, arrays: dict[str, Any], *, identity: str
         environment={"OMP_NUM_THREADS": str(arguments["threads"])},
     )  # fmt: skip
     try:
-        with torchrun(context.machine.processes) as executor:
+        machine = context.machine
+        ranks = ray_train(machine.ray, machine.processes) if machine.ray is not None else torchrun(machine.processes)
+        with ranks as executor:
             said: dict[str, Any] = executor.run(job, on_progress=context.progress)
     except JobError as error:
         raise TrainError(f"the fit by {context.machine.processes} processes failed: {error}") from error
