@@ -13,6 +13,8 @@ from everloop.measure.tensors import Tensors
 from everloop.spec.torch import Pretrained
 
 CONFIG = "config.json"
+HUB_SECONDS = 5.0
+"""A hub that has not answered by then is not reachable."""
 
 
 def load(
@@ -121,6 +123,9 @@ class TokenClassifier(torch.nn.Module):  # type: ignore[misc]
 
 def _from_hub(pretrained: Pretrained, parameters: Mapping[str, Any], outputs: int) -> Any:
     try:
+        from huggingface_hub import model_info
+
+        model_info(pretrained.path, timeout=HUB_SECONDS)  # or from_pretrained would try for most of a minute
         return _transformers(pretrained.path, parameters, outputs, local=False)
     except TrainError:
         raise
