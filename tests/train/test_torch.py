@@ -1,5 +1,8 @@
 """How a network is fitted: what it is told, what it learns, what it refuses."""
 
+import os
+import subprocess
+import sys
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -275,3 +278,28 @@ def test_the_declaration_fits_through_the_same_door_as_an_estimator() -> None:
     assert made.model.module.first.out_features == 12
     with pytest.raises(el.SpecError, match=r"Search\.space names 'colour', which .* does not take"):
         el.Train(Torch(Net), search=el.Search({"colour": el.Uniform(0, 1)}))
+
+
+SHORT = """
+import resource
+import sys
+
+from tiny_nets import declared, fitted, rows
+
+inputs, target = rows(2048)
+fitted(declared(epochs=1), inputs, target)  # what torch takes for itself
+held = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (held + (300 << 20), resource.RLIM_INFINITY))
+model = fitted(declared(epochs=1, batch_size=2048, parameters={"hidden": 20_000}), inputs, target)
+print(model.told)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="only Linux says how much a process holds")
+def test_a_process_whose_memory_really_runs_out_goes_on_in_parts() -> None:
+    support = str(Path(__file__).parents[1] / "support")
+    done = subprocess.run(
+        [sys.executable, "-c", SHORT], env={**os.environ, "PYTHONPATH": support}, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert "steps of 2048 rows go on in parts of" in done.stdout
