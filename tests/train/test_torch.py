@@ -17,7 +17,7 @@ from everloop.measure import encode
 from everloop.measure.tensors import Tensors
 from everloop.spec.torch import Torch
 from everloop.spec.train import Train
-from everloop.train import torch_batches
+from everloop.train import function, torch_batches
 from everloop.train.fit import fit as fit_any
 from everloop.train.function import Machine, TrainContext
 from tiny_nets import Net, declared, fitted, rows
@@ -303,3 +303,20 @@ def test_a_process_whose_memory_really_runs_out_goes_on_in_parts() -> None:
     )
     assert done.returncode == 0, done.stderr
     assert "steps of 2048 rows go on in parts of" in done.stdout
+
+
+def test_a_loop_of_ones_own_goes_on_where_it_was_killed(tmp_path: Path) -> None:
+    context = TrainContext(checkpoints=tmp_path / "checkpoints")
+    assert context.resumed() is None
+    context.checkpoint(b"epoch 3")
+    seen: list[bytes | None] = []
+
+    def own(samples: Any, params: Any, context: TrainContext) -> Any:
+        seen.append(context.resumed())
+        return torch.nn.Linear(4, 2)
+
+    inputs, target = rows()
+    rows_of_it = function.rows_of(inputs, y=target, weights=None, columns=("a", "b", "c", "d"))
+    for _ in range(2):
+        function.call(own, rows_of_it, {}, context)
+    assert seen == [b"epoch 3", None]

@@ -28,6 +28,7 @@ from everloop.loop.events import TurnEnded
 from everloop.loop.installation import Installation
 from everloop.loop.remembered import remember
 from everloop.records import Candidate, Snapshot, Verdict, Version, decode, digest_of, encode
+from everloop.spec.function import Function
 from everloop.spec.torch import Torch
 from everloop.store import packages
 from everloop.store.ledger import candidates, releases, versions
@@ -37,7 +38,7 @@ Progress = Callable[[str, dict[str, Any]], None]
 JSON = dict[str, Any]
 LOOK_SECONDS = 0.2
 KILLED = 2
-"""How often a network's fit goes on after it was killed, from its last checkpoint. Other fits keep nothing to go on with."""
+"""How often a fit that may keep checkpoints goes on after it was killed. Others keep nothing to go on with."""
 T = TypeVar("T")
 
 
@@ -161,7 +162,7 @@ class Turn:
                 },
                 folder=job_folder,
                 timeout=_patience(each),
-                retries=KILLED if any(isinstance(one.estimator, Torch) for one in each.loop.trains) else 0,
+                retries=KILLED if any(isinstance(one.estimator, Torch | Function) for one in each.loop.trains) else 0,
             ),
             on_progress=lambda detail: self._progress("fit", detail),
             stop=stop,

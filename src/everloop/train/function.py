@@ -15,6 +15,7 @@ import numpy.typing as npt
 from everloop.errors import TrainError
 from everloop.measure.encode import COLUMNS
 from everloop.measure.tensors import Tensors
+from everloop.store.files import write_atomically
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +41,9 @@ def rows_of(inputs: "npt.NDArray[Any] | Tensors", **others: Any) -> TrainingRows
         return TrainingRows(X=inputs, **others)
     matrix = np.asarray(inputs[COLUMNS]) if COLUMNS in inputs else np.zeros((inputs.rows, 0), dtype=np.float32)
     return TrainingRows(X=matrix, tensors=inputs, **others)
+
+
+OWN = "own.checkpoint"
 
 
 def _silent(_: dict[str, Any]) -> None:
@@ -104,6 +108,17 @@ class TrainContext:
     champion: Path | None = None
     """What `everloop.train.champion.leave` left of the version that serves, for a fit that begins with it."""
 
+    def checkpoint(self, content: bytes) -> None:
+        """Keep what another process can go on from, should this one be killed: whole, or not at all."""
+        if self.checkpoints is not None:
+            self.checkpoints.mkdir(parents=True, exist_ok=True)
+            write_atomically(self.checkpoints / OWN, content)
+
+    def resumed(self) -> bytes | None:
+        """What the last `checkpoint` of this very fit kept, or None: the fit begins."""
+        path = None if self.checkpoints is None else self.checkpoints / OWN
+        return path.read_bytes() if path is not None and path.exists() else None
+
 
 def load(source: Path, digest: str, name: str) -> Callable[[TrainingRows, Mapping[str, Any], TrainContext], Any]:
     """The function ``name`` of the file ``source`` whose content has ``digest``; raises `TrainError`."""
@@ -139,6 +154,8 @@ def call(function: Callable[..., Any], rows: TrainingRows, parameters: Mapping[s
     """The fitted model, or `TrainError` with the user's own last lines."""
     try:
         model = function(rows, dict(parameters), context)
+        if context.checkpoints is not None:
+            (context.checkpoints / OWN).unlink(missing_ok=True)  # It has ended, and a refit is another fit.
     except Pruned:
         raise
     except Exception as error:
