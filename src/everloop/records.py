@@ -485,6 +485,9 @@ class GuardEvidence:
     baseline: float
     margin: float
     epochs: tuple[ArmCounts, ...]
+    only_challenger_failed: int = 0
+    """In shadow, of the same rows: on so many the challenger alone failed, on so many the champion alone."""
+    only_champion_failed: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

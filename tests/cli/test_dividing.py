@@ -3,12 +3,14 @@
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from everloop.clock import instant
+from everloop.clock import SimulatedClock, instant
+from everloop.loop.events import ChangeRelease
 from everloop.loop.server import ServingProcess
 from everloop.store import segments
 from everloop.store.home import Home
@@ -250,3 +252,46 @@ def test_a_new_share_draws_units_anew_unless_they_stay_for_good(lived: SmallLoop
 def test_home_options_are_the_same_as_everywhere(two: SmallLoop, everloop: Everloop, tmp_path: Path) -> None:
     said = everloop("experiment", "list", "--home", two.folder)
     assert (said.code, "no experiment yet" in said.out) == (0, True)
+
+
+def test_a_route_by_meaning_is_weighed_by_its_labels_and_shown(two: SmallLoop, everloop: Everloop) -> None:
+    at = ("--home", two.home)
+    undeclared = everloop("route", "start", "--meaning", "--arm", "cheap=v1", "--arm", "dear=v2", *at)
+    assert (undeclared.code, "does not declare what a query is about" in undeclared.err) == (8, True)
+    assert everloop("route", "show", *at).code == 11
+    assert everloop("route", "start", "--meaning", "--cascade", 0.5, "--arm", "a=v1", "--arm", "b=v2", *at).code == 2
+    two.declare(serve="el.Serve(meaning=el.Meaning(lambda row: row.carrier, first='west', margin=0.5))")
+    ended = two.command("run", str(two.file))
+    assert ended.code == 0, ended.err
+    assert everloop("rollback", *at).code == 0  # what was made is in shadow: nothing else begins meanwhile
+    started = everloop("route", "start", "--meaning", "--arm", "cheap=v1", "--arm", "dear=v2", *at)
+    assert started.code == 0, started.err
+    assert "meaning decides who answers (cheap v1, dear v2)" in started.out
+    began = datetime.now(UTC) + timedelta(seconds=1)
+    asked = made_rows(1_200, seed=9, start=began, days=0.01)
+    with client(two) as server:
+        for part in asked.iter_slices(300):
+            body = [
+                {**row, "sent": row["sent"].replace(tzinfo=UTC).isoformat()} for row in part.drop("late").to_dicts()
+            ]
+            status, answers = server.post("/predict", body)
+            assert status == 200, answers
+            told = [{"id": id, "value": late} for id, late in zip(part["parcel"], part["late"], strict=True)]
+            assert server.post("/outcomes", told)[0] == 200
+    with two.controller(SimulatedClock(began + timedelta(days=3))) as controller:
+        look = controller.look()
+        assert [each.change.action for each in look.commands if isinstance(each, ChangeRelease)] == ["weights moved"]
+        again = controller.look()
+        assert not [each for each in again.commands if isinstance(each, ChangeRelease)], "what is settled moves once"
+    weights = published(two)["route"]["weights"]
+    assert weights.keys() == {"", "north", "south", "west"}
+    assert weights["west"] == [0.95, 0.05], "none is better by more than half a loss: the first one leads"
+    shown = everloop("route", "show", *at, "--json").value
+    assert {each["name"] for each in shown["classes"]} == {"north", "south", "west"}
+    assert sum(each["recent"] for each in shown["classes"]) == pytest.approx(1)
+    assert all(each["weights"] == {"cheap": 0.95, "dear": 0.05} for each in shown["classes"])
+    people = everloop("route", "show", *at)
+    assert "too few queries to say whether the mix has moved" in people.out
+    assert "cheap 95%, dear 5%" in people.out
+    newest = everloop("status", *at).out
+    assert "weights moved" in newest

@@ -1,7 +1,9 @@
 """What one look at the evidence says, and in which words."""
 
+from dataclasses import replace
 from datetime import UTC, datetime
 
+import numpy as np
 import pytest
 
 from everloop.records import (
@@ -156,3 +158,45 @@ def test_without_a_challenger_there_is_nothing_to_judge() -> None:
 def test_a_champion_that_never_failed_still_gives_a_usable_rate() -> None:
     found = look(ReleaseEvidence(guards=(guard("errors", (0.1, 0, 1_000, 0, 9_000), baseline=0.0),)))
     assert not found.rollback
+
+
+def failing(ours: int, theirs: int, *epochs: tuple[float, float, float, float, float]) -> GuardEvidence:
+    return replace(guard("errors", *epochs), only_challenger_failed=ours, only_champion_failed=theirs)
+
+
+def test_a_challenger_that_crashes_is_turned_back_in_shadow_before_anybody_has_met_it() -> None:
+    found = look(ReleaseEvidence(guards=(failing(40, 0),)), stage="shadow", share=0.0)
+    assert found.rollback
+    assert found.because == "shown worse: in shadow it alone failed on 40 rows, the champion alone on 0"
+    for ours, theirs in ((0, 0), (5, 3), (30, 30), (0, 400)):
+        evidence = ReleaseEvidence(guards=(failing(ours, theirs),), shadow=zero_one(300, 5, 5), shadow_margin=0.02)
+        assert not look(evidence, stage="shadow", share=0.0).rollback, (ours, theirs)
+
+
+def test_failures_in_shadow_and_at_a_share_add_up_and_cost_no_level() -> None:
+    """Two bets on one null: neither is enough alone, both together are; of 400 equal challengers few are turned back."""
+    some = (0.1, 12, 400, 72, 3_600)
+    assert not look(ReleaseEvidence(guards=(guard("errors", some),))).rollback
+    assert not look(ReleaseEvidence(guards=(failing(8, 1),)), stage="shadow", share=0.0).rollback
+    assert look(ReleaseEvidence(guards=(failing(12, 1, (0.1, 24, 400, 72, 3_600)),))).rollback
+    random = np.random.default_rng(5)
+    back = 0
+    for _ in range(400):
+        worst = False
+        ours = theirs = 0
+        for _ in range(8):
+            ours, theirs = ours + int(random.binomial(10, 0.5)), theirs + int(random.binomial(10, 0.5))
+            worst |= look(ReleaseEvidence(guards=(failing(ours, theirs),)), stage="shadow", share=0.0).rollback
+        back += worst
+    assert back <= 20
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5])
+def test_one_sided_traffic_and_none_at_all_decide_nothing_or_freeze(share: float) -> None:
+    nothing = look(ReleaseEvidence(guards=(guard("errors"), guard("latency p99"))), share=share)
+    assert (nothing.rollback, nothing.promote, nothing.requests) == (False, False, 0)
+    only = look(ReleaseEvidence(guards=(guard("errors", (share, 0, 0, 20, 1_000)),)), share=share)
+    assert not only.promote
+    assert not only.rollback
+    flood = look(ReleaseEvidence(guards=(guard("errors", (share, 0, 0, 400, 20_000)),)), share=share)
+    assert flood.frozen, "ten thousand requests and none for the challenger: assignments are lost"

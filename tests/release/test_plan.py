@@ -302,3 +302,22 @@ def test_who_wants_no_shadow_has_none_afterwards(rollout: Canary | Direct) -> No
 
 def test_the_first_version_has_nobody_beside_it() -> None:
     assert plan.begin(Release(loop="made"), 1, ROLLOUT, now=START).release.former is None
+
+
+@pytest.mark.parametrize("jump", [timedelta(days=-400), timedelta(days=-1)])
+def test_a_clock_that_goes_back_decides_nothing(jump: timedelta) -> None:
+    for release in (begun(), at(0.1), at(0.5)):
+        assert plan.advance(release, ROLLOUT, judged(), now=START + jump) is None
+        assert plan.advance(release, STRICT, judged(), now=START + jump) is None
+    crowned = plan.promote(begun(), 2, START, ROLLOUT).release
+    assert plan.relieve(crowned, START + jump) is None
+
+
+def test_a_clock_that_jumps_ahead_ends_a_release_as_declared_and_says_what_was_seen() -> None:
+    change = plan.advance(begun(), ROLLOUT, judged(requests=3), now=START + 900 * DAY)
+    assert change is not None
+    assert change.action == "promoted"
+    assert "no sign of harm in 3 answers, not proved" in change.because
+    strict = plan.advance(begun(STRICT), STRICT, judged(requests=3), now=START + 900 * DAY)
+    assert strict is not None
+    assert strict.action == "rolled back"

@@ -13,7 +13,17 @@ from everloop.spec.metric import Accuracy, Brier, LogLoss
 from everloop.store.lake import PREDICTIONS, Lake
 from everloop.watch.fold import fold
 from everloop.watch.labels import Truth, matured
-from everloop.watch.service import Baseline, Pairs, Tally, baseline, guard_evidence, merged, pairs, tally
+from everloop.watch.service import (
+    Baseline,
+    Pairs,
+    Tally,
+    baseline,
+    failed_in_shadow,
+    guard_evidence,
+    merged,
+    pairs,
+    tally,
+)
 
 START = datetime(2024, 1, 1, tzinfo=UTC)
 RELEASE = Release(
@@ -77,6 +87,17 @@ def test_shadow_answers_and_other_versions_are_no_part_of_the_canary(
     log.predictions(names(4, "b"), arm="challenger", version=7, epoch=1, share=0.1)
     fold(log.folder, lake, signatures)
     assert tally(lake.read(PREDICTIONS), RELEASE, GUARDS, FROZEN) == ()
+
+
+def test_failures_in_shadow_are_told_apart_by_who_failed_alone(log: Any, lake: Lake, signatures: Signatures) -> None:
+    at = [us(1)] * 10
+    log.predictions(names(10), at=at, failed=[True] * 3 + [False] * 7)
+    log.predictions(names(10), at=at, arm="shadow", version=2, failed=[False] + [True] * 8 + [False])
+    log.predictions(names(10, "old"), at=[us(-1)] * 10, arm="shadow", version=2, failed=[True] * 10)
+    log.predictions(names(10, "other"), at=at, arm="shadow", version=7, failed=[True] * 10)
+    log.predictions(names(10, "canary"), at=at, epoch=4, share=0.1, failed=[True] * 10)
+    fold(log.folder, lake, signatures)
+    assert failed_in_shadow(lake, RELEASE, since=START) == (6, 1)
 
 
 def test_a_unit_counts_once_an_hour_whatever_it_sends(log: Any, lake: Lake, signatures: Signatures) -> None:

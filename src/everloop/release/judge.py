@@ -10,6 +10,8 @@ import math
 from dataclasses import dataclass
 from datetime import datetime
 
+import numpy as np
+
 from everloop.measure import eprocess, shadow
 from everloop.records import Evidence, GuardEvidence, Release, ReleaseEvidence
 from everloop.spec.rollout import Canary, Direct
@@ -133,7 +135,7 @@ def _about(count: int) -> str:
 def _guard(guard: GuardEvidence, rollout: Canary, limit: float, release: Release) -> _Finding:
     observed = eprocess.counts_of(guard.epochs)
     baseline = min(max(guard.baseline, 1e-6), 1 - 1e-6)
-    log_worse = float(eprocess.rollback(observed, baseline))
+    log_worse = float(eprocess.rollback(observed, baseline)) + _in_shadow(guard)
     log_passes = float(eprocess.promotion(observed, baseline, guard.margin))
     gap = float(eprocess.difference(observed))
     share = release.share if 0 < release.share < 1 else 0.1
@@ -141,6 +143,11 @@ def _guard(guard: GuardEvidence, rollout: Canary, limit: float, release: Release
     challenger, champion = _rate(guard, challenger=True), _rate(guard, challenger=False)
     units = int(sum(each.challenger_units for each in guard.epochs))
     words = f"{guard.guard} {_percent(challenger)} against {_percent(champion)} in {units:,} challenger requests"
+    if guard.only_challenger_failed:
+        words = (
+            f"in shadow it alone failed on {guard.only_challenger_failed:,} rows, the champion alone on "
+            f"{guard.only_champion_failed:,}" + (f"; {words}" if units else "")
+        )
     needed = math.log(1 / rollout.promote_alpha)
     return _Finding(
         evidence=Evidence(
@@ -154,6 +161,8 @@ def _guard(guard: GuardEvidence, rollout: Canary, limit: float, release: Release
                 "margin": guard.margin,
                 "baseline": guard.baseline,
                 "challenger_units": units,
+                "only_challenger_failed": guard.only_challenger_failed,
+                "only_champion_failed": guard.only_champion_failed,
                 "not_worse": _e_value(log_passes),
                 "not_worse_limit": 1 / rollout.promote_alpha,
             },
@@ -164,6 +173,15 @@ def _guard(guard: GuardEvidence, rollout: Canary, limit: float, release: Release
         more=more,
         hopeless=more is None,
     )
+
+
+def _in_shadow(guard: GuardEvidence) -> float:
+    """Ln E of the failures in shadow, on the same rows: a bet on the same null, so that it multiplies with those after it.
+
+    A challenger that fails is known before anybody has met it.
+    """
+    b, c = np.float64(guard.only_challenger_failed), np.float64(guard.only_champion_failed)
+    return float(shadow.discordant_worse(np.asarray(b), np.asarray(c))) if b or c else 0.0
 
 
 def _score(evidence: ReleaseEvidence, rollout: Canary, limit: float) -> _Finding | None:

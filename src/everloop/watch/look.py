@@ -317,8 +317,15 @@ def _evidence(
         )
     here = _counted(lake, rollout, release, here)
     pairs, here = _paired(lake, watched, release, here, now)
+    guards = service.guard_evidence(rollout.guards, here.baseline, here.tallies)
+    if rollout.shadow:
+        ours, theirs = service.failed_in_shadow(lake, release, since=here.started)
+        guards = tuple(
+            replace(each, only_challenger_failed=ours, only_champion_failed=theirs) if each.guard == "errors" else each
+            for each in guards
+        )
     evidence = ReleaseEvidence(
-        guards=service.guard_evidence(rollout.guards, here.baseline, here.tallies),
+        guards=guards,
         shadow=pairs.counts(watched.metric) if rollout.shadow else None,
         shadow_margin=watched.shadow_margin,
         requests=sum(each.challenger_units for each in here.tallies),

@@ -182,6 +182,22 @@ def guard_evidence(
     return tuple(found)
 
 
+def failed_in_shadow(lake: Lake, release: Release, *, since: datetime) -> tuple[int, int]:
+    """Of the rows that both were asked, on how many the challenger alone failed in shadow, and the champion alone."""
+    where = (
+        (pl.col("at") >= moment(since))
+        & pl.col("error")
+        & (
+            ((pl.col("arm") == "shadow") & (pl.col("version") == release.challenger))
+            | ((pl.col("arm") == "champion") & (pl.col("version") == release.champion) & (pl.col("share") == 0))
+        )
+    )
+    rows = lake.read(PREDICTIONS, columns=["id", "arm"], where=where)
+    ours = set(rows.filter(pl.col("arm") == "shadow")["id"].to_list())
+    theirs = set(rows.filter(pl.col("arm") == "champion")["id"].to_list())
+    return len(ours - theirs), len(theirs - ours)
+
+
 def guard_name(guard: Guard) -> str:
     return "errors" if isinstance(guard, Errors) else f"latency p{guard.quantile * 100:g}"
 
