@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from everloop.errors import DataError
+from everloop.loop.backtest import words
 from everloop.loop.backtest.answer import Answer, answer
 from everloop.loop.backtest.possible import possible
 from everloop.loop.backtest.result import BacktestResult, Cell, Prices, WindowRun
@@ -69,7 +70,6 @@ def test_nobody_is_better_than_the_best_schedule_and_each_is_what_it_says(
 ) -> None:
     limit = found.possible
     assert limit is not None
-    assert limit.known == 1
     for each in found.policies:
         assert each.regret is not None
         assert each.regret_moments is not None
@@ -98,17 +98,31 @@ def test_a_longer_retrain_moves_the_best_possible(result: BacktestResult) -> Non
     assert all(later - earlier >= 3 for earlier, later in zip(slow.best.windows, slow.best.windows[1:], strict=False))
 
 
-def test_losses_that_nobody_asked_for_are_admitted(result: BacktestResult) -> None:
+def test_without_an_oracle_nothing_is_called_the_best_possible(result: BacktestResult) -> None:
+    """Fits were asked only about the windows that they served: the best of what is known would be no limit at all."""
+    served: dict[str, set[int]] = {}
+    for run in result.runs:
+        for window in run.windows:
+            for each in window.served:
+                served.setdefault(each.fit, set()).add(window.window)
     few = {
-        digest: dataclasses.replace(
-            fit, cells={w: c for w, c in fit.cells.items() if w < fit.ready_before + 4 or not fit.ready_before}
-        )
+        digest: dataclasses.replace(fit, cells={w: c for w, c in fit.cells.items() if w in served.get(digest, ())})
         for digest, fit in result.fits.items()
     }
-    limit = possible(dataclasses.replace(result, fits=few), most=100)
-    assert limit is not None
-    assert limit.known < 0.5
+    blind = dataclasses.replace(result, fits=few)
+    assert possible(blind, most=100) is None
+    found = answer(blind)
+    assert found.possible is None
+    assert all(each.regret is None for each in found.policies)
+    assert words.could_have(found) is None
     assert possible(dataclasses.replace(result, fits={}), most=100) is None
+
+
+def test_a_fit_that_nobody_served_with_may_be_unknown(result: BacktestResult) -> None:
+    some = next(iter(result.fits.values()))
+    refused = dataclasses.replace(some, name=dataclasses.replace(some.name, seed=7), cells={})
+    fits = {**result.fits, refused.name.digest: refused}
+    assert possible(dataclasses.replace(result, fits=fits), most=100) == possible(result, most=100)
 
 
 def test_at_the_price_that_it_names_a_policy_is_the_best(result: BacktestResult, found: Answer) -> None:

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import math
 import sys
+import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -51,6 +52,8 @@ def backtest(
     environment: str | None,
     as_json: bool,
 ) -> None:
+    if out is not None:
+        _room(out)  # before hours of fits, and not after them
     loaded = load(declaration)
     one = chosen(loaded, loop)
     folder = loaded.path.parent
@@ -131,11 +134,20 @@ def _print(result: BacktestResult, answered: Answer, calibration: Sequence[Calib
     sys.stdout.write(json.dumps(_finite(form), allow_nan=False) + "\n")
 
 
-def _write(out: Path, result: BacktestResult, answered: Answer) -> None:
+def _room(out: Path) -> None:
+    """Raises Usage where the report could not be written."""
     try:
         out.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=out):
+            pass
+    except OSError as error:
+        raise Usage(f"--out {out} cannot be written: {error.strerror}; name another folder.") from None
+
+
+def _write(out: Path, result: BacktestResult, answered: Answer) -> None:
+    form = result.to_json() | {"answer": answered.to_json()}
+    try:
         (out / "report.html").write_text(page(result, answered), "utf-8")
-        form = result.to_json() | {"answer": answered.to_json()}
         (out / "result.json").write_text(json.dumps(_finite(form), allow_nan=False), "utf-8")
     except OSError as error:
         raise Usage(f"--out {out} cannot be written: {error.strerror}; name another folder.") from None

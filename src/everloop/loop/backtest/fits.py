@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from bisect import insort
 from collections import OrderedDict
 from collections.abc import Iterable
@@ -12,7 +13,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from everloop.errors import TrainError
+from everloop.errors import StoreError, TrainError
 from everloop.loop.backtest.asks import Ask, AskAnswers, AskCells, AskFit, AskProfile, SeasonAsked
 from everloop.loop.backtest.post import Post
 from everloop.loop.backtest.result import Cell, FitName
@@ -87,7 +88,11 @@ class Fits:
             path = fit_folder(self._cache, fit) / RECORD
             if fit in self._held or not path.exists():
                 return None
-            self._records[fit] = msgspec.json.decode(path.read_bytes(), type=Record)
+            try:
+                self._records[fit] = msgspec.json.decode(path.read_bytes(), type=Record)
+            except msgspec.MsgspecError:
+                shutil.rmtree(path.parent)  # damaged: it is made again
+                return None
         return self._records[fit]
 
     def gaps(self, fit: str, since: int, until: int) -> list[tuple[int, int]]:
@@ -158,7 +163,13 @@ class Fits:
     def _array(self, fit: str, low: int, high: int) -> Array:
         key = (fit, low, high)
         if key not in self._arrays:
-            made = np.load(fit_folder(self._cache, fit) / f"{low}-{high}.npy")
+            path = fit_folder(self._cache, fit) / f"{low}-{high}.npy"
+            try:
+                made = np.load(path)
+            except (ValueError, EOFError, OSError):
+                raise StoreError(
+                    f"The answers of a fit in {path} are damaged; delete {path.parent}, and only this fit is made again."
+                ) from None
             self._arrays[key] = made
             self._bytes += made.nbytes
             while self._bytes > KEPT_BYTES and len(self._arrays) > 1:

@@ -38,9 +38,6 @@ class Possible:
     curve: tuple[Best, ...]
     """By rising retrains, each better than the one before."""
     by_window: dict[str, tuple[Best, ...]]
-    known: float
-    """The share of (fit, later window) pairs whose loss is known: what no policy asked for may be missing, and a schedule
-    that needs it is not looked at. 1: nothing better was overlooked."""
 
     @property
     def best(self) -> Best:
@@ -54,21 +51,22 @@ class Possible:
 
 
 def possible(result: BacktestResult, *, most: int) -> Possible | None:
-    """With at most ``most`` retrains; None where no fit could have served from the beginning."""
+    """With at most ``most`` retrains; None where fits that served were not asked about all later windows (``--no-oracle``):
+    what is best among the rest would be called the best of all.
+    """
     yardstick = Yardstick.of(result)
+    rows = np.array([window.rows for window in result.windows], dtype=np.float64)
     fits = {
         digest: fit
         for digest, fit in result.fits.items()
-        if fit.problem is None
-        and fit.name.parent is None
-        and fit.name.share == 1
-        and fit.ready_before < len(result.windows)
+        if fit.problem is None and fit.name.parent is None and _is_whole(fit, rows)
     }
-    rows = np.array([window.rows for window in result.windows], dtype=np.float64)
-    curve, known = _curve(fits, rows, yardstick, lag=_lag(result), most=most)
+    used = {each.fit for run in result.runs for window in run.windows for each in window.served}
+    if not used or any(digest not in fits for digest in used if _from_nothing(result.fits.get(digest))):
+        return None
+    curve = _curve(fits, rows, yardstick, lag=_lag(result), most=most)
     if not curve:
         return None
-    kinds = dict.fromkeys(fit.window for fit in fits.values())
     by_window = {
         kind: _curve(
             {digest: fit for digest, fit in fits.items() if fit.window == kind},
@@ -76,10 +74,20 @@ def possible(result: BacktestResult, *, most: int) -> Possible | None:
             yardstick,
             lag=_lag(result),
             most=most,
-        )[0]
-        for kind in kinds
+        )
+        for kind in dict.fromkeys(fit.window for fit in fits.values())
     }
-    return Possible(curve=curve, by_window=by_window, known=known)
+    return Possible(curve=curve, by_window=by_window)
+
+
+def _is_whole(fit: Fit, rows: Floats) -> bool:
+    """Whether it was asked about every window from its first on; those without labels need no answer."""
+    return all(window in fit.cells for window in range(max(fit.ready_before, 0), len(rows)) if rows[window])
+
+
+def _from_nothing(fit: Fit | None) -> bool:
+    """A warm fit is a choice of its own path and no part of any schedule."""
+    return fit is None or fit.name.parent is None
 
 
 def _lag(result: BacktestResult) -> int:
@@ -91,27 +99,23 @@ def _lag(result: BacktestResult) -> int:
     return int(result.takes // middle) if middle else 0
 
 
-def _curve(
-    fits: dict[str, Fit], rows: Floats, yardstick: Yardstick, *, lag: int, most: int
-) -> tuple[tuple[Best, ...], float]:
+def _curve(fits: dict[str, Fit], rows: Floats, yardstick: Yardstick, *, lag: int, most: int) -> tuple[Best, ...]:
     names = list(fits)
     loss = np.full((len(names), len(rows)), np.nan)
     for place, name in enumerate(names):
         for window, cell in fits[name].cells.items():
             loss[place, window] = yardstick.loss(cell)
-    # A window that nobody can be scored on counts for nobody; another one is unknown only for who was not asked.
+    # A window that nobody can be scored on counts for nobody.
     counted = rows * (np.isfinite(loss).any(axis=0) if len(names) else False)
     if not counted.any():
-        return (), 0.0
+        return ()
     ready = np.array([fits[name].ready_before for name in names], dtype=np.int64)
-    due = (np.arange(len(rows)) >= ready[:, None]) & (counted > 0)
-    share = float(np.isfinite(loss[due]).mean()) if due.any() else 0.0
     loss = np.where(counted > 0, loss * counted, 0.0)
     try:
         schedules = best_by_retrains(loss, ready - lag, ready, most=min(most, len(rows)))
     except ValueError:
-        return (), share  # nobody could have served from the first window to the last
-    return tuple(_best(each, names, yardstick, float(counted.sum())) for each in _rising(schedules)), share
+        return ()  # nobody could have served from the first window to the last
+    return tuple(_best(each, names, yardstick, float(counted.sum())) for each in _rising(schedules))
 
 
 def _rising(schedules: Sequence[Schedule]) -> list[Schedule]:

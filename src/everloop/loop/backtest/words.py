@@ -136,8 +136,6 @@ def could_have(answer: Answer) -> str | None:
             f" Better moments alone, with its own training window and as many retrains, would have brought "
             f"{gap(max(chosen.regret_moments, 0.0))}."
         )
-    if answer.possible.known < 1:
-        words += f" (Of all fits over all later windows {answer.possible.known:.0%} were looked at.)"
     return words
 
 
