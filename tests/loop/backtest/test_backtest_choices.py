@@ -26,7 +26,7 @@ def test_without_policies_there_are_the_declared_one_never_schedules_drift_and_a
     assert len(names) == len(set(names))
     assert {name.partition(" · ")[0] for name in names} >= {"every 2 weeks", "every 8 weeks", "degraded by 0.02"}
     assert any("drift" in name for name in names)
-    assert {name.split(" · ")[1] for name in names} == {"last 3 weeks", "last 6 weeks"}
+    assert {name.split(" · ")[1] for name in names} == {"last 2 weeks", "last 3 weeks", "last 6 weeks"}
 
 
 def test_policies_are_read_from_python_and_from_json(tmp_path: Path) -> None:

@@ -68,10 +68,9 @@ class Post:
     def collect(self) -> list[tuple[str, list[Any]]]:
         """What has been answered since the last call: (letter, answers). Raises when no worker can work."""
         found: list[tuple[str, list[Any]]] = []
-        done = self._folder / DONE
-        for path in sorted(done.iterdir()):
-            if path.name.startswith("."):
-                continue
+        with os.scandir(self._folder / DONE) as listed:
+            names = sorted(each.name for each in listed if not each.name.startswith("."))
+        for path in (self._folder / DONE / name for name in names):
             answer = msgspec.json.decode(path.read_bytes())
             path.unlink()
             self.cpu += answer["cpu"]

@@ -10,6 +10,7 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from functools import lru_cache
 from typing import Any, get_type_hints
 
 import msgspec
@@ -47,7 +48,12 @@ class FitName:
 
     @property
     def digest(self) -> str:
-        return digest_of(encode(self))
+        return _digest(self)
+
+
+@lru_cache(maxsize=65_536)
+def _digest(name: FitName) -> str:
+    return digest_of(encode(name))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -286,17 +286,16 @@ class Backtest:
 
     def drive(self, simulations: Sequence[Simulation]) -> None:
         """Let each go on as soon as what it asked for is known."""
-        blocked = {place: (each.steps(), ()) for place, each in enumerate(simulations)}
-        asked: dict[int, tuple[Ask, ...]] = dict.fromkeys(blocked, ())
-        steps = {place: each for place, (each, _) in blocked.items()}
+        steps = {place: each.steps() for place, each in enumerate(simulations)}
+        asked: dict[int, tuple[Ask, ...]] = dict.fromkeys(steps, ())
         finished = 0
         sleep = SHORTEST_SLEEP
+        fresh = True
         while steps:
-            moved = False
-            for place in list(steps):
+            # Nobody can go on before something has come: to ask them all at every poll would cost more than they do.
+            for place in list(steps) if fresh else ():
                 if not all(self._fits.have(each) for each in asked[place]):
                     continue
-                moved = True
                 following = self._advanced(steps[place])
                 if following is None:
                     del steps[place]
@@ -304,8 +303,8 @@ class Backtest:
                 else:
                     asked[place] = following
                     self._fits.ask(following)
-            moved |= self._fits.collect()
-            if moved:
+            fresh = self._fits.collect()
+            if fresh:
                 sleep = SHORTEST_SLEEP
                 done = sum(len(each.windows) for each in simulations)
                 self._told(
