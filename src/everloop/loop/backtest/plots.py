@@ -12,7 +12,7 @@ import numpy.typing as npt
 from matplotlib.axes import Axes
 
 from everloop.loop.backtest.answer import Answer
-from everloop.loop.backtest.result import BacktestResult, PolicyRun
+from everloop.loop.backtest.result import BacktestResult, PolicyRun, Retrain
 from everloop.loop.backtest.yardstick import Yardstick
 from everloop.loop.page import AMBER, BAD, BLUE, GOOD, GRID, INK, MUTED, as_svg, new_figure
 from everloop.spec.retrain import Manual
@@ -49,6 +49,11 @@ def shown(result: BacktestResult, answer: Answer) -> tuple[Shown, ...]:
 
 def short(name: str) -> str:
     return name if len(name) <= LONGEST else f"{name[: LONGEST - 1]}…"
+
+
+def _label(each: Shown, answer: Answer) -> str:
+    name = short(answer.of(each.place).name)
+    return name if name.startswith(each.role) else f"{each.role}: {name}"
 
 
 def frontier_plot(result: BacktestResult, answer: Answer) -> str:
@@ -114,7 +119,7 @@ def _labels(axes: Axes, result: BacktestResult, answer: Answer) -> None:
         taken.append(height)
         late = judged.cost > 0.55 * right
         axes.annotate(
-            f"{each.role}: {short(judged.name)}",
+            _label(each, answer),
             (judged.cost, judged.score),
             xytext=((judged.cost / right) * 0.9 + (-0.02 if late else 0.06), height),
             textcoords="axes fraction",
@@ -135,7 +140,7 @@ def score_plot(result: BacktestResult, answer: Answer) -> str:
     for each in reversed(shown(result, answer)):
         values = np.array([math.nan if one.score is None else one.score for one in result.runs[each.place].windows])
         axes.plot(middles, values, color=each.colour, linewidth=0.8, alpha=0.25)  # type: ignore[arg-type]
-        axes.plot(middles, smoothed(values, _rows(result)), color=each.colour, linewidth=2, label=f"{each.role}: {short(answer.of(each.place).name)}")  # type: ignore[arg-type]  # fmt: skip
+        axes.plot(middles, smoothed(values, _rows(result)), color=each.colour, linewidth=2, label=_label(each, answer))  # type: ignore[arg-type]  # fmt: skip
     floor = np.array([math.nan if one.score is None else one.score for one in result.floor.windows])
     if len(floor) == len(middles) and np.isfinite(floor).any():
         axes.plot(middles, smoothed(floor, _rows(result)), color=BAD, linewidth=1, linestyle=(0, (1, 2)), label="no-change rule")  # type: ignore[arg-type]  # fmt: skip
@@ -147,8 +152,9 @@ def score_plot(result: BacktestResult, answer: Answer) -> str:
 
 
 def gain_plot(result: BacktestResult, answer: Answer) -> tuple[str, str]:
-    """What each policy has gained over the cheapest one since the beginning; and the caption."""
-    reference = min(answer.policies, key=lambda each: (each.cost, each.behind))
+    """What each policy has gained over never retraining (or the cheapest one) since the beginning; and the caption."""
+    never = [each.place for each in shown(result, answer) if each.role == "never"]
+    reference = answer.of(never[0]) if never else min(answer.policies, key=lambda each: (each.cost, each.behind))
     others = [each for each in shown(result, answer) if each.place != reference.place]
     if not others or len(result.windows) < 2:
         return "", ""
@@ -161,7 +167,7 @@ def gain_plot(result: BacktestResult, answer: Answer) -> tuple[str, str]:
     for each in reversed(others):
         gained = (base - _losses(result.runs[each.place], yardstick)) * rows
         total = np.cumsum(np.nan_to_num(gained)) / (1 if countable else max(float(rows.sum()), 1.0))
-        axes.plot(ends, total, color=each.colour, linewidth=2, label=f"{each.role}: {short(answer.of(each.place).name)}")  # type: ignore[arg-type]  # fmt: skip
+        axes.plot(ends, total, color=each.colour, linewidth=2, label=_label(each, answer))  # type: ignore[arg-type]  # fmt: skip
     axes.axhline(0, color=MUTED, linewidth=1)
     unit = "wrong predictions saved" if countable else "mean squared error saved" if yardstick.kind == "root" else f"{answer.metric.replace('_', ' ')} gained"  # fmt: skip
     axes.set_ylabel(unit, color=MUTED)
@@ -186,8 +192,7 @@ def retrain_plot(result: BacktestResult, answer: Answer, most: int = 8) -> str:
     for row, place in enumerate(reversed(places)):
         axes.axhline(row, color=GRID, linewidth=0.8)
         for each in result.runs[place].retrains[1:]:
-            colour = BAD if each.live is None else MUTED if each.paid is None else GOOD if each.paid > 0 else AMBER
-            marks.setdefault((colour, "x" if each.live is None else "|"), []).append((each.started, row))
+            marks.setdefault(_mark(each), []).append((each.started, row))
     for (colour, mark), points in marks.items():  # thousands of marks, a handful of artists
         times, rows = zip(*points, strict=True)
         axes.plot(times, rows, linestyle="none", marker=mark, markersize=11 if mark == "|" else 5, markeredgewidth=1.6, color=colour)  # fmt: skip
@@ -195,6 +200,14 @@ def retrain_plot(result: BacktestResult, answer: Answer, most: int = 8) -> str:
     axes.set_ylim(-0.6, len(places) - 0.4)
     axes.set_xlim(result.windows[0].since, result.windows[-1].until)  # type: ignore[arg-type]
     return as_svg(figure)
+
+
+def _mark(each: Retrain) -> tuple[str, str]:
+    """Colour and shape of one retrain; what the end of the history cut off is neither good nor bad."""
+    if each.live is None:
+        over = each.verdict is not None or each.fit is None or each.said == "turn failed"
+        return (BAD, "x") if over else (MUTED, ".")
+    return (MUTED if each.paid is None else GOOD if each.paid > 0 else AMBER), "|"
 
 
 def smoothed(values: Floats, rows: Floats) -> Floats:
