@@ -21,6 +21,8 @@ SCRIPTS = (
     "turn",
     "search",
     "explain",
+    "loader",
+    "columns",
     "replay",
     "traps",
     "backtest",
