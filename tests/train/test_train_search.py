@@ -113,6 +113,14 @@ def test_a_trial_that_was_begun_three_times_and_never_ended_is_left_out(tmp_path
     assert "was killed 3 times" in (found.trials[0].problem or "")
 
 
+def test_a_damaged_trial_is_done_again(tmp_path: Path) -> None:
+    declared = plan(trials=6)
+    whole = search(declared, bowl, folder=tmp_path)
+    (tmp_path / "trial-0002.json").write_bytes(b'{"number": 2, "para')
+    (tmp_path / "claim-0002").write_bytes(b"\xff")
+    assert essence(search(declared, bowl, folder=tmp_path)) == essence(whole)
+
+
 def test_a_trial_that_another_process_does_is_not_done_twice(tmp_path: Path) -> None:
     declared = plan(trials=6)
     with declared.trials(tmp_path).claim() as held:

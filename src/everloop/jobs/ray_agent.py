@@ -52,7 +52,10 @@ def connected(address: str) -> str | None:
             socket.create_connection((host, int(port)), timeout=REACHED_SECONDS).close()
         except OSError as error:
             return f"There is no Ray cluster at {address!r} ({error.strerror or error}); {remedy}"
-    ray: Any = importlib.import_module("ray")
+    try:
+        ray: Any = importlib.import_module("ray")
+    except ModuleNotFoundError as error:
+        return f"Ray is not installed here ({error}); install it with pip install 'everloop[ray]'."
     try:
         ray.init(address=address, log_to_driver=False, configure_logging=False)
     except (ConnectionError, RuntimeError, ValueError, OSError) as error:

@@ -7,6 +7,7 @@ made anew.
 
 from __future__ import annotations
 
+import fcntl
 import math
 import os
 import re
@@ -57,7 +58,21 @@ def address_of(environment: Environment) -> str | None:
 
 
 def mirror(installation: Installation, address: str, *, rebuild: bool = False, seconds: float = 60.0) -> Mirrored:
-    """Send what is not there yet; with ``rebuild`` look at every version again. Raises MirrorError."""
+    """Send what is not there yet; with ``rebuild`` look at every version again.
+
+    Raises MirrorError, also where another process does the same just now: two would send everything twice.
+    """
+    place = _Note.place(installation).with_suffix(".lock")
+    place.parent.mkdir(exist_ok=True)
+    with place.open("a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise MirrorError(f"another process mirrors {installation.name} just now; try again later.") from None
+        return _mirrored(installation, address, rebuild=rebuild, seconds=seconds)
+
+
+def _mirrored(installation: Installation, address: str, *, rebuild: bool, seconds: float) -> Mirrored:
     server = MLflow(address, seconds=seconds)
     note = _Note.read(installation, server.address)
     if rebuild:

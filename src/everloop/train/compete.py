@@ -228,6 +228,7 @@ def _judged(
                 problem="the score is not defined on the validation rows" if math.isnan(found) else None,
             )  # fmt: skip
         from everloop.train import search as searching
+        from everloop.train.sampling import count as count_of
 
         folder = None if given.folder is None else given.folder / f"search-{place}"
         plan = task.plan(given.remembered)
@@ -238,7 +239,8 @@ def _judged(
             assert folder is not None
             assert given.hands is not None
             task.leave(folder, given.remembered)
-            given.hands(place, folder, count, told or (lambda seen: None))
+            left = count_of(plan.declared) - len(plan.trials(folder).ended())
+            given.hands(place, folder, min(count, left), told or (lambda seen: None))
 
         result = searching.search(
             plan, task, folder=folder, progress=told,

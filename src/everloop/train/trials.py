@@ -69,9 +69,11 @@ class Trials:
             if number not in self._known:
                 try:
                     content = _path(self._folder, number).read_bytes()
+                    self._known[number] = msgspec.json.decode(content, type=Ended)
                 except FileNotFoundError:
                     continue
-                self._known[number] = msgspec.json.decode(content, type=Ended)
+                except msgspec.MsgspecError:  # damaged: it is done again
+                    _path(self._folder, number).unlink(missing_ok=True)
         return tuple(self._known[number] for number in sorted(self._known) if number < limit)
 
     @property
@@ -94,7 +96,8 @@ class Trials:
                     continue
                 if _path(self._folder, number).exists():
                     continue  # it ended between the look and the lock
-                attempt = int(os.read(descriptor, 16) or b"0") + 1
+                before = os.read(descriptor, 16)
+                attempt = int(before) + 1 if before.isdigit() else 1
                 os.pwrite(descriptor, str(attempt).encode(), 0)
                 yield Claim(self._folder, number, attempt)
                 return
