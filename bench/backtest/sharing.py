@@ -1,4 +1,4 @@
-"""Forty policies over 126 weeks of elec2 with shared fits, beside each of them run alone; and what the harness costs.
+"""Forty policies over 126 weeks of elec2 with shared fits, beside each of them run alone.
 
 Alone: a fresh home and fresh workers for each policy, as somebody would who tries one after the other. Times on the wall
 and CPU of all processes; the machine may be shared, so the ratio of CPU is the steadier one.
@@ -38,11 +38,11 @@ def part(*, quick: bool) -> Part:
     lengths = len({each.window for each in policies})
     with tempfile.TemporaryDirectory(prefix="everloop-bench-") as folder:
         place = Path(folder)
-        shared, wall, cpu = _run(elec2, place, policies, "shared")
-        again, again_wall, _ = _run(elec2, place, policies, "shared")
+        shared, wall, cpu = run(elec2, place, policies, "shared")
+        again, again_wall, _ = run(elec2, place, policies, "shared")
         turns, walls, cpus = [], [], []
         for number in range(0, len(policies), SAMPLE):
-            one, seconds, used = _run(elec2, place, [policies[number]], f"alone-{number}")
+            one, seconds, used = run(elec2, place, [policies[number]], f"alone-{number}")
             assert one.runs[0].score == shared.runs[number].score, policies[number].name
             turns.append(len(one.runs[0].retrains))
             walls.append(seconds)
@@ -66,16 +66,6 @@ def part(*, quick: bool) -> Part:
         Row(what=f"{what}: again, nothing new to fit, wall", ours=again_wall, unit="s", peer=wall, peer_name="first time"),
     ]  # fmt: skip
     assert again.seconds["made"] == 0
-    found.rows.append(_overhead("elec2, fits of 2,700 rows", shared))
-    if not quick and "hflights" in known:
-        hflights = known["hflights"]
-        with tempfile.TemporaryDirectory(prefix="everloop-bench-") as folder:
-            large = [
-                Policy(trigger, window=hflights.sliding(refit=False), gate=None)
-                for trigger in (Manual(), Every(WEEK), Every(2 * WEEK), Every(4 * WEEK), Degraded(by=0.02, over=WEEK))
-            ]
-            result, _, _ = _run(hflights, Path(folder), large, "large")
-        found.rows.append(_overhead("hflights, fits of 13,000 rows", result))
     return found
 
 
@@ -96,7 +86,7 @@ def forty() -> list[Policy]:
     return [Policy(trigger, window=window, gate=None) for window in windows for trigger in triggers]
 
 
-def _run(each: Set, folder: Path, policies: Sequence[Policy], home: str) -> tuple[BacktestResult, float, float]:
+def run(each: Set, folder: Path, policies: Sequence[Policy], home: str) -> tuple[BacktestResult, float, float]:
     """The result, seconds on the wall, and CPU seconds of this process and its workers."""
     before = _children()
     clock = Clock()
@@ -113,22 +103,3 @@ def _run(each: Set, folder: Path, policies: Sequence[Policy], home: str) -> tupl
 def _children() -> float:
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return used.ru_utime + used.ru_stime
-
-
-def _overhead(what: str, result: BacktestResult) -> Row:
-    """CPU outside of models' own work, per CPU of that work. Imports of workers apart: they are paid once."""
-    seconds = result.seconds
-    models = seconds["fits cpu"] + seconds["predictions cpu"]
-    beside = seconds["workers cpu"] - models + seconds["main cpu"]
-    turns = sum(len(each.retrains) for each in result.runs)
-    looks = sum(len(each.windows) for each in result.runs)
-    return Row(
-        what=(
-            f"overhead beside fits and predictions ({what}; {turns} turns, {looks} looks; models {models:.1f} s, main "
-            f"{seconds['main cpu']:.1f} s, workers beside models {seconds['workers cpu'] - models:.1f} s, start-up "
-            f"{seconds['start-up cpu']:.1f} s)"
-        ),
-        ours=100 * beside / models,
-        unit="%",
-        target=10.0,
-    )
