@@ -9,6 +9,7 @@ import pytest
 from everloop.errors import ReleaseError
 from everloop.loop.decide import decide
 from everloop.loop.events import Asked, ChangeRelease, Event, KeepTrigger, Looked, Note, StartTurn, State, TurnEnded
+from everloop.loop.meaning import Reweighed
 from everloop.records import Evidence, Experiment, ExperimentArm, Release, Route, RouteArm, Verdict
 from everloop.release.judge import Judgement
 from everloop.spec.gate import Better, NotWorse
@@ -294,3 +295,40 @@ def test_an_experiment_travels_with_the_change_that_starts_it() -> None:
     (change,) = decide(state(), Asked(action="start experiment", experiment=PRICE), NOW)
     assert isinstance(change, ChangeRelease)
     assert (change.experiment, change.change.release.experiment) == (PRICE, "price")
+
+
+def test_what_is_turned_back_by_command_is_what_the_decision_is_about() -> None:
+    (back,) = decide(state(SHADOW), Asked(action="rollback"), NOW)
+    assert isinstance(back, ChangeRelease)
+    assert back.version == 4
+
+
+def test_the_champion_of_before_goes_when_its_time_is_over_and_keeps_no_turn_waiting() -> None:
+    beside = replace(STEADY, former=2, former_until=NOW)
+    assert decide(state(replace(beside, former_until=NOW + timedelta(days=1))), Looked(), NOW) == ()
+    (ended_,) = decide(state(beside), Looked(), NOW)
+    assert isinstance(ended_, ChangeRelease)
+    assert (ended_.change.action, ended_.change.release.former) == ("comparison ended", None)
+    waits = replace(beside, former_until=NOW + timedelta(days=1))
+    (turn,) = decide(state(waits), Looked(fired=DRIFT), NOW)
+    assert isinstance(turn, StartTurn), "a turn begins beside it"
+    (begun,) = decide(state(waits), ended("not_worse", promote=True), NOW)
+    assert isinstance(begun, ChangeRelease)
+    assert (begun.change.action, begun.change.release.former) == ("shadow", None), "and its release ends it"
+
+
+def test_weights_move_as_a_look_says_but_not_while_paused_or_of_another_route() -> None:
+    even = replace(ROUTE, threshold=None, weights={"": (0.5, 0.5)})
+    wanted = Reweighed(
+        route=replace(even, weights={"": (0.5, 0.5), "mail": (0.95, 0.05)}), because="as seen", evidence=()
+    )
+    routed = replace(STEADY, route=even)
+    (moved,) = decide(state(routed), Looked(weights=wanted), NOW)
+    assert isinstance(moved, ChangeRelease)
+    assert (moved.change.action, moved.change.release.route) == ("weights moved", wanted.route)
+    assert moved.change.release.epoch == routed.epoch + 1
+    assert decide(state(replace(routed, paused=True, paused_at=NOW)), Looked(weights=wanted), NOW) == ()
+    with pytest.raises(ReleaseError, match="routed otherwise"):
+        decide(
+            state(replace(STEADY, route=replace(even, started=NOW - timedelta(days=1)))), Looked(weights=wanted), NOW
+        )

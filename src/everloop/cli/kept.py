@@ -136,7 +136,8 @@ def versions(home: Path, *, loop: str | None, as_json: bool) -> None:
                 return "champion"
             if version.number == release.challenger:
                 return "challenger"
-            last = fates[version.number][-1] if fates[version.number] else "–"
+            told = [each for each in fates[version.number] if each not in ("comparison ended", "weights moved")]
+            last = told[-1] if told else "–"
             return "was champion" if last in ("promoted", "released") else last
 
         def people(console: Console) -> None:

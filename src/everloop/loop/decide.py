@@ -135,6 +135,8 @@ def _asked(state: State, event: Asked, now: datetime) -> tuple[Command, ...]:
             change = plan.promote(state.release, event.version, now, state.rollout)
         case "rollback":
             change = plan.rollback(state.release, now)
+            # What is turned back is what the decision is about; without a challenger, who serves again.
+            return (ChangeRelease(change=change, version=state.release.challenger or change.release.champion),)
         case "pause":
             change = plan.pause(state.release, now)
         case "resume":
