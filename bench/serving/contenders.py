@@ -149,7 +149,7 @@ class Peer:
 
     def versions(self) -> dict[str, str]:
         code = "import sys; from importlib.metadata import version; print(*map(version, sys.argv[1:]))"
-        command = [self.python, "-c", code, *self.packages]
+        command = [str(self.python), "-c", code, *self.packages]
         said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
         return dict(zip(self.packages, said.split(), strict=True))
 

@@ -28,11 +28,11 @@ TITLES = {
 }
 BEGIN = """# Serving: figures
 
-Written by `make bench-serving`, on one machine, each part in one run; nothing here is typed by hand. Each server has one core
-and one thread of ONNX Runtime, the load (wrk) another core; all serve the same graphs, and every answer was held
-against the graph before anything was timed. Servers take turns in rounds while the others are stopped; a figure is the
-median of its rounds. CPU is the kernel's account of a server's whole process tree, a good answer. Ours runs with
-validation, ids, a key for each request, limits, deadlines, metrics and the prediction log on.
+Written by `make bench-serving`, each part in one run on the machine that it names; nothing here is typed by hand. Each
+server has one core and one thread of ONNX Runtime, the load (wrk) another core; all serve the same graphs, and every
+answer was held against the graph before anything was timed. Servers take turns in rounds while the others are stopped;
+a figure is the median of its rounds. CPU is the kernel's account of a server's whole process tree, a good answer. Ours
+runs with validation, ids, a key for each request, limits, deadlines, metrics and the prediction log on.
 
 ```text
 apt-get install wrk                       # without it a Python client makes the load: it costs four times as much
@@ -53,11 +53,6 @@ def page(kept: dict[str, Any]) -> str:
     parts = [BEGIN]
     if not kept["parts"]:
         return f"{BEGIN}\nThere are no kept figures yet."
-    machine = next(iter(kept["parts"].values()))["machine"]
-    parts.append(
-        f"{machine['cores']} cores of {machine['cpu']}, {machine['memory_gib']} GiB, Python {machine['python']}; "
-        f"load: {machine['load']}.\n"
-    )
     servers = {name: told for part in kept["parts"].values() for name, told in part["machine"]["servers"].items()}
     parts.append("| server | versions | settings |\n|---|---|---|")
     for name, told in servers.items():
@@ -73,7 +68,9 @@ def page(kept: dict[str, Any]) -> str:
 
 
 def _part(title: str, part: dict[str, Any]) -> str:
-    lines = [f"\n## {title}\n", f"{part['measured']}, {part['seconds']} s.\n"]
+    machine = part["machine"]
+    shape = f"{machine['cores']} cores of {machine['cpu']}, {machine['memory_gib']} GiB, Python {machine['python']}"
+    lines = [f"\n## {title}\n", f"{part['measured']}, {part['seconds']} s, on {shape}; load: {machine['load']}.\n"]
     if part["cells"]:
         lines.append(f"```text\n{cells.table(part['cells'])}\n```\n")
     if part["rows"]:

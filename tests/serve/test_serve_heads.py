@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from everloop.errors import RequestError
 from everloop.serve import heads, http
+from everloop.serve.bounds import Bounds
 from everloop.serve.exchange import Exchange, Observer
 from everloop.testing.serving import Client, ServedHome, signature_of
 
@@ -34,7 +35,7 @@ class Kept:
     def __init__(self) -> None:
         self.draining = False
         self.tick = 0
-        self.bounds = http.Bounds()
+        self.bounds = Bounds()
         self.observer: Observer | None = None
         self.refused: dict[tuple[int, str], int] = {}
         self.connections: set[http.Connection] = set()

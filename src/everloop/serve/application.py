@@ -9,12 +9,13 @@ import msgspec
 
 from everloop.errors import RequestError
 from everloop.serve import urgency, v2_routes
+from everloop.serve.bounds import Bounds
 from everloop.serve.counts import Counts
 from everloop.serve.exchange import Exchange, Observer
 from everloop.serve.exposition import families
 from everloop.serve.families import CONTENT_TYPE, Families
 from everloop.serve.heads import Headers
-from everloop.serve.http import Bounds, Connection
+from everloop.serve.http import Connection
 from everloop.serve.journal import say
 from everloop.serve.pages import Pages
 from everloop.serve.paths import plain_path

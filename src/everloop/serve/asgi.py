@@ -20,10 +20,10 @@ import msgspec
 
 from everloop.errors import RequestError, ServeError
 from everloop.serve.application import Application
+from everloop.serve.bounds import EARLY_BYTES, Bounds
 from everloop.serve.exchange import JSON, Exchange
 from everloop.serve.guard import Guard
-from everloop.serve.heads import Headers
-from everloop.serve.http import EARLY_BYTES, LISTS, WANTED, Bounds
+from everloop.serve.heads import LISTS, WANTED, Headers
 from everloop.serve.loading import Allowance, Loader
 from everloop.serve.notify import Notify
 from everloop.serve.replay import Channel

@@ -15,10 +15,10 @@ from google.protobuf.message import DecodeError
 from everloop.errors import RequestError
 from everloop.serve import urgency, v2, v2_routes
 from everloop.serve.application import Application
+from everloop.serve.bounds import EARLY_BYTES
 from everloop.serve.exchange import JSON, MESSAGE_LENGTH, Exchange
 from everloop.serve.grpc_messages import CONTENTS, HEALTH, NOT_SERVING, SERVICE, SERVING, message
-from everloop.serve.heads import Headers
-from everloop.serve.http import EARLY_BYTES, WANTED
+from everloop.serve.heads import WANTED, Headers
 from everloop.serve.journal import say
 from everloop.serve.live import Answer, Live
 from everloop.serve.predictor import PredictionJob

@@ -15,6 +15,22 @@ Headers = dict[bytes, bytes]
 
 KNOWN_HEADS = 512
 KNOWN_BYTES = 4096
+WANTED = frozenset(
+    {
+        b"accept", b"access-control-request-headers", b"access-control-request-method", b"authorization",
+        b"connection", b"content-encoding", b"content-length", b"content-type", b"expect", b"host",
+        b"inference-header-content-length", b"origin", b"traceparent", b"tracestate", b"transfer-encoding", b"upgrade",
+        b"x-api-key", b"x-everloop-deadline-ms", b"x-everloop-event-time", b"x-everloop-priority",
+        b"x-everloop-replay", b"x-everloop-version", b"x-prediction-id", b"x-request-id",
+    }
+)  # fmt: skip
+LISTS = frozenset(
+    {
+        b"accept", b"access-control-request-headers", b"connection", b"content-encoding", b"expect",
+        b"transfer-encoding", b"tracestate", b"upgrade",
+    }
+)  # fmt: skip
+"""Wanted headers that may come in several lines. Of any other, two would let a proxy read one and us the other."""
 VARYING = (b"x-request-id", b"x-prediction-id", b"traceparent")
 """Headers with another value in each request."""
 SPELLINGS = 8

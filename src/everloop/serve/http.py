@@ -6,16 +6,15 @@ with a 4xx and, when the rest of the stream cannot be trusted, the connection is
 
 import asyncio
 from collections import deque
-from dataclasses import dataclass, field
-from math import ceil
 from time import perf_counter
 from typing import Any, Protocol
 
 import httptools
 
 from everloop.errors import RequestError
+from everloop.serve.bounds import EARLY_BYTES, Bounds
 from everloop.serve.exchange import Exchange, Observer
-from everloop.serve.heads import ALONE, Head, Headers, Heads, Place
+from everloop.serve.heads import ALONE, LISTS, WANTED, Head, Headers, Heads, Place
 from everloop.serve.urgency import GONE
 
 PIPELINED = 128
@@ -25,8 +24,6 @@ PIECE = 4 * 2**10
 has asked for too much already."""
 TURN_SECONDS = 0.002
 """Requests of one connection that came together are worked on for so long before the others have their turn."""
-EARLY_BYTES = 64 * 2**10
-"""A longer body is read on only from who may come in: a stranger cannot make the server hold megabytes."""
 PROBES = 2
 PROBE_SECONDS = 0.05
 """How often, and with what pauses, a client that closed its side while it waits is asked whether it is still there."""
@@ -34,45 +31,6 @@ PARTS = 64
 """Parts of a body that are kept as they came; a body in smaller parts goes into one buffer: each part has its price."""
 
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
-WANTED = frozenset(
-    {
-        b"accept", b"access-control-request-headers", b"access-control-request-method", b"authorization",
-        b"connection", b"content-encoding", b"content-length", b"content-type", b"expect", b"host",
-        b"inference-header-content-length", b"origin", b"traceparent", b"tracestate", b"transfer-encoding", b"upgrade",
-        b"x-api-key", b"x-everloop-deadline-ms", b"x-everloop-event-time", b"x-everloop-priority",
-        b"x-everloop-replay", b"x-everloop-version", b"x-prediction-id", b"x-request-id",
-    }
-)  # fmt: skip
-LISTS = frozenset(
-    {
-        b"accept", b"access-control-request-headers", b"connection", b"content-encoding", b"expect",
-        b"transfer-encoding", b"tracestate", b"upgrade",
-    }
-)  # fmt: skip
-"""Wanted headers that may come in several lines. Of any other, two would let a proxy read one and us the other."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Bounds:
-    """What one client may take. Times are in seconds; a tick, in which they are looked at, in seconds as well."""
-
-    body_bytes: int = 16 * 2**20
-    header_bytes: int = 32 * 2**10
-    connections: int = 10_000
-    request_seconds: float = 30.0
-    idle_seconds: float = 75.0
-    linger_seconds: float = 3.0
-    tick_seconds: float = field(init=False)
-    """A second, or less where a bound is so short that a second would be too coarse."""
-    request_ticks: int = field(init=False)
-    idle_ticks: int = field(init=False)
-    linger_ticks: int = field(init=False)
-
-    def __post_init__(self) -> None:
-        tick = max(0.02, min(1.0, self.request_seconds / 5, self.idle_seconds / 5, self.linger_seconds / 3))
-        object.__setattr__(self, "tick_seconds", tick)
-        for name in ("request", "idle", "linger"):
-            object.__setattr__(self, f"{name}_ticks", ceil(getattr(self, f"{name}_seconds") / tick))
 
 
 class Application(Protocol):

@@ -20,9 +20,10 @@ import msgspec
 from everloop.errors import EverloopError, ServeError
 from everloop.serve.ahead import Ahead
 from everloop.serve.application import Application
+from everloop.serve.bounds import Bounds
 from everloop.serve.counts import Counts
 from everloop.serve.guard import Guard
-from everloop.serve.http import Bounds, Connection
+from everloop.serve.http import Connection
 from everloop.serve.journal import say
 from everloop.serve.loading import Allowance, Loader
 from everloop.serve.loops import Loops, Terms
