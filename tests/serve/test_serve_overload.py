@@ -49,7 +49,7 @@ def client(server: ServerProcess) -> Iterator[Client]:
 
 
 def until(reached: Callable[[], bool]) -> None:
-    end = time.monotonic() + 20
+    end = time.monotonic() + 60
     while not reached():
         assert time.monotonic() < end
         time.sleep(0.005)

@@ -33,7 +33,7 @@ from everloop.store.home import Home
 FAILS_ABOVE = 1e6
 """A graph made with ``fails=True`` cannot answer a row whose first number is larger."""
 KINDS = {"numbers": ("number",), "integers": ("integer", "boolean", "instant"), "texts": ("text",)}
-PATIENCE = 30.0
+PATIENCE = 60.0
 ELEMENTS = {"FP64": "DOUBLE", "FP32": "FLOAT", "FP16": "FLOAT16"}
 """V2's name of a datatype → ONNX's, where they differ."""
 
