@@ -237,7 +237,7 @@ class Worker:
             said = self._predicted(task["fit"], low, high)[places - low]
             said = said if said.ndim == 1 else said[:, resolved.positive or 0]
             raw = line.raw(low, high, places)
-            types = {each: resolved.schema[each] for each in resolved.inputs}
+            types = {each: resolved.schema[each] for each in resolved.inputs if resolved.schema[each] != "bytes"}
             columns = {each: array_of(raw[each]) for each in types}
             spaces, later = space.learned(columns, types, {})
             columns = {each: values for each, values in columns.items() if each not in spaces}
@@ -255,7 +255,7 @@ class Worker:
         made = self._model(fit)
         if high <= low:
             return np.zeros(0) if self._resolved.task == "regression" else np.zeros((0, len(self._resolved.classes)))
-        matrix = encoding.apply(made.encoding, self._timeline.features(low, high))
+        matrix = encoding.inputs(made.encoding, self._timeline.features(low, high))
         cpu = time.process_time()
         found = made.fitted.predict(matrix)
         self.predicting += time.process_time() - cpu
