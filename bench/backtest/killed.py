@@ -15,7 +15,7 @@ from bench.backtest.parts import Part
 from bench.backtest.sets import sets
 from bench.rows import Row
 
-KILLS = 20
+KILLS = 8
 
 
 def part(*, quick: bool) -> Part:
@@ -23,7 +23,7 @@ def part(*, quick: bool) -> Part:
     known = {each.name: each for each in sets()}
     if not known:
         return found
-    kills = KILLS // 5 if quick else KILLS
+    kills = KILLS // 4 if quick else KILLS
     with tempfile.TemporaryDirectory(prefix="everloop-bench-") as folder:
         place = Path(folder)
         known["elec2"].written(place)
