@@ -12,7 +12,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from importlib import metadata
 
-from bench.release import experiments, gate, harm, policy, published, routing, traffic, whole
+from bench.release import experiments, gate, harm, policy, published, queueing, routing, traffic, whole
 from bench.rows import Row, parser, show, table
 
 PARTS: dict[str, tuple[Callable[[int], list[Row]], int]] = {
@@ -22,6 +22,7 @@ PARTS: dict[str, tuple[Callable[[int], list[Row]], int]] = {
     "whole": (whole.rows, 2_000),
     "gate": (gate.rows, 2_000),
     "experiments": (experiments.rows, 400),
+    "queue": (queueing.rows, 300),
     "routing": (routing.rows, 500),
 }
 QUICK = 24

@@ -107,3 +107,15 @@ def test_the_best_of_forty_is_judged_on_rows_it_was_not_chosen_by_and_days_are_b
     assert best.peer >= 0.25
     days = gate.by_day(300)
     assert max(row.ours for row in days) <= 0.10
+
+
+def test_routing_by_meaning_answers_high_value_queries_much_sooner_at_the_same_load(bench: Any) -> None:
+    queueing = bench("queueing")
+    for load in (0.85, 1.1):
+        alike, high = queueing.replay("alike", load, 4_000, budget=0.25, seed=1)
+        routed, _ = queueing.replay("routed", load, 4_000, budget=0.25, seed=1)
+        assert np.nanmedian(routed[high]) <= 0.6 * np.nanmedian(alike[high])
+        assert np.nanmedian(routed[~high]) <= np.nanmedian(alike[~high]), "the others pay nothing for it"
+    crowded, high = queueing.replay("first", 1.1, 4_000, budget=0.25, seed=1)
+    alike, _ = queueing.replay("alike", 1.1, 4_000, budget=0.25, seed=1)
+    assert np.nanmedian(crowded[high]) <= 0.3 * np.nanmedian(alike[high])
