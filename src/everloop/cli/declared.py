@@ -78,7 +78,7 @@ def run(path: Path, *, loop: str | None, environment: str | None, as_json: bool)
 
     def progress(step: str, detail: dict[str, Any]) -> None:
         if not as_json:
-            text = ", ".join(f"{key} {value}" for key, value in detail.items())
+            text = ", ".join(f"{key} {_short(value)}" for key, value in detail.items())
             console.print(f"  {step}{': ' + text if text else ''}", style="dim", markup=False)
 
     executor = executor_of(installation)
@@ -123,6 +123,10 @@ def run(path: Path, *, loop: str | None, environment: str | None, as_json: bool)
     finally:
         executor.close()
         installation.close()
+
+
+def _short(value: Any) -> Any:
+    return f"{value:.4g}" if isinstance(value, float) else value
 
 
 def _mirror(installation: Installation, console: Console) -> None:
