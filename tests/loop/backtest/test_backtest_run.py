@@ -225,5 +225,20 @@ def test_mistakes_are_told(world: World) -> None:
         world.run([world.policy(EVERY, warm=True)])
 
 
+def test_a_backtest_is_one_call_in_python(world: World, result: BacktestResult) -> None:
+    found = el.backtest(
+        world.declaration.loops[0],
+        [world.policy(el.Manual())],
+        declaration=world.folder / "made.py",
+        windows=td(days=7),
+        takes=td(hours=1),
+        oracle=False,
+    )
+    assert [each.policy.name.partition(" ")[0] for each in found.runs] == ["every", "never"]
+    assert found.present == 0
+    assert found.runs[1].score == result.runs[0].score
+    assert found.seconds["made"] == 0
+
+
 def test_a_result_is_json(result: BacktestResult) -> None:
     assert BacktestResult.from_json(json.loads(json.dumps(result.to_json()))) == result
