@@ -22,7 +22,9 @@ from typing import Any
 import numpy as np
 import polars as pl
 import torch
+import torch.utils.data
 from bench.rows import Row, parser, show
+from PIL import Image as Pillow
 
 from everloop.forms import Image
 from everloop.measure import images
@@ -79,28 +81,36 @@ def ours(files: list[bytes], form: Image, *, kept: int, warm: bool) -> Callable[
     return measure
 
 
-def folder(files: list[bytes], form: Image, place: Path) -> Callable[[], float]:
-    """torchvision's ImageFolder behind torch's DataLoader, as its tutorials show it."""
-    from torch.utils.data import DataLoader
-    from torchvision.datasets import ImageFolder
-    from torchvision.transforms import v2
+class Folder(torch.utils.data.Dataset):  # type: ignore[type-arg, misc, unused-ignore]
+    """Files in a folder, as torch's own tutorial writes it, with Pillow."""
 
-    (place / "all").mkdir(parents=True)
+    def __init__(self, place: Path, form: Image) -> None:
+        self.paths, self.form = sorted(place.glob("*.jpg")), form
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, number: int) -> torch.Tensor:
+        with Pillow.open(self.paths[number]) as opened:
+            image = opened.convert("RGB").resize((self.form.width, self.form.height), Pillow.Resampling.BILINEAR)
+        tensor = torch.from_numpy(np.array(image)).permute(2, 0, 1).float().div_(255)
+        return tensor.sub_(0.5).div_(0.5)
+
+
+def folder(files: list[bytes], form: Image, place: Path) -> Callable[[], float]:
+    """A Dataset over a folder behind torch's DataLoader."""
+    place.mkdir(parents=True)
     for number, each in enumerate(files):
-        (place / "all" / f"{number:05d}.jpg").write_bytes(each)
-    change = v2.Compose(
-        [v2.PILToTensor(), v2.Resize((form.height, form.width), antialias=True), v2.ToDtype(torch.float32, scale=True),
-         v2.Normalize(list(form.mean), list(form.deviation))]
-    )  # fmt: skip
-    loader = DataLoader(
-        ImageFolder(str(place), change), batch_size=BATCH, shuffle=True, num_workers=WORKERS, persistent_workers=True,
+        (place / f"{number:05d}.jpg").write_bytes(each)
+    loader = torch.utils.data.DataLoader(
+        Folder(place, form), batch_size=BATCH, shuffle=True, num_workers=WORKERS, persistent_workers=True,
         multiprocessing_context="fork",
     )  # fmt: skip
     next(iter(loader))
 
     def measure() -> float:
         started, seen = time.perf_counter(), 0
-        for batch, _ in loader:
+        for batch in loader:
             seen += len(batch)
         return seen / (time.perf_counter() - started)
 
@@ -133,7 +143,7 @@ def rows(*, quick: bool) -> Iterator[Row]:
             found = {name: median(values) for name, values in measured.items()}
             most = max(found["threads"], found["processes"])
             shared = {"unit": "samples/s", "rounds": rounds, "greater_is_better": True}
-            peer = {"peer": found["folder"], "peer_name": "ImageFolder, DataLoader"}
+            peer = {"peer": found["folder"], "peer_name": "Dataset over a folder, DataLoader"}
             yield Row(
                 what=f"{named}: first epoch", ours=found["first"], limit=most, target=0.9 * most, **peer, **shared
             )  # type: ignore[arg-type]
@@ -148,7 +158,7 @@ def main() -> None:
     if not options.quick:
         machine = {
             "cores": os.cpu_count(), "python": platform.python_version(), "system": platform.system(),
-            **{name: version(name) for name in ("everloop", "pillow", "torch", "torchvision")},
+            **{name: version(name) for name in ("everloop", "pillow", "torch")},
         }  # fmt: skip
         RESULTS.write_text(
             json.dumps({"machine": machine, "rows": [row.to_json() for row in found]}, indent=1) + "\n", "utf-8"
