@@ -21,6 +21,7 @@ from everloop.measure.carried import Carried, carried
 from everloop.measure.drift import ColumnAlarm, Signal
 from everloop.measure.profile import ColumnProfile, Profile
 from everloop.records import Signature
+from everloop.spec.policy import span
 from everloop.spec.retrain import Drift
 from everloop.store.lake import Lake
 from everloop.watch import history, windows
@@ -263,7 +264,7 @@ def described(trigger: Drift, state: DriftState) -> dict[str, Any]:
         key=lambda each: -float(str(each["size"])),
     )
     return {
-        "window": str(trigger.window) if isinstance(trigger.window, timedelta) else f"{trigger.window:,} rows",
+        "window": span(trigger.window) if isinstance(trigger.window, timedelta) else f"{trigger.window:,} rows",
         "season": state.season or None,
         "closed": state.closed[-1].until.isoformat() if state.closed else None,
         "calibrated": chosen is not None,
