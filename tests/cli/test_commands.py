@@ -55,8 +55,8 @@ def commands() -> list[tuple[str, ...]]:
 
 
 COMMANDS = commands()
-DECLARED = ("check", "run", "up", "replay", "demo", "monitoring")
-"""They begin with a declaration; the others with a home."""
+DECLARED = ("check", "run", "up", "replay", "demo", "monitoring", "backtest", "drift")
+"""They begin with a declaration or with files; the others with a home."""
 
 
 @pytest.mark.parametrize("command", [(), ("data",), ("package",), ("keys",), *COMMANDS], ids=" ".join)

@@ -40,7 +40,7 @@ class _Files:
     """The zone of naive instants, and the zone of local hours and days in features."""
     after: tuple[str, ...] = ()
     """Columns known only after the event: never features."""
-    files: tuple[str, ...] = ()
+    files: tuple[str, ...] = field(default=(), metadata={"omitted": "default"})
     """Text columns that hold paths, relative to the file that names them: the column is what those files hold."""
 
     def __post_init__(self) -> None:

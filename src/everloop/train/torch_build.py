@@ -146,12 +146,16 @@ def forward(module: Any, batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
     return answer
 
 
+OURS = Path(__file__).parents[1]
+"""A user's folder may have our name, too: only frames of the package itself are ours."""
+
+
 def said(error: BaseException) -> str:
     """The error with the line of the user's own code that it came from."""
     frames = [
         frame
         for frame in traceback.extract_tb(error.__traceback__)
-        if "site-packages" not in frame.filename and "/everloop/" not in frame.filename
+        if "site-packages" not in frame.filename and not Path(frame.filename).is_relative_to(OURS)
     ]
     where = f" (line {frames[-1].lineno} of {Path(frames[-1].filename).name})" if frames else ""
     return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}{where}"
