@@ -219,11 +219,6 @@ def _made(kind: type, fields: dict[str, Any]) -> Any:
     return value
 
 
-def plainly(value: Any) -> Any:
-    """Any value of a declaration as JSON, for digests of a part."""
-    return _encoded(value)
-
-
 def value(form: Any, bind: Callable[[Function], Callable[..., Any]] | None = None) -> Any:
-    """The value that `plainly` wrote; ``bind`` finds the callables of functions."""
+    """The value that `to_json` wrote; ``bind`` finds the callables of functions."""
     return _decoded(form, bind)

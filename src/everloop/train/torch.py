@@ -189,7 +189,7 @@ def _threads(module: Any, inputs: Tensors, declared: Torch, cores: int) -> int:
 def _identity(declared: Torch, inputs: Tensors, target: Array, context: TrainContext) -> str:
     """Of the fit: the same declaration on the same rows, by any number of processes."""
     facts = {
-        "torch": str(torch.__version__), "declared": codec.plainly(declared), "seed": context.seed,
+        "torch": str(torch.__version__), "declared": codec.to_json(declared), "seed": context.seed,
         "champion": None if context.champion is None else context.champion.name,
         "rows": inputs.rows, "shapes": {name: list(shape) for name, shape in inputs.shapes.items()},
         "target": digest_of(np.ascontiguousarray(target).tobytes()),
@@ -200,7 +200,7 @@ def _identity(declared: Torch, inputs: Tensors, target: Array, context: TrainCon
 def _kind(declared: Torch, inputs: Tensors, place: Place) -> str:
     """Of the fit as far as memory and time go: the same network on the same kind of machine, whatever the rows."""
     facts = {
-        "declared": codec.plainly(declared), "device": str(place.device), "processes": place.world,
+        "declared": codec.to_json(declared), "device": str(place.device), "processes": place.world,
         "shapes": {name: list(shape) for name, shape in inputs.shapes.items()}, "precision": place.precision,
     }  # fmt: skip
     return digest_of(encode(facts))

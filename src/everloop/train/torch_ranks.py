@@ -41,8 +41,8 @@ def run(declared: Any, inputs: Tensors, arrays: dict[str, Any], *, identity: str
         if array is not None:
             np.save(folder / f"{name}.npy", array)
     arguments = {
-        "declared": codec.plainly(declared),
-        "scoring": None if scoring is None else [codec.plainly(scoring.metric), scoring.positive],
+        "declared": codec.to_json(declared),
+        "scoring": None if scoring is None else [codec.to_json(scoring.metric), scoring.positive],
         "source": None if source is None else str(source.absolute()),
         "checkpoints": str((context.checkpoints or folder).absolute()),
         "weights": None if context.weights is None else str(context.weights.absolute()),
