@@ -32,6 +32,8 @@ class Place:
         if int(os.environ.get("WORLD_SIZE", "1")) == 1:
             for state in (AcceleratorState, PartialState, GradientState):
                 state._reset_state()  # They are the process's own, and another fit may want another precision.
+        else:
+            _meet("gloo" if on_cpu else "nccl")
         mixed = {"32": "no"}.get(self.precision, self.precision)
         self._accelerator = Accelerator(mixed_precision=mixed, cpu=on_cpu)
         self.device = self._accelerator.device
@@ -182,6 +184,24 @@ class Place:
         """Other processes wait for this one's gradients: all of them must begin again with smaller parts."""
         if self.world > 1:
             raise RanShort(f"memory holds {most} rows at once at most; begin again.")
+
+
+def _meet(backend: str) -> None:
+    """Join the other processes under the number of this start.
+
+    torchrun keeps its store over restarts, and in it the addresses of processes that are gone: who starts again would
+    now and then wait for one of them.
+    """
+    restarts = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    if restarts == "0" or torch.distributed.is_initialized():
+        return  # Accelerate does it.
+    store = torch.distributed.TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), is_master=False)
+    torch.distributed.init_process_group(
+        backend,
+        store=torch.distributed.PrefixStore(f"start-{restarts}", store),
+        rank=int(os.environ["RANK"]),
+        world_size=int(os.environ["WORLD_SIZE"]),
+    )
 
 
 def precision(declared: Torch, *, on_cpu: bool) -> str:
