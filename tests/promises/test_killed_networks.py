@@ -15,8 +15,12 @@ import psutil
 import pytest
 from onnx import numpy_helper
 
+from everloop.errors import JobKilled
+from everloop.jobs.context import Context
+from everloop.jobs.job import Job
 from everloop.jobs.process import ProcessExecutor
 from everloop.jobs.torchrun import torchrun
+from everloop.jobs.worker import RESULT, RESULT_OF_RANKS
 from everloop.testing.executors import check_executor
 from small_loop import SmallLoop, made_rows
 from tiny_nets import HEAD
@@ -151,3 +155,40 @@ def test_torchrun_does_what_every_executor_must(tmp_path: Path) -> None:
     with torchrun(2, restarts=0) as executor:
         assert isinstance(executor, ProcessExecutor)
         check_executor(executor, tmp_path)
+
+
+def together(function: str, folder: Path) -> Job:
+    return Job(name=function, entry=f"{__name__}:{function}", arguments=None, folder=folder, path=tuple(sys.path))
+
+
+def dies_when_the_first_is_done(context: Context, arguments: Any) -> Any:
+    if context.rank > 0 and context.attempt == 0:
+        deadline = time.monotonic() + PATIENCE
+        while not (context.folder / RESULT_OF_RANKS).exists() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGKILL)
+    return context.attempt
+
+
+def meets_the_others_until_one_is_killed(context: Context, arguments: Any) -> Any:
+    import torch
+
+    torch.distributed.init_process_group("gloo")
+    if context.rank > 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+    torch.distributed.barrier()
+
+
+def test_a_killed_rank_is_named_and_not_the_peers_who_lost_it(tmp_path: Path) -> None:
+    job = together("meets_the_others_until_one_is_killed", tmp_path)
+    with torchrun(2, restarts=0) as executor, pytest.raises(JobKilled, match="memory"):
+        executor.run(job)
+
+
+def test_a_result_does_not_count_when_another_rank_died_after_it_was_left(tmp_path: Path) -> None:
+    job = together("dies_when_the_first_is_done", tmp_path)
+    with torchrun(2, restarts=0) as executor, pytest.raises(JobKilled):
+        executor.run(job)
+    assert not (tmp_path / RESULT).exists()
+    with torchrun(2, restarts=1) as executor:
+        assert executor.run(job) == 1

@@ -6,14 +6,20 @@ each other, and starts all of them again when one dies. Loaded only where severa
 """
 
 import os
+import signal
 import sys
 import threading
 import uuid
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
 
-from everloop.jobs.worker import ERROR, OUTPUT, RESULT, die_with_parent, redirect
+from everloop.jobs.worker import ERROR, OUTPUT, RESULT, die_with_parent, is_final, ranks_ended_well, redirect
+
+SAME_SECONDS = 5
+"""Ends of ranks that lie so close together have one cause; the agent itself kills only after thirty."""
 
 
 def main(arguments: list[str]) -> int:
@@ -30,7 +36,7 @@ def main(arguments: list[str]) -> int:
 
 
 def launch(folder: Path, processes: int, restarts: int) -> int:
-    """0 when rank 0 has left the result."""
+    """0 when every rank has ended well, and the result is there."""
     from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
@@ -49,12 +55,29 @@ def launch(folder: Path, processes: int, restarts: int) -> int:
     )
     try:
         elastic_launch(config, sys.executable)("-m", "everloop.jobs.worker", str(folder))
+        ranks_ended_well(folder)
     except ChildFailedError as error:
         print(error, file=sys.stderr)
-        ended_by = min((each.exitcode for each in error.failures.values()), default=1)
-        if ended_by < 0 and not (folder / ERROR).exists():
+        ended_by = _cause([(each.timestamp, each.exitcode) for each in error.failures.values()])
+        if ended_by < 0 and not is_final(folder / ERROR):
+            (folder / ERROR).unlink(missing_ok=True)  # of a rank that missed the one that was killed
+            with suppress(OSError):
+                signal.signal(-ended_by, signal.SIG_DFL)  # torchrun's agent handles some of its own
             os.kill(os.getpid(), -ended_by)  # Whoever waits is told what ended the rank.
     return 0 if (folder / RESULT).exists() and not (folder / ERROR).exists() else 1
+
+
+def _cause(failures: Sequence[tuple[int, int]]) -> int:
+    """The exit code that explains the others, of (second, exit code) in the order in which the agent saw them.
+
+    The first, unless one was killed about then: its peers, who lose their connection to it, may be seen to end before
+    it. Who is killed long after was ended by the agent, and so was whoever ended by SIGTERM after another.
+    """
+    (first, code), *_ = failures
+    killed = [
+        each for second, each in failures if each < 0 and each != -signal.SIGTERM and second - first <= SAME_SECONDS
+    ]
+    return killed[0] if killed else code
 
 
 if __name__ == "__main__":

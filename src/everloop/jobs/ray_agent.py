@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from everloop.jobs.worker import ERROR, OUTPUT, RESULT, die_with_parent, redirect
+from everloop.jobs.worker import ERROR, OUTPUT, RESULT, die_with_parent, ranks_ended_well, redirect
 
 REACHED_SECONDS = 10.0
 """A cluster that does not take a connection within so long is not there."""
@@ -95,6 +95,7 @@ def together(folder: Path, processes: int, cpus: float, gpus: float, restarts: i
     )
     try:
         trainer.fit()
+        ranks_ended_well(folder)
     except Exception as error:  # Ray Train has kinds of its own for what a rank's end has caused
         print(f"Ray Train ended: {type(error).__name__}: {error}", file=sys.stderr)
     return 0 if (folder / RESULT).exists() and not (folder / ERROR).exists() else 1

@@ -25,6 +25,8 @@ from everloop.jobs.context import Context
 from everloop.records import encode
 
 RESULT, ERROR, SPEC, OUTPUT = "result.json", "error.json", "job.json", "output.log"
+RESULT_OF_RANKS = "result-of-ranks.json"
+"""What rank 0 leaves; it is the job's result once every rank has ended well (`ranks_ended_well`)."""
 
 
 def main(arguments: list[str]) -> int:
@@ -45,7 +47,7 @@ def perform(folder: Path) -> int:
     rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     if world > 1:
         threading.Thread(target=_die_with_agent, daemon=True).start()
-        if _is_final(folder / ERROR):
+        if is_final(folder / ERROR):
             return 1  # A mistake of the user's is not to be repeated; the agent tries again whatever it was.
     spec = msgspec.json.decode((folder / SPEC).read_bytes())
     redirect(folder / OUTPUT)
@@ -58,16 +60,22 @@ def perform(folder: Path) -> int:
         result = encode(function(Context(folder=folder, attempt=attempt, rank=rank, world=world), spec["arguments"]))
     except BaseException as error:
         traceback.print_exc()
-        if not _is_final(folder / ERROR):
+        if not is_final(folder / ERROR):
             _leave(folder, ERROR, encode(_described(error)))
         return 1
     if rank == 0:
         (folder / ERROR).unlink(missing_ok=True)  # of ranks that were started again since
-        _leave(folder, RESULT, result)
+        _leave(folder, RESULT if world == 1 else RESULT_OF_RANKS, result)
     return 0
 
 
-def _is_final(path: Path) -> bool:
+def ranks_ended_well(folder: Path) -> None:
+    """For the process over the ranks: what rank 0 left is the result, for no other rank has died after it."""
+    with contextlib.suppress(FileNotFoundError):
+        (folder / RESULT_OF_RANKS).replace(folder / RESULT)
+
+
+def is_final(path: Path) -> bool:
     """Whether the error is one of everloop's own."""
     try:
         return bool(msgspec.json.decode(path.read_bytes())["everloop"])
