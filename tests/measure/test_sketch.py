@@ -5,10 +5,11 @@ import pytest
 from numpy.typing import NDArray
 
 from everloop.measure import profile, sketch
+from everloop.measure.coded import Coded
 from everloop.measure.distance import psi
 from everloop.measure.profile import Profile
 from everloop.measure.sketch import CategorySketch, Sketch
-from everloop.records import MISSING_INTEGER
+from everloop.records import MISSING_INTEGER, MISSING_TEXT
 
 NAMES = np.array([f"v{index}" for index in range(3_000)], dtype=object)
 
@@ -53,6 +54,40 @@ def test_merged_shards_are_within_the_promised_error_of_exact(shift: float) -> N
         exact = [np.bincount(np.searchsorted(edges, each), minlength=10) for each in (one, other)]
         assert found.ks == pytest.approx(exact_ks(one, other), abs=0.005)
         assert found.psi == pytest.approx(psi(*exact), abs=0.01)
+
+
+def test_texts_by_their_different_values_are_described_as_texts_are() -> None:
+    random = np.random.default_rng(5)
+    texts = random.choice(np.array(["heron", "plover", None, MISSING_TEXT, "swift"], dtype=object), 3_000)
+    different = ["swift", "heron", "nobody", MISSING_TEXT, "plover"]
+    codes = np.array([-1 if each is None else different.index(each) for each in texts], dtype=np.int32)
+    coded = Coded(values=tuple(different), codes=codes)
+    reference = profile.build({"bird": texts[:1_000]})
+    for like in (None, reference):
+        assert profile.build({"bird": coded}, like=like) == profile.build({"bird": texts}, like=like)
+    column = reference.columns["bird"]
+    assert profile.places(coded, column).tolist() == profile.places(texts, column).tolist()
+    assert profile.counted(coded)[0] == profile.counted(texts)[0]
+    one, other = Sketch(), Sketch()
+    one.update({"bird": coded}, like=reference)
+    other.update({"bird": texts}, like=reference)
+    assert one.profile(like=reference) == other.profile(like=reference)
+    assert [each for each in coded.objects() if each not in (None, MISSING_TEXT)] == [
+        each for each in texts if each not in (None, MISSING_TEXT)
+    ]
+
+
+@pytest.mark.parametrize("shift", [0.0, 0.1])
+def test_the_distance_of_two_profiles_is_that_of_all_rows(shift: float) -> None:
+    for seed in range(5):
+        random = np.random.default_rng(seed)
+        for one, other in (
+            (random.normal(0, 1, 20_000), random.normal(shift, 1, 20_000)),
+            (random.poisson(4, 20_000).astype(float), random.poisson(4 * (1 + shift), 20_000).astype(float)),
+        ):
+            reference = profile.build({"x": one})
+            found = profile.compare(reference, profile.build({"x": other}, like=reference))[0].ks
+            assert found == pytest.approx(exact_ks(one, other), abs=0.0015 if one[0] != int(one[0]) else 0.0026)
 
 
 def merged_numbers(values: NDArray[np.float64]) -> Sketch:

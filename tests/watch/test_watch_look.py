@@ -19,6 +19,7 @@ from everloop.spec.metric import Accuracy, LogLoss, RocAuc
 from everloop.spec.retrain import AnyOf, Degraded, Drift, Rows, Trigger
 from everloop.spec.rollout import Canary
 from everloop.store.lake import Lake
+from everloop.watch import observed
 from everloop.watch.fold import fold
 from everloop.watch.labels import Truth
 from everloop.watch.look import Champion, Seen, Watched, WatchState, begin, look
@@ -209,6 +210,28 @@ def test_inputs_are_watched_whoever_answers_them_and_testers_are_nobody(
     answers = profile.build({PREDICTION: np.linspace(0, 1, 100)}, types={PREDICTION: "number"})
     said = observe(lake, window, signatures["package"], answers, champion=1)
     assert sum(said.profile.columns[PREDICTION].counts) == 3 * 40, "what a route gave it was chosen for what it is"
+
+
+def test_a_window_says_the_same_whether_it_fits_into_memory_or_is_read_day_by_day(
+    service: Service, lake: Lake, signatures: dict[str, Signature], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watch = watching(service, lake, signatures, DRIFT)
+    watch.days(service, range(3))
+    watch.days(service, range(3, 7), new=0.2)
+    window, profile_then = Window(since=START, until=at(7)), watch.champion.profile
+    whole = observe(lake, window, signatures["package"], profile_then, champion=1)
+    monkeypatch.setattr(observed, "AT_ONCE", 100)
+    sliced = observe(lake, window, signatures["package"], profile_then, champion=1)
+    assert whole.profile.rows == sliced.profile.rows == 7 * PER_DAY
+    assert set(whole.profile.columns) == set(sliced.profile.columns)
+    for name, one in whole.profile.columns.items():
+        other = sliced.profile.columns[name]
+        assert (one.rows, one.missing, one.counts, one.values, one.value_counts, one.other) == (
+            other.rows, other.missing, other.counts, other.values, other.value_counts, other.other,
+        )  # fmt: skip
+        assert one.quantiles == pytest.approx(other.quantiles, abs=0.3)
+    assert (whole.values, whole.missing, whole.newcomers) == (sliced.values, sliced.missing, sliced.newcomers)
+    assert whole.newcomers["carrier"][0][0] == "kestrel"
 
 
 def test_a_column_with_one_value_a_day_does_not_cry_wolf(

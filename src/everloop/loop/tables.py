@@ -17,9 +17,10 @@ import polars as pl
 from everloop.errors import DataError
 from everloop.measure import drift, profile, space
 from everloop.measure.carried import Carried, carried
+from everloop.measure.coded import Coded, Values
 from everloop.measure.profile import ColumnComparison, ColumnProfile
-from everloop.records import MISSING_INTEGER
-from everloop.watch.observed import array_of
+from everloop.records import MISSING_INTEGER, ColumnType
+from everloop.watch.observed import values_of
 
 CHANCE = 0.01
 AT_ONCE = 8_000_000
@@ -168,7 +169,7 @@ def _kind(dtype: pl.DataType) -> str | None:
     return "text" if dtype in (pl.String, pl.Categorical, pl.Enum) else None
 
 
-def _arrays(frame: pl.DataFrame) -> Iterator[tuple[str, Any]]:
+def _arrays(frame: pl.DataFrame) -> Iterator[tuple[str, Values]]:
     for series in frame:
         if series.dtype.is_integer():
             series = series.cast(pl.Int64, strict=False)
@@ -178,16 +179,19 @@ def _arrays(frame: pl.DataFrame) -> Iterator[tuple[str, Any]]:
             series = series.replace_strict({True: "true", False: "false"}, default=None, return_dtype=pl.String)
         else:
             series = series.cast(pl.String)
-        yield series.name, array_of(series)
+        yield series.name, values_of(series)
 
 
 def _compared(before: pl.DataFrame, now: pl.DataFrame) -> list[tuple[ColumnComparison, ColumnProfile, ColumnProfile]]:
     columns, current = dict(_arrays(before)), dict(_arrays(now))
-    for name in columns:  # a column of whole numbers may have fractions by now
-        if columns[name].dtype != current[name].dtype and columns[name].dtype != object:
-            columns[name], current[name] = (_floats(each) for each in (columns[name], current[name]))
-    texts = {name: "text" for name, values in columns.items() if values.dtype == object}
-    spaces, later = space.learned(columns, texts, {})  # type: ignore[arg-type]
+    texts: dict[str, ColumnType] = {}
+    for name, then in columns.items():
+        new = current[name]
+        if isinstance(then, Coded) or isinstance(new, Coded):
+            texts[name] = "text"
+        elif then.dtype != new.dtype:  # a column of whole numbers may have fractions by now
+            columns[name], current[name] = _floats(then), _floats(new)
+    spaces, later = space.learned(columns, texts, {})
     plain = {name: values for name, values in columns.items() if name not in spaces}
     reference = profile.with_spaces(profile.build(plain), spaces, later)
     seen = profile.build(space.replaced(current, spaces), like=reference)

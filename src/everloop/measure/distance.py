@@ -21,9 +21,9 @@ def psi(reference: ArrayLike, current: ArrayLike) -> float:
 
 
 def ks(reference: ArrayLike, current: ArrayLike) -> float:
-    """Kolmogorov-Smirnov distance of two grids of quantiles at even levels (values that occurred, rising).
+    """Kolmogorov-Smirnov distance of two grids of quantiles at even levels from 0 to 1 (values that occurred, rising).
 
-    Exact to about the spacing of the levels: half a point with 201.
+    Within .0025 of the distance of all rows at 401 levels, usually within a tenth of that.
 
     >>> ks([1, 2, 3, 4], [1, 2, 3, 4]), ks([1, 2], [3, 4])
     (0.0, 1.0)
@@ -31,8 +31,11 @@ def ks(reference: ArrayLike, current: ArrayLike) -> float:
     p, q = np.asarray(reference, dtype=np.float64), np.asarray(current, dtype=np.float64)
     if not len(p) or not len(q):
         return 0.0
-    values = np.union1d(p, q)
-    return float(np.max(np.abs(_share_at_or_below(p, values) - _share_at_or_below(q, values))))
+    levels, others = _shares(p), _shares(q)
+    # At each value of either side, and just below it: either may be a jump.
+    values = np.concatenate([p, q])
+    values = np.concatenate([values, np.nextafter(values, -np.inf)])
+    return float(np.abs(np.interp(values, p, levels, left=0.0) - np.interp(values, q, others, left=0.0)).max())
 
 
 def jensen_shannon(reference: ArrayLike, current: ArrayLike) -> float:
@@ -91,10 +94,25 @@ def counts_from_quantiles(quantiles: ArrayLike, edges: ArrayLike, rows: int) -> 
     grid = np.asarray(quantiles, dtype=np.float64)
     if not len(grid):
         return np.zeros(len(np.asarray(edges)) + 1)
-    below = _share_at_or_below(grid, np.asarray(edges, dtype=np.float64))
+    below = np.interp(np.asarray(edges, dtype=np.float64), grid, _shares(grid), left=0.0)
     shares: Floats = np.diff(np.concatenate([[0.0], below, [1.0]]))
     return shares * rows
 
 
-def _share_at_or_below(grid: Floats, values: Floats) -> Floats:
-    return np.searchsorted(grid, values, side="right") / len(grid)
+def _shares(grid: Floats) -> Floats:
+    """The share of rows at or below each value of a grid, as `numpy.interp` takes it.
+
+    Between two values rows lie evenly, as far as is known; a value that stands there twice or more often is a jump, which
+    begins and ends somewhere within a step of the levels: half a step is the best guess.
+    """
+    step = 1 / max(len(grid) - 1, 1)
+    levels: Floats = np.arange(len(grid), dtype=np.float64) * step
+    same = grid[1:] == grid[:-1]
+    if same.any():
+        before, after = np.append(False, same), np.append(same, False)
+        levels = np.clip(
+            levels + np.where(before & ~after, step / 2, 0.0) - np.where(after & ~before, step / 2, 0.0), 0, 1
+        )
+        levels[0] = 0.0
+    levels[-1] = 1.0
+    return levels

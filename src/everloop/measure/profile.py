@@ -13,6 +13,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from everloop.measure.coded import Coded, Values
 from everloop.measure.distance import (
     chi_square,
     counts_from_quantiles,
@@ -87,7 +88,7 @@ class Profile:
 
 
 def build(
-    columns: Mapping[str, NDArray[Any]],
+    columns: Mapping[str, Values],
     *,
     types: Mapping[str, ColumnType] | None = None,
     like: Profile | None = None,
@@ -95,7 +96,7 @@ def build(
     """Profile of named columns of equal length.
 
     float arrays: NaN and infinities are missing; int64: `MISSING_INTEGER` is missing; bool; text arrays, of objects
-    because numpy's own text loses the mark: None and `MISSING_TEXT` are missing. ``types`` tells integers from
+    because numpy's own text loses the mark: None and `MISSING_TEXT` are missing; or texts as `Coded`. ``types`` tells integers from
     booleans and instants; without it the dtype decides.
     """
     lengths = {len(values) for values in columns.values()}
@@ -107,7 +108,7 @@ def build(
         if kind_of(values, kind) is None:
             continue
         reference = like.columns.get(name) if like else None
-        built[name] = _column(np.asarray(values), kind, reference)
+        built[name] = _column(values, kind, reference)
     return Profile(rows=lengths.pop() if lengths else 0, columns=built)
 
 
@@ -133,8 +134,10 @@ def from_json(data: bytes | str) -> Profile:
     return decode(data, Profile)
 
 
-def kind_of(values: NDArray[Any], kind: ColumnType | None) -> Literal["number", "category"] | None:
+def kind_of(values: Values, kind: ColumnType | None) -> Literal["number", "category"] | None:
     """How a column is described; None for instants: time always moves."""
+    if isinstance(values, Coded):
+        return "category"
     if kind == "instant" or np.issubdtype(values.dtype, np.datetime64):
         return None
     category = kind in ("boolean", "text") or values.dtype == np.bool_ or values.dtype.kind in "OUST"
@@ -151,14 +154,18 @@ def present_numbers(values: NDArray[Any]) -> tuple[NDArray[np.float64], int]:
     return found, len(values) - len(found)
 
 
-def counted(values: NDArray[Any], kind: ColumnType | None = None) -> tuple[dict[str, int], int]:
+def counted(values: Values, kind: ColumnType | None = None) -> tuple[dict[str, int], int]:
     """Rows of each value of a category, and how many are missing."""
+    if isinstance(values, Coded):
+        absent, *counts = values.counts().tolist()
+        found = {value: count for value, count in zip(values.values, counts, strict=True) if count}
+        return found, absent + found.pop(MISSING_TEXT, 0)
     if kind == "boolean" or values.dtype == np.bool_:
         missing = int(np.count_nonzero(values == MISSING_INTEGER))
         no = int(np.count_nonzero(values == 0))
         both = {"true": len(values) - no - missing, "false": no}
         return {name: count for name, count in both.items() if count}, missing
-    found: dict[str, int] = {}
+    found = {}
     missing = 0
     # Values are counted as they are, and made text once each.
     for value, count in Counter(values.tolist()).items():
@@ -169,8 +176,8 @@ def counted(values: NDArray[Any], kind: ColumnType | None = None) -> tuple[dict[
     return found, missing
 
 
-def _column(values: NDArray[Any], kind: ColumnType | None, reference: ColumnProfile | None) -> ColumnProfile:
-    if kind_of(values, kind) == "category":
+def _column(values: Values, kind: ColumnType | None, reference: ColumnProfile | None) -> ColumnProfile:
+    if isinstance(values, Coded) or kind_of(values, kind) == "category":
         return _categories(*counted(values, kind), reference)
     return _numbers(*present_numbers(values), reference)
 
@@ -293,10 +300,16 @@ def _compare(name: str, before: ColumnProfile, now: ColumnProfile) -> ColumnComp
     moved: float | None
     if before.kind == "number":
         then, present = np.array(before.counts, dtype=np.float64), counts_in(now, before.edges)
+        # Made arrays once: that costs as much as what is asked of them.
+        grid, grid_now = np.array(before.quantiles), np.array(now.quantiles)
         # A reference that was made for a season has bins alone: then the distance is that at the edges.
-        distance = ks(before.quantiles, now.quantiles) if before.quantiles else _ks_of_bins(then, present)
+        distance = ks(grid, grid_now) if len(grid) else _ks_of_bins(then, present)
         then, present = _merged(then, present, now.present)
-        outliers, moved = _beyond(before, now), _moved(before, now)
+        ends = before.quantiles or before.ends
+        outliers = share_outside(grid_now, ends[1], ends[-2]) if len(ends) > 3 else 0.0
+        moved = (
+            wasserstein(grid, grid_now) / before.deviation if len(grid) and len(grid_now) and before.deviation else None
+        )
         new = reference_new = 0.0
     else:
         found = dict(zip(now.values, now.value_counts, strict=True))
@@ -334,19 +347,12 @@ def _compare(name: str, before: ColumnProfile, now: ColumnProfile) -> ColumnComp
     )
 
 
-def _beyond(before: ColumnProfile, now: ColumnProfile) -> float:
-    ends = before.quantiles or before.ends
-    return share_outside(now.quantiles, ends[1], ends[-2]) if len(ends) > 3 else 0.0
-
-
-def _moved(before: ColumnProfile, now: ColumnProfile) -> float | None:
-    if not before.quantiles or not now.quantiles or not before.deviation:
-        return None
-    return wasserstein(before.quantiles, now.quantiles) / before.deviation
-
-
-def places(values: NDArray[Any], column: ColumnProfile) -> NDArray[np.int64]:
+def places(values: Values, column: ColumnProfile) -> NDArray[np.int64]:
     """The bin or the place among ``column.values`` of each row (other: after the last), −1 where missing."""
+    if isinstance(values, Coded):
+        known = {value: index for index, value in enumerate(column.values)}
+        of_value = [-1 if each == MISSING_TEXT else known.get(each, len(known)) for each in values.values]
+        return np.array([*of_value, -1], dtype=np.int64)[values.codes]
     if column.kind == "number":
         number = values.astype(np.float64)
         absent = values == MISSING_INTEGER if values.dtype == np.int64 else ~np.isfinite(number)

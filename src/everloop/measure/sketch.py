@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,6 +17,7 @@ import numpy as np
 from datasketches import frequent_items_error_type, frequent_strings_sketch, hll_sketch, hll_union, kll_doubles_sketch
 from numpy.typing import NDArray
 
+from everloop.measure.coded import Coded, Values
 from everloop.measure.profile import (
     BINS,
     LEVELS,
@@ -158,14 +159,13 @@ class CategorySketch:
             distinct=round(self.different.get_estimate()),
         )
 
-    def newcomers(self, listed: tuple[str, ...], most: int = 5) -> tuple[tuple[str, int], ...]:
+    def newcomers(self, listed: tuple[str, ...]) -> tuple[tuple[str, int], ...]:
         """The most frequent values that the reference does not list, with about how many rows."""
-        known = set(listed)
-        return tuple((value, count) for value, count in self._items() if value not in known)[:most]
+        return newcomers(self._items(), listed)
 
     def _items(self) -> list[tuple[str, int]]:
         items = self.frequent.get_frequent_items(frequent_items_error_type.NO_FALSE_NEGATIVES)
-        return sorted(((str(each[0]), int(each[1])) for each in items), key=lambda each: (-each[1], each[0]))
+        return _most_first((str(each[0]), int(each[1])) for each in items)
 
     def _most_frequent(self) -> tuple[tuple[str, ...], tuple[int, ...]]:
         kept: dict[str, int] = {}
@@ -178,6 +178,16 @@ class CategorySketch:
         return tuple(kept), tuple(kept.values())
 
 
+def newcomers(found: Iterable[tuple[str, int]], listed: tuple[str, ...], most: int = 5) -> tuple[tuple[str, int], ...]:
+    """Of values and their rows the most frequent ones that a reference does not list."""
+    known = set(listed)
+    return tuple(_most_first(each for each in found if each[0] not in known)[:most])
+
+
+def _most_first(found: Iterable[tuple[str, int]]) -> list[tuple[str, int]]:
+    return sorted(found, key=lambda each: (-each[1], each[0]))
+
+
 @dataclass(slots=True)
 class Sketch:
     """Named columns. Merge only sketches that were held like the same reference, or like none."""
@@ -187,7 +197,7 @@ class Sketch:
 
     def update(
         self,
-        columns: Mapping[str, NDArray[Any]],
+        columns: Mapping[str, Values],
         *,
         types: Mapping[str, ColumnType] | None = None,
         like: Profile | None = None,
@@ -202,7 +212,7 @@ class Sketch:
             if kind is None:
                 continue
             reference = like.columns.get(name) if like else None
-            if kind == "number":
+            if kind == "number" and not isinstance(values, Coded):
                 own = self.columns.setdefault(name, NumberSketch())
                 assert isinstance(own, NumberSketch)
                 present, missing = present_numbers(values)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import math
 import zlib
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -21,6 +22,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from everloop.measure.coded import Coded, Values
 from everloop.records import MISSING_TEXT, ColumnType
 
 Floats = NDArray[np.float64]
@@ -59,13 +61,17 @@ class Space:
     """Arrays: mean and deviation of each dimension, float32 [2, width]."""
 
 
-def is_free_text(values: NDArray[Any]) -> bool:
+def is_free_text(values: Values) -> bool:
     """Whether texts are sentences rather than names of things."""
-    present = [each for each in values.tolist() if isinstance(each, str) and each != MISSING_TEXT]
-    if len(present) < 2 * LEAST_PER_CLUSTER:
+    if isinstance(values, Coded):
+        found = dict(zip(values.values, values.counts()[1:].tolist(), strict=True))
+    else:
+        found = Counter(each for each in values.tolist() if isinstance(each, str))
+    present = sum(found.values()) - found.pop(MISSING_TEXT, 0)
+    if present < 2 * LEAST_PER_CLUSTER or len(found) < FREE_DISTINCT * present:
         return False
-    words = sum(each.count(" ") + 1 for each in present) / len(present)
-    return words >= FREE_WORDS and len(set(present)) >= FREE_DISTINCT * len(present)
+    words = sum((each.count(" ") + 1) * count for each, count in found.items())
+    return bool(words >= FREE_WORDS * present)
 
 
 def of_texts(values: NDArray[Any]) -> Space | None:
@@ -138,7 +144,7 @@ def of(name: str, what: str) -> str:
 
 
 def learned(
-    columns: Mapping[str, NDArray[Any]], types: Mapping[str, ColumnType], arrays: Mapping[str, NDArray[Any]]
+    columns: Mapping[str, Values], types: Mapping[str, ColumnType], arrays: Mapping[str, NDArray[Any]]
 ) -> tuple[dict[str, Space], dict[str, NDArray[Any]]]:
     """Spaces of what is free text among the columns [rows], and of arrays [rows, …], oldest row first.
 
@@ -147,7 +153,9 @@ def learned(
     """
     spaces: dict[str, Space] = {}
     later: dict[str, NDArray[Any]] = {}
-    points = {name: values for name, values in columns.items() if types.get(name) == "text" and is_free_text(values)}
+    points = {
+        name: _objects(values) for name, values in columns.items() if types.get(name) == "text" and is_free_text(values)
+    }
     for name, values in {**points, **{name: summary(values) for name, values in arrays.items()}}.items():
         half = len(values) // 2
         space = of_texts(values[:half]) if name in points else of_arrays(values[:half])
@@ -160,16 +168,20 @@ def learned(
     return spaces, later
 
 
-def replaced(columns: Mapping[str, NDArray[Any]], spaces: Mapping[str, Space]) -> dict[str, NDArray[Any]]:
+def replaced(columns: Mapping[str, Values], spaces: Mapping[str, Space]) -> dict[str, Values]:
     """The columns, those that have a space by what follows from it."""
-    made: dict[str, NDArray[Any]] = {}
+    made: dict[str, Values] = {}
     for name, values in columns.items():
         space = spaces.get(name)
         if space is None:
             made[name] = values
-        elif space.kind == "array" or values.dtype == object:
-            made |= derived(name, space, values)
+        elif space.kind == "array" or isinstance(values, Coded) or values.dtype == object:
+            made |= derived(name, space, _objects(values))
     return made
+
+
+def _objects(values: Values) -> NDArray[Any]:
+    return values.objects() if isinstance(values, Coded) else values
 
 
 def summary(array: NDArray[Any]) -> Points:

@@ -363,10 +363,11 @@ def summaries(frame: pl.DataFrame, spaces: Mapping[str, Space]) -> dict[str, NDA
 def inputs(frame: pl.DataFrame, columns: Sequence[InputColumn]) -> dict[str, pl.Series]:
     """The raw columns of rows of the predictions table, under their own names."""
     found: dict[str, pl.Series] = {}
+    schema = frame.schema  # made anew at each asking
     for column in columns:
         dtype = DTYPES[column.type]
         for name in (f"{INPUT}{column.name}_{column.type}", f"{INPUT}{column.name}"):
-            if name in frame.columns and frame.schema[name] == dtype:
+            if schema.get(name) == dtype:
                 found[column.name] = frame[name]
                 break
     return found

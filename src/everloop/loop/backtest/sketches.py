@@ -17,6 +17,7 @@ from everloop.clock import microseconds
 from everloop.loop.backtest.world import World
 from everloop.measure import profile as profiles
 from everloop.measure import season, space
+from everloop.measure.coded import Values
 from everloop.measure.profile import ColumnProfile, Profile, counted, kind_of, places
 from everloop.measure.season import Season
 from everloop.records import ColumnType
@@ -111,7 +112,7 @@ class Sketches:
         missing: dict[str, float] = {}
         newcomers: dict[str, tuple[tuple[str, int], ...]] = {}
 
-        def count(name: str, column: Array, plain: ColumnProfile, days: Integers) -> None:
+        def count(name: str, column: Values, plain: ColumnProfile, days: Integers) -> None:
             known = reference.columns[name]
             place = places(column, known)
             width = 2 + (len(known.edges) if known.kind == "number" else len(known.values))
@@ -128,9 +129,10 @@ class Sketches:
             values[name] = clumping(table[:, 1:])
             missing[name] = clumping(np.stack([table[:, 0], table[:, 1:].sum(axis=1)], axis=1).astype(np.float64))
 
-        columns, own_plain = seen.columns, seen.plain
+        columns: dict[str, Values] = dict(seen.columns)
+        own_plain = seen.plain
         if reference.spaces:
-            columns = space.replaced(seen.columns, reference.spaces)
+            columns = space.replaced(columns, reference.spaces)
             fresh = {name: values for name, values in columns.items() if name not in seen.columns}
             own_plain = replace(own_plain, columns={**own_plain.columns, **profiles.build(fresh).columns})
         for name, column in columns.items():
