@@ -1,6 +1,7 @@
 """Networks: what the trainer costs beside a loop written by hand, what bf16 and a second process bring, what kills cost.
 
-Run: python -m bench.deep [--quick] [--json] [--only overhead,bf16,ddp,kills,parity]. Everything on the processor.
+Run: python -m bench.deep [--quick] [--json] [--only overhead,bf16,ddp,kills,parity]. Everything on the processor. A run
+that is not quick keeps its parts in results/deep.json, and leaves there what other parts found on the same machine.
 
 - overhead: one epoch of the same network over the same rows by ours, by hand (permutation, batch, loss, backward, clipped
   gradients, fused AdamW, the rate set at each step), by Accelerate with its optimiser wrapped as its guide says, and by
@@ -15,15 +16,15 @@ Run: python -m bench.deep [--quick] [--json] [--only overhead,bf16,ddp,kills,par
 
 import contextlib
 import hashlib
-import itertools
-import logging
+import json
 import os
+import platform
 import signal
 import tempfile
-import time
-import warnings
-from collections.abc import Callable
+from dataclasses import replace
 from datetime import timedelta
+from importlib.metadata import version
+from multiprocessing import get_context
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -31,7 +32,9 @@ from typing import Any
 import numpy as np
 import onnxruntime
 import torch
+from bench.deep_fits import columns, context, fitted, images
 from bench.deep_nets import Columns, ResNet, Transformer
+from bench.deep_overhead import overhead
 
 from bench import rows as table
 from everloop.jobs.job import Job
@@ -41,174 +44,9 @@ from everloop.measure.tensors import Tensors
 from everloop.package.torch_models import exported
 from everloop.spec.torch import Torch
 from everloop.train.function import Machine, TrainContext
-from everloop.train.torch import fit
-from everloop.train.torch_batches import order, step_places, steps
-from everloop.train.torch_optimiser import rate
 
-SOURCE = Path(__file__).with_name("deep_nets.py")
-OVERHEAD, SPEED_SMALL, SPEED_LARGE, TWO, PARITY = 1.05, 1.3, 1.5, 1.7, 1e-4
-PARTS = ("overhead", "bf16", "ddp", "kills", "parity")
-
-
-def columns(rows: int, width: int = 32) -> tuple[Tensors, Any]:
-    made = np.random.default_rng(0).normal(size=(rows, width)).astype(np.float32)
-    return Tensors({"columns": made}), (made[:, 0] * made[:, 1] > 0).astype(np.int64)
-
-
-def images(rows: int, size: int = 32) -> tuple[Tensors, Any]:
-    random = np.random.default_rng(0)
-    target = random.integers(0, 10, rows)
-    made = random.normal(size=(rows, 3, size, size)).astype(np.float32) + target[:, None, None, None] / 5
-    return Tensors({"image": made.astype(np.float32)}), target
-
-
-def context(**more: Any) -> TrainContext:
-    return TrainContext(seed=0, threads=1, **more)
-
-
-def fitted(declared: Torch, inputs: Tensors, target: Any, given: TrainContext) -> Any:
-    classes = int(target.max()) + 1
-    task: Any = "binary" if classes == 2 else "multiclass"
-    return fit(declared, inputs, target, task=task, classes=classes, weights=None, context=given, source=SOURCE)
-
-
-# Overhead
-
-
-def by_us(inputs: Tensors, target: Any, declared: Torch) -> float:
-    """Seconds of this process's CPU for an epoch after the first: others use the machine, too."""
-    ends: list[float] = []
-
-    def watch(detail: dict[str, Any]) -> None:
-        if "learning_rate" in detail:
-            ends.append(time.process_time())
-
-    fitted(declared, inputs, target, context(progress=watch))
-    return median(end - begun for begun, end in itertools.pairwise(ends))
-
-
-def by_hand(inputs: Tensors, target: Any, declared: Torch, *, accelerate: bool = False) -> float:
-    torch.manual_seed(0)
-    module: Any = Columns(inputs.shapes["columns"][0], 2, **declared.parameters)
-    optimiser: Any = torch.optim.AdamW(module.parameters(), lr=declared.learning_rate, fused=True)
-    backward: Callable[[Any], None] = lambda loss: loss.backward()  # noqa: E731
-    clip: Callable[..., Any] = torch.nn.utils.clip_grad_norm_
-    if accelerate:
-        from accelerate import Accelerator
-
-        accelerator = Accelerator(cpu=True)
-        module, optimiser = accelerator.prepare(module, optimiser)
-        backward, clip = accelerator.backward, accelerator.clip_grad_norm_
-    rows, truth = torch.from_numpy(inputs["columns"]), torch.from_numpy(target)
-    count, took = steps(inputs.rows, declared.batch_size), []
-    for epoch in range(declared.epochs):
-        begun = time.process_time()
-        places = order(inputs.rows, seed=0, epoch=epoch)
-        total = torch.zeros(())
-        for step in range(count):
-            for group in optimiser.param_groups:
-                group["lr"] = declared.learning_rate * rate(
-                    declared.schedule, epoch * count + step, count * declared.epochs
-                )
-            index = torch.from_numpy(step_places(places, step, count))
-            loss = torch.nn.functional.cross_entropy(module(rows[index]), truth[index])
-            backward(loss)
-            clip(module.parameters(), 1.0)
-            optimiser.step()
-            optimiser.zero_grad(set_to_none=True)
-            total += loss.detach()
-        float(total)
-        took.append(time.process_time() - begun)
-    return median(took[1:])
-
-
-def by_lightning(inputs: Tensors, target: Any, declared: Torch) -> float | None:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            import pytorch_lightning as lightning
-        except ImportError:
-            return None
-        logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
-        took: list[float] = []
-
-        class Timed(lightning.Callback):  # type: ignore[misc, unused-ignore]
-            def on_train_epoch_start(self, *_: Any) -> None:
-                self.begun = time.process_time()
-
-            def on_train_epoch_end(self, *_: Any) -> None:
-                took.append(time.process_time() - self.begun)
-
-        class Module(lightning.LightningModule):  # type: ignore[misc, unused-ignore]
-            def __init__(self) -> None:
-                super().__init__()
-                self.net = Columns(inputs.shapes["columns"][0], 2, **declared.parameters)
-
-            def training_step(self, batch: Any, _: int) -> Any:
-                return torch.nn.functional.cross_entropy(self.net(batch[0]), batch[1])
-
-            def configure_optimizers(self) -> Any:
-                return torch.optim.AdamW(self.parameters(), lr=declared.learning_rate, fused=True)
-
-        data = torch.utils.data.TensorDataset(torch.from_numpy(inputs["columns"]), torch.from_numpy(target))
-        # Whole batches by index, as the others take them: a loader that gathers row by row would be many times slower.
-        sampler = torch.utils.data.BatchSampler(
-            torch.utils.data.RandomSampler(data), declared.batch_size, drop_last=False
-        )
-        loader = torch.utils.data.DataLoader(data, sampler=sampler, batch_size=None)
-        trainer = lightning.Trainer(
-            max_epochs=declared.epochs, accelerator="cpu", logger=False, enable_checkpointing=False,
-            enable_progress_bar=False, enable_model_summary=False, gradient_clip_val=1.0, callbacks=[Timed()],
-        )  # fmt: skip
-        trainer.fit(Module(), loader)
-    return median(took[1:])
-
-
-def overhead(quick: bool) -> list[table.Row]:
-    found = []
-    for hidden, batch in ((64, 64), (256, 256)):
-        inputs, target = columns(4_000 if quick else 16_000)
-        declared = Torch(
-            Columns, parameters={"hidden": hidden}, epochs=4, batch_size=batch, compile="off", weight_decay=0.01
-        )
-        count, rounds = steps(inputs.rows, batch), 3 if quick else 7
-        ways: dict[str, Callable[[], float | None]] = {
-            "ours": lambda i=inputs, t=target, d=declared: by_us(i, t, d),
-            "by hand": lambda i=inputs, t=target, d=declared: by_hand(i, t, d),
-            "Accelerate": lambda i=inputs, t=target, d=declared: by_hand(i, t, d, accelerate=True),
-            "Lightning Trainer": lambda i=inputs, t=target, d=declared: by_lightning(i, t, d),
-        }
-        took: dict[str, list[float]] = {name: [] for name in ways}
-        for _ in range(rounds):
-            for name, way in ways.items():
-                seconds = way()
-                if seconds is not None:
-                    took[name].append(1e6 * seconds / count)
-        hand = median(took["by hand"])
-        # Ratios of one round, so that the machine's mood meets both.
-        ratios = {
-            name: median(a / b for a, b in zip(each, took["by hand"], strict=False))
-            for name, each in took.items()
-            if each
-        }
-        what = f"a step, {hidden} wide, {batch} rows"
-        found.append(
-            table.Row(what=what, ours=median(took["ours"]), peer=hand, peer_name="by hand", unit="µs", rounds=rounds)
-        )
-        found.append(
-            table.Row(
-                what=f"{what}: ours as a multiple of by hand",
-                ours=ratios["ours"],
-                unit="×",
-                target=OVERHEAD,
-                rounds=rounds,
-            )
-        )
-        found += [
-            table.Row(what=f"{what}: {name} as a multiple of by hand", ours=ratio, unit="×", rounds=rounds)
-            for name, ratio in ratios.items() if name not in ("ours", "by hand")
-        ]  # fmt: skip
-    return found
+RESULTS = Path(__file__).parent / "results" / "deep.json"
+SPEED_SMALL, SPEED_LARGE, TWO, PARITY = 1.3, 1.5, 1.7, 1e-4
 
 
 # bf16
@@ -235,7 +73,7 @@ def bf16(quick: bool) -> list[table.Row]:
         found.append(
             table.Row(
                 what=f"bf16 autocast, ResNet of {name} parameters, {units}", ours=ratio, unit="× 32 bits", rounds=rounds,
-                target=target if amx else None, greater_is_better=True,
+                target=target, greater_is_better=True,
             )
         )  # fmt: skip
     return found
@@ -243,24 +81,54 @@ def bf16(quick: bool) -> list[table.Row]:
 
 # Several processes
 
+COMPUTED = Torch(
+    ResNet, parameters={"width": 16, "outputs": 10}, epochs=2, batch_size=128, precision="32", compile="off"
+)
+
+
+def half(meeting: Any, rows: int, told: Any) -> None:
+    """Every other row, by a process that knows of no other; both begin each epoch at the same time."""
+    torch.set_num_threads(1)
+    inputs, truth = images(rows)
+    mine = np.arange(0, rows, 2)
+    declared = replace(COMPUTED, batch_size=COMPUTED.batch_size // 2)
+    meeting.wait()
+
+    def watch(detail: dict[str, Any]) -> None:
+        if "learning_rate" in detail:
+            meeting.wait()
+
+    told.put(fitted(declared, inputs.taken(mine), truth[mine], context(progress=watch)).history[-1]["seconds"])
+
+
+def apart(rows: int) -> float:
+    """Seconds of an epoch of two such processes."""
+    spawned = get_context("spawn")
+    meeting, told = spawned.Barrier(2), spawned.Queue()
+    processes = [spawned.Process(target=half, args=(meeting, rows, told)) for _ in range(2)]
+    for each in processes:
+        each.start()
+    took = [told.get(timeout=300) for _ in processes]
+    for each in processes:
+        each.join()
+    return float(max(took))
+
 
 def ddp(quick: bool) -> list[table.Row]:
-    inputs, truth = images(1_024 if quick else 2_048)
-    rounds, ratios, ours = 1 if quick else 3, [], []
-    declared = Torch(
-        ResNet, parameters={"width": 16, "outputs": 10}, epochs=2, batch_size=128, precision="32", compile="off"
-    )
+    inputs, truth = images(512 if quick else 1_024)
+    rounds, ratios, limits, ours = 1 if quick else 5, [], [], []
     for number in range(rounds):
         with tempfile.TemporaryDirectory() as folder:
-            one = fitted(declared, inputs, truth, context()).history[-1]["seconds"]
+            one = fitted(COMPUTED, inputs, truth, context()).history[-1]["seconds"]
             given = TrainContext(seed=0, threads=2, folder=Path(folder) / str(number), machine=Machine(processes=2))
-            two = fitted(declared, inputs, truth, given).history[-1]["seconds"]
+            two = fitted(COMPUTED, inputs, truth, given).history[-1]["seconds"]
+            limits.append(one / apart(inputs.rows))
             ratios.append(one / two)
             ours.append(inputs.rows / two)
     return [
         table.Row(
             what="2 processes of 1 thread beside 1, ResNet of 0.7 M parameters", ours=median(ratios), unit="×",
-            target=TWO, greater_is_better=True, rounds=rounds,
+            limit=median(limits), target=TWO, greater_is_better=True, rounds=rounds,
         ),
         table.Row(what="rows a second by 2 processes", ours=median(ours), unit="rows/s", rounds=rounds),
     ]  # fmt: skip
@@ -370,16 +238,47 @@ def parity(quick: bool) -> list[table.Row]:
     return found
 
 
+PARTS = {"overhead": overhead, "bf16": bf16, "ddp": ddp, "kills": kills, "parity": parity}
+
+
+def machine() -> dict[str, Any]:
+    try:
+        about = Path("/proc/cpuinfo").read_text("utf-8")
+    except OSError:
+        about = ""
+    lines = dict(line.replace("\t", "").split(":", 1) for line in about.split("\n\n")[0].splitlines() if ":" in line)
+    units = [each for each in ("avx512_bf16", "amx_bf16") if each in lines.get("flags", "").split()]
+    return {
+        "cores": os.cpu_count(), "processor": lines.get("model name", platform.processor()).strip(),
+        "16-bit units": units, "python": platform.python_version(),
+        **{name: version(name) for name in ("everloop", "torch", "accelerate", "onnxruntime")},
+    }  # fmt: skip
+
+
+def keep(parts: dict[str, list[table.Row]]) -> None:
+    """In the results, beside what the other parts found on the same machine."""
+    mine, kept = machine(), dict[str, list[dict[str, Any]]]()
+    if RESULTS.exists():
+        before = json.loads(RESULTS.read_text("utf-8"))
+        if before["machine"] == mine:
+            kept = {part: [row for row in before["rows"] if row["part"] == part] for part in PARTS}
+    kept |= {part: [{"part": part, **row.to_json()} for row in found] for part, found in parts.items()}
+    rows = [row for part in PARTS for row in kept.get(part, ())]
+    RESULTS.write_text(json.dumps({"machine": mine, "rows": rows}, indent=1) + "\n", "utf-8")
+
+
 def main() -> None:
     parser = table.parser(__doc__ or "")
     parser.add_argument("--only", default=",".join(PARTS), help=f"some of {', '.join(PARTS)}")
     chosen = parser.parse_args()
     torch.set_num_threads(1)
-    found: list[table.Row] = []
+    found: dict[str, list[table.Row]] = {}
     for part in chosen.only.split(","):
         with contextlib.redirect_stdout(None):
-            found += globals()[part](chosen.quick)
-    table.show(found, as_json=chosen.json)
+            found[part] = PARTS[part](chosen.quick)
+    if not chosen.quick:
+        keep(found)
+    table.show([row for rows in found.values() for row in rows], as_json=chosen.json)
 
 
 if __name__ == "__main__":

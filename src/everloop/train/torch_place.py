@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.state import AcceleratorState, GradientState, PartialState
 
 from everloop.errors import TrainError
@@ -35,7 +35,8 @@ class Place:
         else:
             _meet("gloo" if on_cpu else "nccl")
         mixed = {"32": "no"}.get(self.precision, self.precision)
-        self._accelerator = Accelerator(mixed_precision=mixed, cpu=on_cpu)
+        shared = DistributedDataParallelKwargs(gradient_as_bucket_view=True, broadcast_buffers=_steers(module))
+        self._accelerator = Accelerator(mixed_precision=mixed, cpu=on_cpu, kwargs_handlers=[shared])
         self.device = self._accelerator.device
         self.rank, self.world = self._accelerator.process_index, self._accelerator.num_processes
         self.sharded = sharded and self.world > 1
@@ -184,6 +185,16 @@ class Place:
         """Other processes wait for this one's gradients: all of them must begin again with smaller parts."""
         if self.world > 1:
             raise RanShort(f"memory holds {most} rows at once at most; begin again.")
+
+
+def _steers(module: Any) -> bool:
+    """Whether buffers may have a say in training, so that all processes must begin each step with the same.
+
+    What batch normalisation has seen so far has none, and the first process's is what is kept.
+    """
+    passive = sum(len(list(each.buffers(recurse=False))) for each in module.modules()
+                  if isinstance(each, torch.nn.modules.batchnorm._BatchNorm))  # fmt: skip
+    return len(list(module.buffers())) > passive
 
 
 def _meet(backend: str) -> None:
