@@ -1,6 +1,9 @@
 """A network on images beside columns: decoded when they are asked for, and served as they were seen."""
 
 import io
+import pickle
+import warnings
+from multiprocessing import get_context
 from typing import Any
 
 import numpy as np
@@ -91,6 +94,28 @@ def test_rows_are_decoded_as_they_are_asked_for(kept: int, workers: int) -> None
         assert found.dtype == np.float32
         for row, place in zip(found, places.tolist(), strict=True):
             np.testing.assert_array_equal(row, images.normalised(images.decode(files[place], form)[None], form)[0])
+
+
+def _first_row(column: Pictures, told: Any) -> None:
+    told.put(float(column[np.arange(60)].sum()))
+
+
+def test_a_column_that_was_read_by_threads_goes_to_other_processes() -> None:
+    """Forked off, as loaders do, or pickled: threads do not come along."""
+    files, _ = photos(60)
+    form = Image(height=4, width=6, channels=3, fit="stretch", mean=(0.0,) * 3, deviation=(1.0,) * 3)
+    column = Pictures(form, np.array(files, dtype=object), workers=2, kept=0)
+    whole = float(column[np.arange(60)].sum())
+    assert float(pickle.loads(pickle.dumps(column))[np.arange(60)].sum()) == whole
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of forking where there are threads
+        forking = get_context("fork")
+        told = forking.Queue()
+        other = forking.Process(target=_first_row, args=(column, told), daemon=True)
+        other.start()
+    assert told.get(timeout=60) == whole
+    other.join(60)
+    assert other.exitcode == 0
 
 
 def test_a_file_that_is_none_is_told_with_its_row() -> None:

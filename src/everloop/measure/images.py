@@ -17,6 +17,8 @@ from everloop.forms import Image
 LARGEST_PIXELS = 2**25
 """33 megapixels, as a decompressed image: beyond that it is refused before anything is decompressed."""
 FORMATS = ("PNG", "JPEG")
+ORIENTATION = 0x0112
+"""The EXIF tag that says how a picture is to be turned."""
 KNOWN = tuple(map(b64decode, (
     "iVBORw0KGgoAAAANSUhEUgAAABgAAAAUBAMAAABlm+CwAAAAMFBMVEXIxlyHxq1L0oMU0iMyrknIhLCHhJVLhFMUhBbISHiHSFHIEh6HEhRLSC"
     "0USAwyEghEr4qmAAAAgUlEQVR42n3PsQ3CQBBE0XenowAqISCkA0okcu4WCNyAJVeAqMC+3NhH4LNFxEb7V5rZmVCgx0RUp/gBiBPWCmEURnpK"
@@ -89,17 +91,24 @@ def same_decoder(form: Image, probe: tuple[int, ...]) -> bool:
 
 
 def _array(opened: Any, form: Image) -> NDArray[np.uint8]:
-    from PIL import ImageOps
+    upright = opened
+    if ORIENTATION in opened.getexif():
+        from PIL import ImageOps
 
-    upright = ImageOps.exif_transpose(opened)
+        upright = ImageOps.exif_transpose(opened)
     if upright.mode.startswith("I;16"):  # a conversion would cut off all above 255
         upright = _pillow().fromarray((np.asarray(upright) >> 8).astype(np.uint8))
-    plain = upright.convert("RGB" if form.channels == 3 else "L")
-    size = (form.width, form.height)
+    mode, size = "RGB" if form.channels == 3 else "L", (form.width, form.height)
+    plain = upright if upright.mode == mode else upright.convert(mode)  # it copies what is of that mode, too
     if plain.size != size:
         bilinear = _pillow().Resampling.BILINEAR
-        plain = plain.resize(size, bilinear) if form.fit == "stretch" else ImageOps.fit(plain, size, bilinear)
-    return np.asarray(plain, np.uint8).reshape(form.height, form.width, form.channels)
+        if form.fit == "stretch":
+            plain = plain.resize(size, bilinear)
+        else:
+            from PIL import ImageOps
+
+            plain = ImageOps.fit(plain, size, bilinear)
+    return np.frombuffer(plain.tobytes(), np.uint8).reshape(form.height, form.width, form.channels)
 
 
 def _words(data: bytes | memoryview, error: Exception) -> str:

@@ -5,6 +5,7 @@ as bytes, a quarter of what a network sees, so that from the second epoch on not
 """
 
 import os
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -32,6 +33,11 @@ class Pictures:
         shape = (len(files), form.height, form.width, form.channels)
         self._pixels = np.empty(shape, np.uint8) if len(files) * size <= kept else None
         self._there = np.zeros(len(files), bool)
+        self._pool: tuple[int, ThreadPoolExecutor] | None = None
+        """The process that began it, and its threads: they are not there in a process that was forked off."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_pool": None}
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -43,36 +49,51 @@ class Pictures:
 
     def __getitem__(self, places: NDArray[np.int64]) -> NDArray[np.float32]:
         """float32 [len(places), channels, height, width]. Raises DataError for a file that is no image."""
-        return images.normalised(self.pixels(places), self.form)
+        made = np.empty((len(places), *self.shape[1:]), np.float32)
+
+        def some(part: slice) -> None:  # in one thread, so that nobody waits for what comes after decoding
+            made[part] = images.normalised(self._decoded(places[part]), self.form)
+
+        self._each(some, len(places))
+        return made
 
     def pixels(self, places: NDArray[np.int64]) -> NDArray[np.uint8]:
         """uint8 [len(places), height, width, channels]."""
+        made = np.empty((len(places), self.form.height, self.form.width, self.form.channels), np.uint8)
+
+        def some(part: slice) -> None:
+            made[part] = self._decoded(places[part])
+
+        self._each(some, len(places))
+        return made
+
+    def _each(self, some: Callable[[slice], None], rows: int) -> None:
+        """Call it for all parts, by threads that stay."""
+        parts = [slice(begin, begin + AT_ONCE) for begin in range(0, rows, AT_ONCE)]
+        if self._workers < 2 or len(parts) < 2:
+            for part in parts:
+                some(part)
+            return
+        if self._pool is None or self._pool[0] != os.getpid():
+            self._pool = os.getpid(), ThreadPoolExecutor(self._workers, thread_name_prefix="pictures")
+        list(self._pool[1].map(some, parts))
+
+    def _decoded(self, places: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """In this thread. Where two threads are asked for one picture, both may decode it, to the same; a picture is said
+        to be there only once all of it is.
+        """
         if self._pixels is None:
-            made = np.empty((len(places), self.form.height, self.form.width, self.form.channels), np.uint8)
-            self._decode(places, made, np.arange(len(places)))
-            return made
-        wanted = np.unique(places[~self._there[places]])
-        self._decode(wanted, self._pixels, wanted)
-        self._there[wanted] = True
+            return np.stack([self._opened(place) for place in places.tolist()])
+        for place in places[~self._there[places]].tolist():
+            self._pixels[place] = self._opened(place)
+            self._there[place] = True
         found: NDArray[np.uint8] = self._pixels[places]
         return found
 
-    def _decode(self, places: NDArray[np.int64], into: NDArray[np.uint8], at: NDArray[np.int64]) -> None:
-        def some(begin: int) -> None:
-            for place, where in zip(
-                places[begin : begin + AT_ONCE].tolist(), at[begin : begin + AT_ONCE].tolist(), strict=True
-            ):
-                try:
-                    into[where] = images.decode(self._files[place] or b"", self.form)
-                except images.NotAnImage as problem:
-                    raise DataError(
-                        f"the image of row {place} is {problem}; such rows are set aside when they are taken in."
-                    ) from None
-
-        pieces = range(0, len(places), AT_ONCE)
-        if self._workers < 2 or len(pieces) < 2:
-            for begin in pieces:
-                some(begin)
-            return
-        with ThreadPoolExecutor(min(self._workers, len(pieces))) as pool:
-            list(pool.map(some, pieces))
+    def _opened(self, place: int) -> NDArray[np.uint8]:
+        try:
+            return images.decode(self._files[place] or b"", self.form)
+        except images.NotAnImage as problem:
+            raise DataError(
+                f"the image of row {place} is {problem}; such rows are set aside when they are taken in."
+            ) from None
