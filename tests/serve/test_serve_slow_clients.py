@@ -134,6 +134,24 @@ def test_a_good_request_buys_no_time_for_the_next(server: ServerProcess) -> None
     assert b"HTTP/1.1 408" in answer
 
 
+def test_who_goes_on_talking_behind_a_last_request_gets_its_answer(server: ServerProcess) -> None:
+    last = b"GET /v2/health/live HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"
+    for _ in range(30):
+        with opened(server) as client:
+            client.sendall(last)
+            for _ in range(5):  # a reset would make this fail, and many a client then never reads its answer
+                time.sleep(0.002)
+                client.sendall(b"x" * 50_000)
+            assert ended(client).startswith(b"HTTP/1.1 200")
+
+
+def test_who_never_leaves_after_a_last_request_is_ended(server: ServerProcess) -> None:
+    with opened(server) as client:
+        client.sendall(b"GET /v2/health/live HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+        assert ended(client).startswith(b"HTTP/1.1 200")
+        assert reset(client, b"x" * 1_000)
+
+
 def test_a_connection_that_rests_is_closed_without_a_word(server: ServerProcess) -> None:
     with opened(server) as silent, opened(server) as used:
         used.sendall(message("GET", "/v2/health/live"))

@@ -89,7 +89,7 @@ class Connection(asyncio.Protocol):
         self._began = 0
         """The tick of its first byte."""
         self._lingers = False
-        """The last answer is out and what still comes is thrown away, so that the client gets to read it."""
+        """The last answer is out; what still comes is read and thrown away, so that the client gets to read it."""
         self._cutting = False
         """What was received is handed on piece by piece."""
         self._rest: memoryview | None = None
@@ -406,11 +406,15 @@ class Connection(asyncio.Protocol):
             if close:
                 self._ended = True
                 queue.clear()
-                if self._lingers:
+                if transport.can_write_eof():
+                    # RFC 9112 §9.6: to close at once costs the answer, where the client still sends.
+                    self._lingers = True
                     self.seen = self.application.tick
-                    if transport.can_write_eof():
-                        transport.write_eof()
-                else:
+                    transport.write_eof()
+                    if self._paused:
+                        self._paused, self._rest = False, None
+                        transport.resume_reading()
+                else:  # TLS
                     transport.close()
                 return
         if not queue:
@@ -423,7 +427,7 @@ class Connection(asyncio.Protocol):
         """Answer to a stream that cannot be read on: after what already waits, then close."""
         if self._ended:
             return
-        self._ended = self._lingers = True
+        self._ended = True
         exchange = Exchange(self)
         exchange.close = True
         exchange.observer = self.application.observer
@@ -442,7 +446,7 @@ class Connection(asyncio.Protocol):
         """Close what has rested for too long, or what never becomes a whole request."""
         bounds = self._bounds
         silent = self.application.tick - self.seen
-        if self._lingers and not self._queue:
+        if self._lingers:
             if silent > bounds.linger_ticks:
                 self.transport.abort()
             return
