@@ -65,11 +65,9 @@ python -m bench.release traffic gate       # some parts: policy traffic harm who
 python -m bench.release --quick            # a minute; --json for machines
 ```
 
-A share of 2,000 runs is known to ±.010 at .05 and ±.006 at .02 (95 %), one of 200 to ±.030 and ±.019, one
-of 60 to ±.055 and ±.035: parts with 60 runs are a first look, and a target that such a run misses is neither met nor missed
-(when the rules were chosen, 2,000 runs each gave .025 to .036 of equal challengers rolled back, and
-.004 to .018 promoted at the margin). `python -m bench.release policy traffic whole experiments` takes half an hour of an idle
-core and renews them.
+A share of 2,000 runs is known to ±.010 at .05 and ±.006 at .02 (95 %), one of 500 to ±.019 and ±.012.
+`python -m bench.release policy traffic whole experiments` renews the judge's figures in three quarters of an hour of an idle
+core; `routing` wants a machine that nobody else uses.
 """
 
 

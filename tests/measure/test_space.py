@@ -131,7 +131,7 @@ def test_what_is_no_text_and_no_number_is_missing_and_breaks_nothing(held: Profi
 def test_the_points_of_a_text_and_of_an_array_are_the_same_everywhere() -> None:
     """Packages are read by other machines and later versions: these numbers are part of their format."""
     weights = np.full(space.BUCKETS, 255, np.uint8)
-    point = space._projected([space._buckets("One parcel, two parcels")], weights)[0]
+    point = space._projected([space._buckets("One parcel, two parcels")], space._weighted(weights))[0]
     assert np.linalg.norm(point) == pytest.approx(1)
     assert point[:4].tolist() == pytest.approx(POINT, abs=1e-6)
     tokens = np.array([[5, 7, 7, 0, 0], [1, 2, 3, 4, 5]], dtype=np.int64)

@@ -51,7 +51,7 @@ class PredictionJob:
     ``at``: event times in a replay, else None (now).
     """
 
-    __slots__ = ("at", "exchange", "form", "group", "ids", "rows", "size")
+    __slots__ = ("at", "exchange", "form", "group", "ids", "meanings", "rows", "size")
 
     def __init__(
         self, exchange: Exchange, live: Live, rows: list[Row], ids: list[str] | None, at: list[int] | None, form: Form
@@ -63,6 +63,8 @@ class PredictionJob:
         self.at = at
         self.form = form
         self.size = len(rows)
+        self.meanings: list[str] | None = None
+        """The class of each row, where it was asked for before the request waited."""
 
 
 class Collector:

@@ -176,8 +176,8 @@ class Live:
     """A release as it is served. A new release makes a new one; requests keep the one they were read for."""
 
     __slots__ = (
-        "_pinned", "budget", "cache", "challenger", "champion", "cost", "described", "first", "meaning", "reader", "recalls",
-        "release", "shadow", "shadows", "way",
+        "_pinned", "budget", "cache", "challenger", "champion", "cost", "described", "first", "first_meanings", "meaning",
+        "reader", "recalls", "release", "shadow", "shadows", "way",
     )  # fmt: skip
 
     def __init__(
@@ -213,7 +213,9 @@ class Live:
         self.cost = champion.cost
         """What a batch costs is judged by the champion's runs; the batcher learns how much more it is."""
         self.first: Callable[[Sequence[Row]], bool] | None = None
-        """Whether a request goes before others (`everloop.serve.meaning`); None: nobody does."""
+        """Whether a request goes before others (`everloop.serve.meaning`); None: nobody does by what it holds."""
+        self.first_meanings: frozenset[str] = frozenset()
+        """Classes of ``meaning`` that go before others, besides."""
         self.meaning: Callable[[Sequence[Row]], list[str]] | None = None
         """What each row is about."""
         self.budget = (release.p99_ms or 0.0) / 1e3

@@ -74,8 +74,14 @@ def meaning_of(file: MeaningFile, columns: Sequence[Column], profile: bytes | No
             from everloop.serve.tensors import joined
 
             values = space.summary(joined([row[place] for row in rows], tensor))
-        found = space.derived(name, learned, values).get(space.of(name, space.CLUSTER))
-        return [MISSING] * len(rows) if found is None else [each or MISSING for each in found.tolist()]
+            if values.shape[1] != learned.width:
+                return [MISSING] * len(rows)
+        here, nearest, _ = space.located(learned, values)
+        found = [str(each + 1) for each in nearest.tolist()]
+        if len(found) == len(rows):
+            return found
+        known = iter(found)
+        return [next(known) if present else MISSING for present in here.tolist()]
 
     return by_cluster
 
@@ -86,25 +92,20 @@ def ask(live: Live, profile: Callable[[str], bytes]) -> list[str]:
     ``profile``: of a package, profile.json.
     """
     release, columns, problems = live.release, live.reader.columns, list[str]()
-    tests: list[Callable[[Sequence[Row]], bool]] = []
     if release.first is not None:
         try:
-            tests.append(first_of(release.first, columns))
+            live.first = first_of(release.first, columns)
         except (EverloopError, ValueError) as error:
             problems.append(f"nobody goes first: {error}")
     if release.meaning is not None:
         file = release.meaning
         try:
             known = None if file.package is None else profile(file.package)
-            live.meaning = meaning = meaning_of(file, columns, known)
+            live.meaning = meaning_of(file, columns, known)
         except (EverloopError, ValueError, OSError) as error:
             problems.append(f"meanings are not known: {error}")
         else:
-            if file.first:
-                wanted = frozenset(file.first)
-                tests.append(lambda rows: not wanted.isdisjoint(meaning(rows)))
-    if tests:
-        live.first = tests[0] if len(tests) == 1 else lambda rows: any(test(rows) for test in tests)
+            live.first_meanings = frozenset(file.first)
     return problems
 
 

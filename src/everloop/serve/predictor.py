@@ -105,7 +105,8 @@ class Predictor:
         self.asked = job.exchange.arrived
         if live.recalls and 0 < size <= RECALLED_ROWS and self._recall(job):
             return
-        if live.first is not None and job.exchange.priority == NORMAL and live.first(job.rows):
+        asked = live.first is not None or live.first_meanings
+        if asked and job.exchange.priority == NORMAL and self._goes_first(job):
             urgent: Any = job.exchange
             prefer(urgent, HIGH)
         if live.budget and job.at is None:  # a replay waits as long as it takes
@@ -123,6 +124,15 @@ class Predictor:
             self.batcher.submit(job)
         else:
             job.exchange.finish(200, job.form([], job))
+
+    def _goes_first(self, job: PredictionJob) -> bool:
+        live = job.group
+        if live.first is not None and live.first(job.rows):
+            return True
+        if not live.first_meanings or live.meaning is None:
+            return False
+        job.meanings = live.meaning(job.rows)
+        return not live.first_meanings.isdisjoint(job.meanings)
 
     # What the cache knows
 
@@ -213,7 +223,10 @@ class Predictor:
         if live.reader.has_unit:
             batch.units = [live.reader.unit(row) or "" for row in batch.rows]
         if live.meaning is not None:
-            batch.meanings = live.meaning(batch.rows)
+            if any(job.meanings is None for job in batch.jobs):
+                batch.meanings = live.meaning(batch.rows)
+            else:
+                batch.meanings = [each for job in batch.jobs for each in job.meanings or ()]
         if live.way is None:
             batch.parts.append(Part(live.champion, "champion", batch.rows, None))
         else:
