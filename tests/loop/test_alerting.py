@@ -205,7 +205,7 @@ def test_the_defaults_are_quiet_on_a_loop_that_has_just_begun(small: SmallLoop) 
         each.look()
         states = {reading.rule: reading.state for reading in each.alerting.readings}
         assert set(states) == {
-            "disk full", "memory full", "not serving", "errors", "drift found", "label coverage", "score",
+            "disk full", "memory full", "not serving", "errors", "refused", "drift found", "label coverage", "score",
             "run failed", "release stuck",
         }  # fmt: skip
         # This machine may be full; the loop itself has nothing to complain of.

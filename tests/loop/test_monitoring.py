@@ -32,7 +32,7 @@ PATIENCE = 90.0
 PARTS = ("prometheus", "promtool", "prometheus-alertmanager", "amtool")
 RULES = (
     "[*el.alert.DEFAULT, el.alert.Latency(above=td(milliseconds=50)), el.alert.Stale(), el.alert.ProcessorFull(), "
-    'el.alert.GpuFull(), el.alert.Unusual("rate"), '
+    'el.alert.GpuFull(), el.alert.Unusual("rate"), el.alert.Refused("queue_full"), '
     'el.alert.Outcome("revenue \\"net\\"", below=3), el.alert.DiskFull(above=1e-9, severity="warning")]'
 )
 
@@ -225,6 +225,64 @@ def test_the_programs_own_checks_accept_every_file_and_both_pages(turned: SmallL
         assert checked("promtool", "check", "metrics", into=controlled) == ""
         assert b"everloop_label" in controlled or b"everloop_champion_version" in controlled
         checked("promtool", "check", "metrics", into=served)
+
+
+def test_refusals_fire_by_their_share_of_all_requests(small: SmallLoop, tmp_path: Path) -> None:
+    """`promtool test rules`: two per mille are none of it, two per cent are, also where nobody was answered at all."""
+    real("promtool")
+    small.declare(alerts="[el.alert.Refused(), el.alert.Refused('quota', severity='critical')]")
+    out = tmp_path / "out"
+    monitoring.write([load(small.file).loops[0]], Environment(name="local", home=small.home), out)
+
+    def case(refused: dict[tuple[int, str], int], answered: int | None, fires: set[str]) -> dict[str, Any]:
+        series = [
+            {
+                "series": f'everloop_refused_total{{code="{code}",reason="{reason}",job="everloop"}}',
+                "values": f"0+{each}x20",
+            }
+            for (code, reason), each in refused.items()
+        ]
+        if answered is not None:
+            name = 'everloop_request_seconds_count{model_name="parcels",variant="champion",job="everloop"}'
+            series.append({"series": name, "values": f"0+{answered}x20"})
+        return {
+            "interval": "1m",
+            "input_series": series,
+            "promql_expr_test": [],
+            "alert_rule_test": [
+                {
+                    "eval_time": "10m",
+                    "alertname": name,
+                    "exp_alerts": [{"exp_labels": labels, "exp_annotations": annotations}] if name in fires else [],
+                }
+                for name, labels, annotations in told
+            ],
+        }
+
+    rules = monitoring.rules([load(small.file).loops[0]])["groups"][0]["rules"][1:]
+    told = [
+        (
+            each["alert"],
+            each["labels"],
+            {
+                "summary": each["annotations"]["summary"],
+                "description": each["annotations"]["description"].replace("{{ $value | humanizePercentage }}", "2%"),
+            },
+        )
+        for each in rules
+    ]
+    both = {each["alert"] for each in rules}
+    quiet = case({(503, "deadline"): 2, (400, "invalid"): 500, (503, "not_ready"): 100}, 998, set())
+    overloaded = case({(503, "deadline"): 15, (429, "rate_limit"): 5}, 980, {"EverloopRefused"})
+    spent = case({(429, "quota"): 20}, 980, both)
+    tests = {"rule_files": ["rules.yml"], "evaluation_interval": "1m", "tests": [quiet, overloaded, spent]}
+    (out / "test.yml").write_text(json.dumps(tests))
+    assert "SUCCESS" in checked("promtool", "test", "rules", str(out / "test.yml"))
+    for _, _, annotations in told:
+        annotations["description"] = annotations["description"].replace("2%", "100%")
+    tests["tests"] = [case({(429, "quota"): 3}, None, both)]
+    (out / "test.yml").write_text(json.dumps(tests))
+    assert "SUCCESS" in checked("promtool", "test", "rules", str(out / "test.yml"))
 
 
 def expressions(board: dict[str, Any]) -> list[str]:

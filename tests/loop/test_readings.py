@@ -17,6 +17,8 @@ from everloop.clock import SimulatedClock
 from everloop.durable.engine import Engine
 from everloop.loop.readings import Reader, place
 from everloop.records import Outcome, Release
+from everloop.serve.counts import Counts
+from everloop.serve.families import Families
 from everloop.spec import alert
 from everloop.store.lake import OUTCOMES, PREDICTIONS, outcome_rows
 from everloop.store.ledger import releases
@@ -252,6 +254,44 @@ def test_default_rules_that_need_the_log_go_without_it(small: SmallLoop) -> None
     each = Readable(small)
     assert not [rule for rule in each.installation.loop.watched_alerts if isinstance(rule, alert.BLIND)]
     each.installation.close()
+
+
+def test_refusals_fire_beyond_chance_and_say_for_which_reason(reads: Reads) -> None:
+    reader = reads("el.alert.Refused(within=td(minutes=10))")
+    home = reader.installation.home
+    counts = Counts(home, os.getpid())
+
+    def counted(answered: int, refused: dict[tuple[int, str], int]) -> None:
+        page = Families()
+        page.histogram(
+            "everloop_request_seconds",
+            "",
+            [1.0],
+            [({"model_name": "parcels", "variant": "champion"}, [answered, 0], 0.1)],
+        )
+        labelled = [({"code": code, "reason": reason}, count) for (code, reason), count in refused.items()]
+        page.count("everloop_refused_total", "", labelled)
+        counts.write(page)
+
+    assert reader.read().because == "no request in 0:10:00"
+    counted(100_000, {(503, "deadline"): 90_000})
+    assert reader.read(now=NOW + MINUTE).state == "quiet", "what came before the first look is not lately"
+    # What a client did wrong, or a probe before anything is live, is not refused.
+    wrong = {(400, "invalid"): 500, (503, "not_ready"): 500}
+    counted(100_950, {(503, "deadline"): 90_003, **wrong})
+    assert reader.read(now=NOW + 2 * MINUTE).state == "quiet"
+    counted(101_000, {(503, "deadline"): 90_014, **wrong})
+    seen = reader.read(now=NOW + 3 * MINUTE)
+    assert seen.state == "holds", "14 where 10 were allowed are chance"
+    counted(101_900, {(503, "deadline"): 90_060, (429, "rate_limit"): 40, **wrong})
+    seen = reader.read(now=NOW + 4 * MINUTE)
+    assert seen.state == "fires"
+    assert seen.because == (
+        "100 of 2,000 requests were refused in 0:10:00 (5.00%, limit 1.00%): deadline 60, rate_limit 40"
+    )
+    assert reader.read(now=NOW + 20 * MINUTE).state == "quiet"
+    counts.clear()
+    assert reader.read(now=NOW + 21 * MINUTE).state == "quiet", "no server at all is another rule's"
 
 
 def test_processor_time_is_told_once_it_was_watched_long_enough(reads: Reads, monkeypatch: pytest.MonkeyPatch) -> None:

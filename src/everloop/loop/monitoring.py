@@ -155,6 +155,16 @@ def _asked(loop: Loop, rule: Rule) -> tuple[str, str, str]:
             counts = f"sum by (le) (rate(everloop_request_seconds_bucket{{{model}}}[{_span(rule.within)}]))"
             slow = f"histogram_quantile({rule.quantile}, {counts}) > {rule.above.total_seconds()}"
             return slow, "", f"The {rule.quantile:g} quantile is {{{{ $value | humanizeDuration }}}}."
+        case alert.Refused():
+            over = f"[{_span(rule.within)}]"
+            refused, every = (
+                f'sum(rate(everloop_refused_total{{code=~"429|503",reason=~"{"|".join(reasons)}"}}{over}))'
+                for reasons in (rule.reasons or alert.REASONS, alert.REASONS)
+            )
+            # A server that has answered nobody yet has no series of answers.
+            asked = f"({every} + (sum(rate(everloop_request_seconds_count{over})) or vector(0)))"
+            says = "{{ $value | humanizePercentage }} of the requests were refused; the dashboard shows by reason."
+            return f"{refused} / {asked} > {rule.above}", "", says
         case _:
             # A label's value is quoted in PromQL as a text is in JSON.
             quoted = json.dumps(name_of(rule), ensure_ascii=False)

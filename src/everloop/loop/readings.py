@@ -22,6 +22,7 @@ import psutil
 
 from everloop.durable import runs
 from everloop.loop.installation import Installation
+from everloop.loop.refusals import Refusals
 from everloop.measure.unusual import surprise
 from everloop.records import Release
 from everloop.spec import alert
@@ -79,6 +80,7 @@ class Reader:
     """As it was at the last look."""
     _busy: deque[tuple[datetime, float]] = field(default_factory=lambda: deque(maxlen=MOST_LOOKS))
     """When it was looked at, and the processor seconds used until then."""
+    _refusals: Refusals = field(default_factory=Refusals)
     _slots: tuple[datetime, dict[str, npt.NDArray[np.float64]]] | None = None
     """Until when, and of each signal its five minutes."""
 
@@ -88,6 +90,7 @@ class Reader:
         servers = [("server", int(each.stem)) for each in home.servers.glob("*.json") if each.stem.isdigit()]
         self.machine = machine.look(home.root, [("controller", os.getpid()), *servers])
         self._busy.append((now, self.machine.processor_seconds))
+        self._refusals.look(home, now)
         return tuple(self._one(rule, seen, release, now) for rule in self.installation.loop.watched_alerts)
 
     def _one(self, rule: Rule, seen: Seen | None, release: Release, now: datetime) -> Reading:
@@ -114,6 +117,8 @@ class Reader:
                 return self._errors(rule, now)
             case alert.Latency():
                 return self._latency(rule, now)
+            case alert.Refused():
+                return self._refused(rule, now)
             case alert.DriftFound():
                 return _drift(rule, seen)
             case alert.LabelCoverage():
@@ -200,6 +205,19 @@ class Reader:
             f"(limit {limit * 1e3:g} ms)"
         )
         return _reading(rule, _beyond(slow, len(took), 1 - rule.quantile), because, value, limit)
+
+    def _refused(self, rule: alert.Refused, now: datetime) -> Reading:
+        asked, found = self._refusals.within(rule.within, now)
+        counted = {each: count for each, count in found.items() if each in (rule.reasons or alert.REASONS)}
+        refused = sum(counted.values())
+        if not asked:
+            return _reading(rule, "quiet", f"no request in {rule.within}", None, rule.above)
+        why = ", ".join(f"{each} {count:,}" for each, count in sorted(counted.items(), key=lambda each: -each[1]))
+        because = (
+            f"{refused:,} of {asked:,} requests were refused in {rule.within} "
+            f"({refused / asked:.2%}, limit {rule.above:.2%}){f': {why}' if why else ''}"
+        )
+        return _reading(rule, _beyond(refused, asked, rule.above), because, refused / asked, rule.above)
 
     def _stale(self, rule: alert.Stale, release: Release, now: datetime) -> Reading:
         each = self.installation

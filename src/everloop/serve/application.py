@@ -198,7 +198,7 @@ class Application:
     def _ready(self, exchange: Exchange, headers: Headers, body: bytes) -> None:
         because = self.waits_for()
         if because:
-            raise RequestError(f"Not ready: {because}.", status=503)
+            raise RequestError(f"Not ready: {because}.", status=503, reason="not_ready")
         exchange.finish(200, b'{"ready":true}')
 
     def _metrics(self, exchange: Exchange, headers: Headers, body: bytes) -> None:

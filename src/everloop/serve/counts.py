@@ -1,4 +1,5 @@
-"""What the processes of one server counted, as if it were one: each keeps its counts in a file, a scrape adds them up.
+"""What the processes of one server counted, as if it were one: each keeps its counts in a file, a scrape adds them up;
+so does a controller that looks at all servers of a home.
 
 A scrape reaches any of the processes. It writes its own file before it answers and reads those of the others, so that
 no later scrape of another process can show less: counters rise, whoever is asked. What a process had counted when it
@@ -49,15 +50,24 @@ class Counts:
         """What all processes counted, this one and those that went among them. Writes ``ours`` first."""
         with suppress(StoreError, OSError):  # a full disk is no reason to say nothing
             self.write(ours)
-        # The present first, then the past: what moves from one to the other meanwhile is seen in both, and taken once.
-        others = {pid: data for pid in self._pids() if (data := _read(self._place(pid))) is not None}
-        past = self._past()
         found = Families.decode(ours.encode())
-        for data in (*(data for pid, data in others.items() if pid not in (os.getpid(), *past.pids)), past.families):
+        self._add_others(found, os.getpid())
+        return found
+
+    def written(self) -> Families:
+        """What all processes had counted when they last wrote, at most a second ago."""
+        found = Families()
+        self._add_others(found)
+        return found
+
+    def _add_others(self, found: Families, *without: int) -> None:
+        # The present first, then the past: what moves from one to the other meanwhile is seen in both, and taken once.
+        present = {pid: data for pid in self._pids() if (data := _read(self._place(pid))) is not None}
+        past = self._past()
+        for data in (*(data for pid, data in present.items() if pid not in (*without, *past.pids)), past.families):
             with suppress(msgspec.MsgspecError):
                 if data:
                     found.merge(Families.decode(data))
-        return found
 
     def bury(self, pid: int) -> None:
         """Add what an ended process had counted to the past. Only the supervisor does, one at a time."""
@@ -94,6 +104,13 @@ class Counts:
             if data is not None:
                 return msgspec.msgpack.decode(data, type=Past)
         return Past([], b"")
+
+
+def of_servers(home: Home) -> dict[int, Families]:
+    """What each server of a home that lives has counted, by the number of its supervisor or only process."""
+    names = (file.stem.partition("-")[0] for file in (home.servers / "counts").glob("*.counts"))
+    leaders = {int(name) for name in names if name.isdigit()}
+    return {each: Counts(home, each).written() for each in sorted(leaders) if not gone(each)}
 
 
 def clear_left(home: Home) -> None:

@@ -75,6 +75,16 @@ class Families:
         """Counters and histograms alone: what is left of a process that has ended."""
         return Families({name: family for name, family in self._families.items() if family.kind != "gauge"})
 
+    def totals(self, name: str, *labels: str) -> dict[tuple[str, ...], float]:
+        """Of one family the values, of a histogram how many were counted, summed by the values of some labels."""
+        found: dict[tuple[str, ...], float] = {}
+        family = self._families.get(name)
+        for sample in family.samples if family is not None else ():
+            of = tuple(sample.labels.get(each, "") for each in labels)
+            value = sample.value if sample.counts is None else float(sum(sample.counts))
+            found[of] = found.get(of, 0.0) + value
+        return found
+
     def merge(self, other: "Families") -> None:
         """Take in what another process counted."""
         for name, theirs in other._families.items():

@@ -157,8 +157,7 @@ class Process:
         self._notify = Notify()
         self._replaced = False
         self._counted: object = None
-        if settings.leader is not None:
-            self.application.counts = Counts(settings.home, settings.leader)
+        self.application.counts = Counts(settings.home, settings.leader or os.getpid())
         self._parent = Parent(settings.parent) if settings.parent is not None else None
 
     def run(self) -> int:
@@ -176,6 +175,7 @@ class Process:
                 self._file.unlink()
             if self.settings.leader is None:
                 self._unloaded.clear()
+                self.application.counts.clear()
             self.loop.close()
         say("ended", pid=os.getpid())
         if self._loader.running:
@@ -297,7 +297,7 @@ class Process:
         self._keep_counts()
 
     def _keep_counts(self) -> None:
-        """For the other processes of this server, and for those that come after this one."""
+        """For the other processes of this server, for those that come after this one, and for the controller."""
         counts = self.application.counts
         mark = self.application.mark
         if counts is None or mark == self._counted:

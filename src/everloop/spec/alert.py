@@ -16,6 +16,8 @@ from everloop.spec.taught import taught
 
 Severity = Literal["critical", "warning"]
 Level = Literal["infrastructure", "service", "data", "business"]
+REASONS = ("queue_full", "deadline", "connections", "loading", "unloaded", "unavailable", "rate_limit", "quota")
+"""Why a server refuses a request that is as it should be: the first six with 503, the last two with 429."""
 
 
 # The machine
@@ -121,6 +123,43 @@ class Latency:
         positive(self.above, "alert.Latency.above", example="timedelta(milliseconds=50)")
         within(self.quantile, 0, 1, "alert.Latency.quantile")
         positive(self.within, "alert.Latency.within", example="timedelta(minutes=5)")
+
+
+@taught
+@dataclass(frozen=True, kw_only=True)
+class Refused:
+    """When more than the share ``above`` of the requests of ``within`` were refused (429 or 503), beyond chance.
+
+    ``reasons``: which refusals count, of `REASONS`; all of them unless named. Of all loops that a server holds: who is
+    refused at the door has not said yet which one is meant.
+    """
+
+    reasons: tuple[str, ...] | None = field(default=None, kw_only=False)
+    above: float = 0.01
+    within: timedelta = timedelta(minutes=5)
+    severity: Severity = "warning"
+
+    if TYPE_CHECKING:  # the short forms that people write
+
+        def __init__(
+            self,
+            reasons: str | Sequence[str] | None = None,
+            *,
+            above: float = 0.01,
+            within: timedelta = timedelta(minutes=5),
+            severity: Severity = "warning",
+        ) -> None: ...
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "reasons", (self.reasons,) if isinstance(self.reasons, str) else self.reasons)
+        conform(self)
+        unknown = [each for each in self.reasons or () if each not in REASONS]
+        if unknown or self.reasons == ():
+            raise SpecError(
+                f"alert.Refused.reasons is {self.reasons}; write some of {', '.join(REASONS)}, or leave it out for all."
+            )
+        within(self.above, 0, 1, "alert.Refused.above")
+        positive(self.within, "alert.Refused.within", example="timedelta(minutes=5)")
 
 
 @taught
@@ -266,6 +305,7 @@ Rule = (
     | NotServing
     | Errors
     | Latency
+    | Refused
     | Unusual
     | DriftFound
     | LabelCoverage
@@ -282,6 +322,7 @@ DEFAULT: tuple[Rule, ...] = (
     MemoryFull(),
     NotServing(),
     Errors(),
+    Refused(),
     DriftFound(),
     LabelCoverage(),
     Score(),
@@ -296,6 +337,7 @@ LEVELS: dict[type, Level] = {
     NotServing: "service",
     Errors: "service",
     Latency: "service",
+    Refused: "service",
     Unusual: "service",
     DriftFound: "data",
     LabelCoverage: "data",
@@ -314,6 +356,8 @@ def name_of(rule: Rule) -> str:
     ('disk full', 'outcome revenue')
     """
     words = "".join(f" {each.lower()}" if each.isupper() else each for each in type(rule).__name__).strip()
+    if isinstance(rule, Refused) and rule.reasons is not None:
+        return f"{words} {' '.join(rule.reasons)}"
     if isinstance(rule, Outcome | Unusual):
         return f"{words} {rule.name if isinstance(rule, Outcome) else rule.signal}"
     return words
