@@ -175,7 +175,7 @@ class Process:
                 self._file.unlink()
             if self.settings.leader is None:
                 self._unloaded.clear()
-                self.application.counts.clear()
+                Counts(self.settings.home, os.getpid()).clear()
             self.loop.close()
         say("ended", pid=os.getpid())
         if self._loader.running:
