@@ -1,9 +1,9 @@
 """How fast pictures come to a network, beside what decoding alone allows and beside torch's Dataset over a folder.
 
-Run: python -m bench.loader [--quick] [--json]. The photos of ../shared/data/pacs_64.parquet, 2 workers, batches of 64 in
-shuffled order, as float32 tensors. The limit is Pillow decoding the same bytes, and nothing else, in two processes or in
-two threads, whichever is faster. Rounds of all of them are interleaved; medians. A whole run is kept in
-results/loader.json.
+Run: python -m bench.loader [--quick] [--json]. The pictures of ../shared/data/pacs_64.parquet, 2 workers, batches of 64 in
+shuffled order, as float32 tensors, two batches ahead of who takes them, as in training. The limit is Pillow decoding the
+same bytes, and nothing else, in two processes or in two threads, whichever is faster. Everybody's processes have started
+before the clock does. Rounds of all of them are interleaved; medians. A whole run is kept in results/loader.json.
 """
 
 import json
@@ -28,8 +28,9 @@ from PIL import Image as Pillow
 
 from everloop.forms import Image
 from everloop.measure import images
-from everloop.measure.pictures import Pictures
+from everloop.measure.pictures import AHEAD, AT_ONCE, Pictures
 from everloop.measure.tensors import Tensors
+from everloop.train.decoders import Decoders, settle
 from everloop.train.torch_batches import Source, order, step_places, steps
 
 DATA = Path(__file__).parents[2] / "shared" / "data" / "pacs_64.parquet"
@@ -42,20 +43,28 @@ FORMS = {
 }
 
 
-def decoded(work: tuple[list[bytes], Image]) -> int:
-    files, form = work
+MINE: list[bytes] = []
+"""The files, in each process that decodes and nothing else."""
+
+
+def load(files: list[bytes]) -> None:
+    MINE[:] = files
+    settle()
+
+
+def decoded(part: int, form: Image) -> int:
+    files = MINE[part::WORKERS]
     for each in files:
         images.decode(each, form)
     return len(files)
 
 
-def limit(files: list[bytes], form: Image, pool: Any) -> Callable[[], float]:
-    """Samples a second of decoding alone, the files already where the workers are asked to be: in a list each."""
-    halves = [(files[part::WORKERS], form) for part in range(WORKERS)]
+def limit(form: Image, pool: Any) -> Callable[[], float]:
+    """Samples a second of decoding alone, of files that lie where they are decoded."""
 
     def measure() -> float:
         started = time.perf_counter()
-        total = sum(pool.map(decoded, halves))
+        total = sum(pool.map(decoded, range(WORKERS), [form] * WORKERS))
         return float(total / (time.perf_counter() - started))
 
     return measure
@@ -69,13 +78,18 @@ def ours(files: list[bytes], form: Image, *, kept: int, warm: bool) -> Callable[
     if warm:
         column.pixels(np.arange(len(files)))
 
+    helpers = Decoders(form, WORKERS, at_once=AT_ONCE)
+
     def measure() -> float:
         fresh = column if warm else Pictures(form, array, workers=WORKERS, kept=kept)
-        source = Source(Tensors({"picture": fresh}), target, None, torch.device("cpu"))
+        fresh.decoded_by(None if warm else helpers)
+        source = Source(Tensors({"picture": fresh}), target, None, torch.device("cpu"), channels_last=True)
         places, count = order(len(files), seed=0, epoch=0), steps(len(files), BATCH)
         started = time.perf_counter()
         for step in range(count):
             source.batch(step_places(places, step, count))
+            for ahead in range(step + 1, min(step + 1 + AHEAD, count)):
+                source.ahead(step_places(places, ahead, count))
         return len(files) / (time.perf_counter() - started)
 
     return measure
@@ -118,25 +132,26 @@ def folder(files: list[bytes], form: Image, place: Path) -> Callable[[], float]:
 
 
 def rows(*, quick: bool) -> Iterator[Row]:
-    files = pl.read_parquet(DATA, columns=["jpeg"])["jpeg"].to_list()[: 512 if quick else 1_670]
+    files = pl.read_parquet(DATA, columns=["jpeg"])["jpeg"].to_list()[: 2_048 if quick else None]
     rounds = 3 if quick else 5
     torch.set_num_threads(1)
     with (
         tempfile.TemporaryDirectory() as place,
         ThreadPoolExecutor(WORKERS) as threads,
-        ProcessPoolExecutor(WORKERS, mp_context=get_context("spawn")) as processes,
+        ProcessPoolExecutor(WORKERS, get_context("spawn"), load, (files,)) as processes,
     ):
+        MINE[:] = files
         for number, (named, form) in enumerate(FORMS.items()):
             ways = {
-                "threads": limit(files, form, threads),
-                "processes": limit(files, form, processes),
+                "threads": limit(form, threads),
+                "processes": limit(form, processes),
                 "first": ours(files, form, kept=0, warm=False),
                 "kept": ours(files, form, kept=2**31, warm=True),
                 "folder": folder(files, form, Path(place) / str(number)),
             }
             for measure in ways.values():
                 measure()
-            measured = {name: [measure() for _ in range(0)] for name, measure in ways.items()}
+            measured = {name: list[float]() for name, measure in ways.items()}
             for _ in range(rounds):
                 for name, measure in ways.items():
                     measured[name].append(measure())

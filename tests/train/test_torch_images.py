@@ -16,7 +16,7 @@ from everloop.data.features import render
 from everloop.errors import DataError
 from everloop.forms import Image
 from everloop.measure import encode, images
-from everloop.measure.pictures import Pictures
+from everloop.measure.pictures import AT_ONCE, Pictures
 from everloop.package.build import build, columns_of
 from everloop.package.predict import Predictor
 from everloop.records import ColumnType, InputColumn, Signature, TensorColumn
@@ -24,6 +24,8 @@ from everloop.spec.columns import FeatureTree, trace
 from everloop.spec.torch import Torch
 from everloop.spec.train import Train
 from everloop.spec.wholes import forms_of, images_of
+from everloop.train import decoders
+from everloop.train.decoders import Decoders
 from everloop.train.fit import fit
 
 SCHEMA: dict[str, ColumnType] = {"photo": "bytes", "size": "number"}
@@ -94,6 +96,53 @@ def test_rows_are_decoded_as_they_are_asked_for(kept: int, workers: int) -> None
         assert found.dtype == np.float32
         for row, place in zip(found, places.tolist(), strict=True):
             np.testing.assert_array_equal(row, images.normalised(images.decode(files[place], form)[None], form)[0])
+
+
+SMALL = Image(height=4, width=6, channels=3, fit="stretch", mean=(0.5,) * 3, deviation=(0.5,) * 3)
+
+
+@pytest.mark.parametrize("kept", [0, 10**9])
+def test_other_processes_decode_ahead_to_the_same_pictures(kept: int) -> None:
+    files, _ = photos(100)
+    alone = Pictures(SMALL, np.array(files, dtype=object), workers=1, kept=kept)
+    column = Pictures(SMALL, np.array(files, dtype=object), workers=2, kept=kept)
+    helpers = Decoders(SMALL, 2, at_once=AT_ONCE)
+    column.decoded_by(helpers)
+    try:
+        places = np.random.default_rng(0).permutation(100)
+        for batch in np.array_split(places, 4):
+            column.ahead(batch[::-1].copy())  # not what is asked for
+            column.ahead(batch)
+            np.testing.assert_array_equal(column[batch], alone[batch])
+        for process in helpers._processes:  # killed, as by who is short of memory: pictures come all the same
+            process.kill()
+            process.wait()
+        np.testing.assert_array_equal(column[places], alone[places])
+    finally:
+        helpers.close()
+
+
+def test_a_file_that_is_none_is_told_with_its_row_wherever_it_is_decoded() -> None:
+    files, _ = photos(40)
+    column = Pictures(SMALL, np.array([*files, b"no"], dtype=object), workers=2)
+    helpers = Decoders(SMALL, 2, at_once=AT_ONCE)
+    column.decoded_by(helpers)
+    with pytest.raises(DataError, match="row 40 is 2 bytes that are neither"):
+        column[np.arange(41)]
+    helpers.close()
+    assert [process.returncode for process in helpers._processes] == [0, 0]
+
+
+def test_processes_decode_where_that_is_worth_their_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    files, _ = photos(40)
+    column = Pictures(SMALL, np.array(files, dtype=object), workers=2, kept=0)
+    with decoders.helping(column, epochs=2):
+        assert column._decoders is None
+    monkeypatch.setattr(decoders, "WORTH_SECONDS", 0.0)
+    with decoders.helping(column, epochs=2):
+        assert column._decoders is not None
+        assert column[np.arange(40)].shape == (40, 3, 4, 6)
+    assert column._decoders is None
 
 
 def _first_row(column: Pictures, told: Any) -> None:

@@ -57,8 +57,8 @@ class Tensors(Mapping[str, Column]):
         return {name: tuple(each.shape[1:]) for name, each in self._columns.items()}
 
     def batch(self, places: Places) -> dict[str, npt.NDArray[Any]]:
-        """The entries of these rows, made now."""
-        return {name: each[places] for name, each in self._columns.items()}
+        """The entries of these rows, made now, each in one piece."""
+        return {name: np.ascontiguousarray(each[places]) for name, each in self._columns.items()}
 
     def taken(self, places: Places) -> "Tensors":
         """Only these rows; a column that makes its entries makes them later still."""
@@ -74,15 +74,21 @@ class Part:
     """Some rows of a column that makes its entries when they are asked for."""
 
     def __init__(self, whole: Column, places: Places) -> None:
-        self._whole, self._places = whole, places
+        self.whole, self._places = whole, places
 
     @property
     def shape(self) -> tuple[int, ...]:
-        return (len(self._places), *self._whole.shape[1:])
+        return (len(self._places), *self.whole.shape[1:])
 
     @property
     def dtype(self) -> Any:
-        return self._whole.dtype
+        return self.whole.dtype
 
     def __getitem__(self, places: Places) -> npt.NDArray[Any]:
-        return self._whole[self._places[places]]
+        return self.whole[self._places[places]]
+
+    def ahead(self, places: Places) -> None:
+        """Begin with these rows, where the column can."""
+        begin = getattr(self.whole, "ahead", None)
+        if begin is not None:
+            begin(self._places[places])

@@ -4,14 +4,17 @@ The order is a function of seed and epoch alone: a fit that begins in the middle
 are left of it, whatever the number of processes.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
+from everloop.measure.pictures import Pictures
 from everloop.measure.tensors import Tensors
+from everloop.train import decoders
 
 Places = npt.NDArray[np.int64]
 
@@ -54,11 +57,15 @@ def parts(places: Places, most: int, at_least: int = 1) -> list[Places]:
 
 
 class Source:
-    """Rows as torch tensors on the device. Arrays are turned into tensors once; other columns when they are asked for."""
+    """Rows as torch tensors on the device. Arrays are turned into tensors once; other columns when they are asked for.
+
+    ``epochs``: how often each row will be asked for. Pictures whose decoding is worth it are decoded by other processes
+    until the context ends.
+    """
 
     def __init__(
         self, inputs: Tensors, target: npt.NDArray[Any], weights: npt.NDArray[Any] | None, device: Any, *,
-        channels_last: bool = False,
+        channels_last: bool = False, epochs: int = 1,
     ) -> None:  # fmt: skip
         self._device = device
         self._pinned = device.type == "cuda"
@@ -72,6 +79,27 @@ class Source:
                 self._made[name] = column
         self._target = self._placed(torch.from_numpy(target))
         self._weights = None if weights is None else self._placed(torch.from_numpy(weights.astype(np.float32)))
+        self._epochs = epochs
+        self._ahead = [each.ahead for each in self._made.values() if hasattr(each, "ahead")]
+
+    @property
+    def makes(self) -> bool:
+        """Whether there is something to be made `ahead` of the step that asks for it."""
+        return bool(self._ahead)
+
+    @contextmanager
+    def at_work(self) -> Iterator[None]:
+        with ExitStack() as ending:
+            for column in self._made.values():
+                whole = getattr(column, "whole", column)
+                if isinstance(whole, Pictures):
+                    ending.enter_context(decoders.helping(whole, self._epochs))
+            yield
+
+    def ahead(self, places: Places) -> None:
+        """Begin with rows that will be asked for next."""
+        for begin in self._ahead:
+            begin(places)
 
     def batch(self, places: Places) -> tuple[Mapping[str, torch.Tensor], torch.Tensor, torch.Tensor | None]:
         """Inputs by name, target, weights (None: all alike)."""
@@ -89,6 +117,7 @@ class Source:
     def _moved(self, tensor: torch.Tensor) -> torch.Tensor:
         if self._pinned:
             tensor = tensor.to(self._device, non_blocking=True)
-        if self._channels_last and tensor.dim() == 4:
-            tensor = tensor.contiguous(memory_format=torch.channels_last)
+        if tensor.dim() == 4:  # pictures come with channels last
+            order = torch.channels_last if self._channels_last else torch.contiguous_format
+            tensor = tensor.contiguous(memory_format=order)
         return tensor

@@ -16,6 +16,7 @@ import numpy.typing as npt
 import torch
 
 from everloop.errors import TrainError
+from everloop.measure.pictures import AHEAD
 from everloop.measure.tensors import Tensors
 from everloop.spec.torch import Torch
 from everloop.train import torch_batches as batches
@@ -69,8 +70,9 @@ class Training:
         self._compiled = Compiled(self._compiling(known), self._found_compiling)
         self.module = place.placed(self.module)
         self._source = batches.Source(
-            self.inputs, self.target, self.weights, place.device, channels_last=place.channels_last
-        )
+            self.inputs, self.target, self.weights, place.device, channels_last=place.channels_last,
+            epochs=declared.epochs,
+        )  # fmt: skip
         self._steps = batches.steps(self.inputs.rows, declared.batch_size)
         self._watched = Watched(declared, greater_is_better=self.greater_is_better)
         self._best: dict[str, Any] | None = None
@@ -79,11 +81,12 @@ class Training:
         epoch, step = self._resumed()
         self._wrap()
         self._shown = time.monotonic()
-        while epoch < declared.epochs and not self._watched.over:
-            if freeze(self.module, declared.freeze, epoch):
-                self._wrap()
-            self._epoch(epoch, step)
-            epoch, step = epoch + 1, 0
+        with self._source.at_work():
+            while epoch < declared.epochs and not self._watched.over:
+                if freeze(self.module, declared.freeze, epoch):
+                    self._wrap()
+                self._epoch(epoch, step)
+                epoch, step = epoch + 1, 0
         place.unwrap(self._wrapped)
         if self._best is not None:
             place.restore(self.module, self._best)
@@ -118,6 +121,7 @@ class Training:
             for group in self._optimiser.param_groups:
                 group["lr"] = self.declared.learning_rate * factor
             whole = batches.step_places(places, step, self._steps)
+            self._next = batches.step_places(places, step + 1, self._steps) if step + 1 < self._steps else None
             begun = time.perf_counter()
             total += self._step(whole, now)
             if self._compiled.after(time.perf_counter() - begun, every - now):
@@ -199,6 +203,8 @@ class Training:
         for number, each in enumerate(parts):
             self.place.seed((self.seed * 1_000_003 + now) * 64 + number)
             inputs, target, weights = self._source.batch(each)
+            if self._source.makes:
+                self._ahead(parts[number + 1 :])
             share = len(each) * self.place.world / whole
             last = number == len(parts) - 1
             if last:
@@ -209,6 +215,14 @@ class Training:
             total = loss if total is None else total + loss
         assert total is not None
         return total
+
+    def _ahead(self, parts: list[batches.Places]) -> None:
+        """What is left of this step, and the next one, are made while this part goes there and back."""
+        if self._next is not None:
+            mine = batches.of_rank(self._next, self.place.rank, self.place.world)
+            parts = parts + batches.parts(mine, self.most or len(mine) or 1, self.declared.accumulate)
+        for each in parts[:AHEAD]:
+            self._source.ahead(each)
 
     def _once(self, inputs: Any, target: Any, weights: Any, share: float) -> torch.Tensor:
         """One part there and back; its share of the step's loss."""
