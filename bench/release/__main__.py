@@ -12,12 +12,13 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from importlib import metadata
 
-from bench.release import experiments, gate, harm, policy, published, queueing, routing, traffic, whole
+from bench.release import experiments, gate, harm, outcomes, policy, published, queueing, routing, traffic, whole
 from bench.rows import Row, parser, show, table
 
 PARTS: dict[str, tuple[Callable[[int], list[Row]], int]] = {
     "policy": (policy.rows, 2_000),
     "traffic": (traffic.rows, 2_000),
+    "outcomes": (outcomes.rows, 1_000),
     "harm": (harm.rows, 2_000),
     "whole": (whole.rows, 2_000),
     "gate": (gate.rows, 2_000),

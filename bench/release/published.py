@@ -24,6 +24,11 @@ TITLES = {
         "4,000 callers of very different zeal (Pareto 1.2) whose failures belong to them (intraclass correlation .3); two "
         "shares while both arms get worse; labels that come late, the bad ones sooner, and one in five never.",
     ),
+    "outcomes": (
+        "A user's own outcome among the guards",
+        "Conversion, and revenue up to 200, one of three guards at 50 %: a third of .05 to roll back, .02 to promote. The "
+        "outcome comes 30,000 requests late, and a look at each hundred.",
+    ),
     "harm": (
         "How soon a harm is found",
         "Ours with a look after every request and a third of alpha, as one of three guards has. The peers are simplified "
@@ -61,7 +66,7 @@ rules and their promises: [statistics.md](statistics.md).
 
 ```text
 python -m bench.release                    # everything, about an hour of one core
-python -m bench.release traffic gate       # some parts: policy traffic harm whole gate experiments queue routing
+python -m bench.release traffic gate       # some parts: policy traffic outcomes harm whole gate experiments queue routing
 python -m bench.release --quick            # a minute; --json for machines
 ```
 

@@ -475,6 +475,9 @@ class ArmCounts:
     challenger_units: float
     champion_events: float
     champion_units: float
+    log_worse: tuple[float, ...] = ()
+    """Of outcomes between the limits that are not 0 or 1: what each bet has won, which the counts do not tell."""
+    log_not_worse: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -488,6 +491,10 @@ class GuardEvidence:
     only_challenger_failed: int = 0
     """In shadow, of the same rows: on so many the challenger alone failed, on so many the champion alone."""
     only_champion_failed: int = 0
+    scale: tuple[float, float] = (0.0, 1.0)
+    """Of an outcome: which of its values are no event at all and a whole one. Rates and margins here are of events."""
+    variance: float | None = None
+    """Of the events in the champion's requests before, frozen with the rate; None: they are 0 or 1."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -241,3 +241,89 @@ def test_impossible_rates_are_refused() -> None:
     with pytest.raises(ValueError, match="scale them"):
         eprocess.rollback_bounded(1, [2.0], 0.1, 0.1)
     assert 0 < eprocess.frozen_baseline(0, 100) < 0.01
+
+
+def revenue(seed: int, runs: int, requests: int, *, lift: float = 1.0) -> tuple[Floats, NDArray[np.bool_]]:
+    """How far each request stays below 200 of 200: one in ten buys, for about 20; and its arm, drawn with .1."""
+    random = np.random.default_rng(seed)
+    arm = random.random((runs, requests)) < 0.1
+    spent = np.where(
+        random.random((runs, requests)) < 0.1 * np.where(arm, lift, 1.0),
+        random.lognormal(3, 0.5, (runs, requests)),
+        0.0,
+    )
+    return 1 - np.clip(spent, 0, 200) / 200, arm
+
+
+def test_the_bounded_form_of_zeros_and_ones_is_the_form_of_counts() -> None:
+    random = np.random.default_rng(7)
+    arm, x = random.random(500) < 0.1, (random.random(500) < 0.05).astype(float)
+    observed = eprocess.counts(x[arm].sum(), arm.sum(), x[~arm].sum(), (~arm).sum(), 0.1)
+    won = eprocess.rollback_bounded(arm, x, 0.1, 0.05)
+    assert eprocess.mixed(won) == pytest.approx(float(eprocess.rollback(observed, 0.05)))
+    won = eprocess.promotion_bounded(arm, x, 0.1, 0.05, 0.01)
+    assert eprocess.mixed(won) == pytest.approx(float(eprocess.promotion(observed, 0.05, 0.01)))
+
+
+def test_a_mean_keeps_its_level_at_every_look_and_small_variance_is_power() -> None:
+    def worse(x: Floats, arm: NDArray[np.bool_], variance: float | None) -> Floats:
+        m = 0.99
+        b = np.log(eprocess.ROLLBACK_RATIOS) * (1.0 if variance is None else m * (1 - m) / variance)
+        # The factors of `rollback_bounded`, request by request.
+        sums = np.stack(
+            [np.cumsum(arm * s - np.log1p(0.1 * np.expm1(s)), axis=1) for s in (r * (x - m) for r in b)], -1
+        )
+        assert sums[0, -1] == pytest.approx(eprocess.rollback_bounded(arm[0], x[0], 0.1, m, variance=variance))
+        return eprocess.log_mean(sums)
+
+    x, arm = revenue(8, 300, 4_000)
+    variance = eprocess.frozen_variance(revenue(9, 1, 20_000)[0][0], 0.99)
+    assert variance < 0.99 * 0.01 / 5
+    assert (worse(x, arm, variance) >= math.log(1 / ALPHA)).any(axis=1).mean() <= ALPHA
+    x, arm = revenue(10, 60, 10_000, lift=0.6)
+    assert (worse(x, arm, variance) >= math.log(1 / ALPHA)).any(axis=1).mean() >= 0.8
+
+
+def test_what_hardly_varies_is_bet_on_more() -> None:
+    """A mean of a half with a hundredth around it, in the challenger's requests a little worse."""
+    random = np.random.default_rng(12)
+    found = []
+    for _ in range(40):
+        arm = random.random(8_000) < 0.1
+        x = np.clip(0.5 + 0.01 * random.standard_normal(8_000) + 0.0018 * arm, 0, 1)
+        won = [
+            eprocess.mixed(eprocess.rollback_bounded(arm, x, 0.1, 0.5, variance=each))
+            for each in (eprocess.frozen_variance(x[:500], 0.5), None)
+        ]
+        found.append([each >= math.log(1 / ALPHA) for each in won])
+    assert np.mean(found, axis=0)[0] >= 0.9
+    assert np.mean(found, axis=0)[1] <= 0.1
+
+
+def test_a_mean_at_its_margin_is_hardly_ever_promoted_and_an_equal_one_is_as_forecast() -> None:
+    m, share = 0.99, 0.5
+    random = np.random.default_rng(11)
+
+    def drawn(runs: int, gap: float, requests: int = 6_000) -> tuple[Floats, NDArray[np.bool_]]:
+        arm = random.random((runs, requests)) < share
+        buys = random.random((runs, requests)) < np.where(arm, 0.1 - gap, 0.1)
+        return 1 - np.where(buys, 0.1, 0.0), arm
+
+    variance, margin = 0.0009, 0.004
+    log_k = []
+    for gap in (0.04, 0.0):
+        x, arm = drawn(200, gap)
+        won = np.array([
+            [eprocess.mixed(eprocess.promotion_bounded(a[:n], v[:n], share, m, margin, variance=variance))
+             for n in range(500, 6_001, 500)]
+            for v, a in zip(x, arm, strict=True)
+        ])  # fmt: skip
+        log_k.append(won)
+    needed = math.log(1 / 0.02)
+    assert (log_k[0] >= needed).any(axis=1).mean() <= 0.04
+    assert (log_k[1] >= needed).any(axis=1).mean() >= 0.5
+    forecast = eprocess.more_to_promote_bounded([0.0] * 4, 0.0, m, margin, variance, 0.02, share)
+    took = first(log_k[1] >= needed, 500)
+    assert forecast is not None
+    assert 0.5 < forecast / float(np.median(took)) < 1.6
+    assert eprocess.more_to_promote_bounded([0.0] * 4, 0.004, m, margin, variance, 0.02, share) is None

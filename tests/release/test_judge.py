@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 import numpy as np
 import pytest
 
+from everloop.measure import eprocess
 from everloop.records import (
     ArmCounts,
     Evidence,
@@ -18,7 +19,7 @@ from everloop.records import (
     encode,
 )
 from everloop.release.judge import Judgement, judge
-from everloop.spec.guard import Errors, Latency
+from everloop.spec.guard import Errors, Latency, Outcome
 from everloop.spec.rollout import Canary, Direct
 
 NOW = datetime(2026, 1, 2, tzinfo=UTC)
@@ -200,3 +201,45 @@ def test_one_sided_traffic_and_none_at_all_decide_nothing_or_freeze(share: float
     assert not only.rollback
     flood = look(ReleaseEvidence(guards=(guard("errors", (share, 0, 0, 400, 20_000)),)), share=share)
     assert flood.frozen, "ten thousand requests and none for the challenger: assignments are lost"
+
+
+def spending(seed: int, requests: int, *, lift: float = 1.0) -> GuardEvidence:
+    """One in ten spends about 20; at most 200 count, and a mean lower by .4 is too much."""
+    random = np.random.default_rng(seed)
+    arm = random.random(requests) < 0.5
+    buys = random.random(requests) < 0.1 * np.where(arm, lift, 1.0)
+    x = 1 - np.clip(np.where(buys, random.lognormal(3, 0.5, requests), 0), 0, 200) / 200
+    variance = 0.0013
+    counts = ArmCounts(
+        share=0.5,
+        challenger_events=float(x[arm].sum()),
+        challenger_units=float(arm.sum()),
+        champion_events=float(x[~arm].sum()),
+        champion_units=float((~arm).sum()),
+        log_worse=tuple(eprocess.rollback_bounded(arm, x, 0.5, 0.989, variance=variance).tolist()),
+        log_not_worse=tuple(eprocess.promotion_bounded(arm, x, 0.5, 0.989, 0.002, variance=variance).tolist()),
+    )
+    return GuardEvidence(
+        guard="outcome spent", baseline=0.989, margin=0.002, epochs=(counts,), scale=(200.0, 0.0), variance=variance
+    )
+
+
+def test_an_outcome_is_judged_by_what_its_bets_have_won_and_said_in_its_own_units() -> None:
+    rollout = Canary(guards=(Errors(), Outcome("spent", margin=0.4, between=(0, 200))))
+    fine = guard("errors", (0.5, 200, 20_000, 200, 20_000), baseline=0.01)
+    worse = look(ReleaseEvidence(guards=(fine, spending(1, 20_000, lift=0.5))), share=0.5, rollout=rollout)
+    assert worse.rollback
+    assert worse.because.startswith("shown worse: outcome spent 1.1")
+    told = worse.evidence[1].detail
+    assert told["margin"] == pytest.approx(0.4)
+    assert told["difference"] == pytest.approx(-1.1, abs=0.2)
+    early = look(ReleaseEvidence(guards=(fine, spending(2, 3_000))), share=0.5, rollout=rollout)
+    assert not early.promote
+    assert "not shown yet: outcome spent 2." in early.because
+    assert early.about_more is not None
+    equal = look(ReleaseEvidence(guards=(fine, spending(2, 60_000))), share=0.5, rollout=rollout)
+    assert equal.promote, equal.because
+    # Nothing has come of age yet: neither harm nor its absence.
+    none = replace(spending(2, 10), epochs=())
+    waits = look(ReleaseEvidence(guards=(fine, none)), share=0.5, rollout=rollout)
+    assert (waits.rollback, waits.promote) == (False, False)

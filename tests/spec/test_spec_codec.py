@@ -201,6 +201,9 @@ def test_one_and_one_point_nought_agree_where_a_number_is_meant(loop: Make) -> N
     assert digest(loop, label=el.Label("x", absent=0)) == digest(loop, label=el.Label("x", absent=0.0))
 
 
+GUARDS: list[Any] = [el.guard.Errors(), el.guard.Latency(), el.guard.Outcome("revenue", margin=0.1, between=(0, 9))]
+
+
 def test_alerts_come_back_from_their_bytes_and_are_not_taken_for_guards(loop: Make) -> None:
     told: list[Any] = [
         el.notify.Webhook("https://example.com/a", token="$TOKEN"),
@@ -210,8 +213,8 @@ def test_alerts_come_back_from_their_bytes_and_are_not_taken_for_guards(loop: Ma
         el.notify.Pace(most_per_hour=3),
     ]
     rules: list[Any] = [*el.alert.DEFAULT, el.alert.Outcome("revenue", below=3), el.alert.Stale()]
-    rules.append(el.alert.Latency(above=timedelta(milliseconds=50)))
-    made = loop(alerts=rules, notify=told, rollout=el.Canary(guards=[el.guard.Errors(), el.guard.Latency()]))
+    rules += [el.alert.Latency(above=timedelta(milliseconds=50)), el.alert.Refused(("quota", "deadline"))]
+    made = loop(alerts=rules, notify=told, rollout=el.Canary(guards=GUARDS))
     assert codec.from_bytes(codec.to_bytes(made)) == made
     assert codec.digest(made) != codec.digest(loop())
 

@@ -192,6 +192,22 @@ MISTAKES: dict[str, tuple[Callable[[], Any], tuple[str, ...]]] = {
     "a cache of a duration": (lambda: el.Serve(cache=td(minutes=5)), ("0:05:00", "el.Cache(time_to_live=")),  # type: ignore[arg-type]
     "a cache for no time": (lambda: el.Cache(time_to_live=td(0)), ("0:00:00", "timedelta(minutes=5)")),
     "a cache without room": (lambda: el.Cache(bytes=10), ("is 10,", "64_000_000")),
+    "a guarded outcome beyond its values": (
+        lambda: el.guard.Outcome("stars", margin=0.1, between=(1, 5)),
+        ("guard.Outcome.absent is 0,", "not between (1.0, 5.0)", "None"),
+    ),
+    "a guard that nobody could break": (
+        lambda: el.guard.Outcome("sold", margin=2),
+        ("guard.Outcome.margin is 2;", "less than 1"),
+    ),
+    "an outcome that comes after the release": (
+        lambda: el.Canary(guards=[el.guard.Outcome("sold", margin=0.1, delay=td(days=30))]),
+        ("guard.Outcome('sold').delay is 30 days", "a longer Canary.longest"),
+    ),
+    "a reason that no server has": (
+        lambda: el.alert.Refused("busy"),
+        ("alert.Refused.reasons is ('busy',)", "queue_full, deadline"),
+    ),
     "an alert of all": (lambda: el.alert.Errors(above=1), ("alert.Errors.above is 1;", "between 0 and 1")),
     "a limit on both sides": (
         lambda: el.alert.Outcome("revenue", below=1, above=2),

@@ -28,6 +28,8 @@ ROLLBACK_RATIOS: Floats = np.array([1.1, 1.25, 1.5, 2.0, 3.0, 5.0, 10.0])
 PROMOTION_STAKES: Floats = np.array([0.25, 0.5, 1.0, 1.5])
 """Multiples of the stake that is best when the arms are equal, evenly mixed."""
 EQUAL_RATIOS: Floats = np.array([0.5, 0.75, 1.0, 1.25])
+LEAST_VARIANCE = 50.0
+"""How many times smaller a variance may be taken for than that of 0 and 1 with the same mean."""
 LARGEST_LOSS = 0.9
 """The largest share of its wealth that one promotion bet may lose on one unit."""
 
@@ -111,22 +113,66 @@ def rollback(observed: Counts, baseline: float) -> Floats:
     return log_mean(np.sum(log_e, axis=-1))
 
 
-def rollback_bounded(arm: ArrayLike, outcome: ArrayLike, share: ArrayLike, baseline: float) -> Floats:
+def rollback_bounded(
+    arm: ArrayLike, outcome: ArrayLike, share: ArrayLike, baseline: float, *, variance: float | None = None
+) -> Floats:
     """The logarithm of E_r for each of `ROLLBACK_RATIOS`, [7], from single units with outcomes in [0, 1].
 
     The form for outcomes that are not 0 or 1: sharper than counts of fractions. Sums over units and replicas; mix the
-    sums with `mixed`. ``arm`` is 1 for the challenger.
+    sums with `mixed`. ``arm`` is 1 for the challenger. ``variance`` of the outcomes, frozen like the baseline: the less
+    they vary, the more is bet; any fixed bet keeps the level.
     """
     m = _inside(baseline)
-    x = np.asarray(outcome, dtype=np.float64)
-    if x.size and (x.min() < 0 or x.max() > 1):
-        raise ValueError(f"Outcomes lie in [{x.min()}, {x.max()}]; scale them into [0, 1] first.")
-    b = np.log(ROLLBACK_RATIOS)[:, None]
+    x = _bounded(outcome)
+    b = (np.log(ROLLBACK_RATIOS) * (1.0 if variance is None else m * (1 - m) / variance))[:, None]
     w = np.broadcast_to(np.asarray(share, dtype=np.float64), x.shape)
     stake = b * (x - m)
     factors = np.asarray(arm, dtype=np.float64) * stake - np.log1p(w * np.expm1(stake))
     total: Floats = np.sum(factors, axis=-1)
     return total
+
+
+def promotion_bounded(
+    arm: ArrayLike,
+    outcome: ArrayLike,
+    share: float,
+    baseline: float,
+    margin: float,
+    *,
+    variance: float | None = None,
+) -> Floats:
+    """The logarithm of K for each of `PROMOTION_STAKES`, [4], from single units of one epoch with outcomes in [0, 1].
+
+    As `promotion` for outcomes that are not 0 or 1; sums over units, epochs and replicas, mixed with `mixed`.
+    """
+    m = _inside(baseline)
+    x, ours = _bounded(outcome), np.asarray(arm, dtype=np.float64)
+    z = (ours / share - (1 - ours) / (1 - share)) * (x - m)
+    stakes = _stakes(np.array([share]), m, margin, variance)[:, 0]
+    total: Floats = np.sum(np.log1p(stakes[:, None] * (margin - z)), axis=-1)
+    return total
+
+
+def more_to_promote_bounded(
+    log_not_worse: ArrayLike, gap: float, baseline: float, margin: float, variance: float, alpha: float, share: float
+) -> int | None:
+    """As `more_to_promote`, from `promotion_bounded` sums and the gap of the means; growth to the second order."""
+    gap = max(0.0, gap)
+    if gap >= margin:
+        return None
+    m = _inside(baseline)
+    stakes = _stakes(np.array([share]), m, margin, variance)[:, 0]
+    spread = variance * (1 / share + 1 / (1 - share))
+    growth = float(np.max(stakes * (margin - gap) - stakes**2 * (spread + (margin - gap) ** 2) / 2))
+    return max(0, math.ceil((math.log(1 / alpha) - mixed(log_not_worse)) / growth)) if growth > 0 else None
+
+
+def frozen_variance(outcomes: ArrayLike, baseline: float) -> float:
+    """Of the champion's outcomes before the canary, shrunk to what 0 and 1 would have as if by ten of them; never 0."""
+    x, m = _bounded(outcomes), _inside(baseline)
+    most = m * (1 - m)
+    found = float(np.mean((x - m) ** 2)) if x.size else most
+    return max((x.size * found + 10 * most) / (x.size + 10), most / LEAST_VARIANCE)
 
 
 def mixed(log_evidence: ArrayLike) -> float:
@@ -250,14 +296,21 @@ def _promotion_log_factors(share: Floats, m: float, margin: float) -> Floats:
         raise ValueError(f"The margin is {margin}; it must be above 0, for example 0.01.")
     w = share
     z = np.stack([(1 - m) / w, -m / w, -(1 - m) / (1 - w), m / (1 - w)], axis=-2)  # [..., 4, epochs]
-    variance = m * (1 - m) * (1 / w + 1 / (1 - w))
+    stake = _stakes(w, m, margin)
+    factors: Floats = np.log1p(stake[..., :, None, :] * (margin - z[..., None, :, :]))
+    return factors
+
+
+def _stakes(share: Floats, m: float, margin: float, variance: float | None = None) -> Floats:
+    """λ of the promotion bet for shares [..., epochs]: [..., stakes, epochs]. ``variance`` of one outcome."""
+    w = share
+    spread = (m * (1 - m) if variance is None else variance) * (1 / w + 1 / (1 - w))
     # With a high baseline and a large share the champion's clean answers are the costly cell, not the challenger's
     # events: the bound takes whichever is larger.
     worst = (np.maximum((1 - m) / w, m / (1 - w)) - margin)[..., None, :]
-    stake = PROMOTION_STAKES[:, None] * (margin / (variance + margin**2))[..., None, :]  # [..., stakes, epochs]
-    stake = np.where(worst > 0, np.minimum(stake, LARGEST_LOSS / np.maximum(worst, 1e-12)), stake)
-    factors: Floats = np.log1p(stake[..., :, None, :] * (margin - z[..., None, :, :]))
-    return factors
+    stake = PROMOTION_STAKES[:, None] * (margin / (spread + margin**2))[..., None, :]
+    found: Floats = np.where(worst > 0, np.minimum(stake, LARGEST_LOSS / np.maximum(worst, 1e-12)), stake)
+    return found
 
 
 def log_mean(log_evidence: Floats) -> Floats:
@@ -266,6 +319,13 @@ def log_mean(log_evidence: Floats) -> Floats:
     top = log_evidence.max(axis=-1, keepdims=True)
     mean: Floats = np.log(np.exp(log_evidence - top).mean(axis=-1)) + top[..., 0]
     return mean
+
+
+def _bounded(outcome: ArrayLike) -> Floats:
+    x = np.asarray(outcome, dtype=np.float64)
+    if x.size and (x.min() < 0 or x.max() > 1):
+        raise ValueError(f"Outcomes lie in [{x.min()}, {x.max()}]; scale them into [0, 1] first.")
+    return x
 
 
 def _inside(baseline: float) -> float:

@@ -9,6 +9,7 @@ multiply: neither a change of share nor the number of looks costs level. Rollbac
 import math
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Literal
 
 import numpy as np
 
@@ -135,14 +136,26 @@ def _about(count: int) -> str:
 def _guard(guard: GuardEvidence, rollout: Canary, limit: float, release: Release) -> _Finding:
     observed = eprocess.counts_of(guard.epochs)
     baseline = min(max(guard.baseline, 1e-6), 1 - 1e-6)
-    log_worse = float(eprocess.rollback(observed, baseline)) + _in_shadow(guard)
-    log_passes = float(eprocess.promotion(observed, baseline, guard.margin))
     gap = float(eprocess.difference(observed))
     share = release.share if 0 < release.share < 1 else 0.1
-    more = eprocess.more_to_promote(observed, baseline, guard.margin, rollout.promote_alpha, share)
-    challenger, champion = _rate(guard, challenger=True), _rate(guard, challenger=False)
+    if guard.variance is None:
+        log_worse = float(eprocess.rollback(observed, baseline)) + _in_shadow(guard)
+        log_passes = float(eprocess.promotion(observed, baseline, guard.margin))
+        more = eprocess.more_to_promote(observed, baseline, guard.margin, rollout.promote_alpha, share)
+    else:
+        worse, not_worse = _won(guard, "log_worse"), _won(guard, "log_not_worse")
+        log_worse, log_passes = eprocess.mixed(worse), eprocess.mixed(not_worse)
+        more = eprocess.more_to_promote_bounded(
+            not_worse, gap, baseline, guard.margin, guard.variance, rollout.promote_alpha, share
+        )
+    low, high = guard.scale
+    challenger, champion = (
+        None if rate is None else low + rate * (high - low)
+        for rate in (_rate(guard, challenger=True), _rate(guard, challenger=False))
+    )
     units = int(sum(each.challenger_units for each in guard.epochs))
-    words = f"{guard.guard} {_percent(challenger)} against {_percent(champion)} in {units:,} challenger requests"
+    said = _percent if {low, high} == {0.0, 1.0} else _number
+    words = f"{guard.guard} {said(challenger)} against {said(champion)} in {units:,} challenger requests"
     if guard.only_challenger_failed:
         words = (
             f"in shadow it alone failed on {guard.only_challenger_failed:,} rows, the champion alone on "
@@ -157,9 +170,9 @@ def _guard(guard: GuardEvidence, rollout: Canary, limit: float, release: Release
             detail={
                 "challenger_rate": challenger,
                 "champion_rate": champion,
-                "difference": gap,
-                "margin": guard.margin,
-                "baseline": guard.baseline,
+                "difference": gap * (high - low),
+                "margin": guard.margin * abs(high - low),
+                "baseline": low + guard.baseline * (high - low),
                 "challenger_units": units,
                 "only_challenger_failed": guard.only_challenger_failed,
                 "only_champion_failed": guard.only_champion_failed,
@@ -173,6 +186,12 @@ def _guard(guard: GuardEvidence, rollout: Canary, limit: float, release: Release
         more=more,
         hopeless=more is None,
     )
+
+
+def _won(guard: GuardEvidence, which: Literal["log_worse", "log_not_worse"]) -> list[float]:
+    """What each bet has won in all epochs together; nothing yet: 0."""
+    won = [found for each in guard.epochs if 0.0 < each.share < 1.0 and (found := getattr(each, which))]
+    return [sum(of_one) for of_one in zip(*won, strict=True)] or [0.0]
 
 
 def _in_shadow(guard: GuardEvidence) -> float:
@@ -275,6 +294,10 @@ def _rate(guard: GuardEvidence, *, challenger: bool) -> float | None:
 
 def _percent(rate: float | None) -> str:
     return "unknown" if rate is None else f"{rate:.2%}"
+
+
+def _number(mean: float | None) -> str:
+    return "unknown" if mean is None else f"{mean:.4g}"
 
 
 def _e_value(log_value: float) -> float:

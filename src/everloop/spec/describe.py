@@ -11,7 +11,7 @@ from everloop.spec.checks import Between, Check, Fresh, Holds, Matches, NotNull,
 from everloop.spec.decision import Threshold
 from everloop.spec.function import Function
 from everloop.spec.gate import Better
-from everloop.spec.guard import Errors, Guard
+from everloop.spec.guard import Errors, Guard, Outcome
 from everloop.spec.label import Outcomes, Value
 from everloop.spec.loop import Loop
 from everloop.spec.metric import Metric
@@ -345,6 +345,15 @@ def _guards(guards: tuple[Guard, ...]) -> str:
 def _guard(guard: Guard) -> str:
     if isinstance(guard, Errors):
         return f"failing requests at most {_points(guard.margin)} above the champion's"
+    if isinstance(guard, Outcome):
+        share = guard.between == (0.0, 1.0)
+        margin = _points(guard.margin) if share else f"{guard.margin:g}"
+        side = "below" if guard.better == "higher" else "above"
+        without = "is left out" if guard.absent is None else f"counts as {guard.absent:g}"
+        return (
+            f"the {'share' if share else 'mean'} of the outcome {guard.name} at most {margin} {side} the champion's, each "
+            f"request {_span(guard.delay)} old; one without an outcome {without}"
+        )
     slow = f"answers slower than the slowest {(1 - guard.quantile) * 100:.3g} % of the champion's"
     return f"{slow} at most {_points(guard.margin)} more"
 

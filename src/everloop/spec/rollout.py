@@ -10,13 +10,16 @@ from typing import TYPE_CHECKING, Literal
 
 from everloop.errors import SpecError
 from everloop.spec.conform import conform, positive, within
-from everloop.spec.guard import Errors, Guard, Latency
+from everloop.spec.guard import Errors, Guard, Latency, Outcome
 from everloop.spec.taught import taught
 
 
 def _guarded_once(guards: tuple[Guard, ...], where: str) -> None:
     if len(set(guards)) < len(guards):
         raise SpecError(f"{where}.guards is ({', '.join(map(repr, guards))}) with the same guard twice; leave one out.")
+    named = [each.name for each in guards if isinstance(each, Outcome)]
+    if len(set(named)) < len(named):
+        raise SpecError(f"{where}.guards names the outcome {max(named, key=named.count)!r} twice; leave one out.")
 
 
 @taught
@@ -76,6 +79,12 @@ class Canary:
         positive(self.longest, "Canary.longest", example="timedelta(days=14)")
         if self.minimum < timedelta(0) or self.minimum > self.longest:
             raise SpecError(f"Canary.minimum is {self.minimum}; write between 0 and longest, which is {self.longest}.")
+        for each in self.guards:
+            if isinstance(each, Outcome) and each.delay >= self.longest:
+                raise SpecError(
+                    f"guard.Outcome({each.name!r}).delay is {each.delay}, but a release ends after {self.longest}: no outcome "
+                    "would count before; write a longer Canary.longest."
+                )
         if self.former < timedelta(0):
             raise SpecError(f"Canary.former is {self.former}; write 0 or more, for example timedelta(days=7).")
         if self.minimum_requests < 1:

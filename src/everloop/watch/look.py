@@ -18,17 +18,16 @@ from everloop.records import Release, ReleaseEvidence, Signature
 from everloop.spec.metric import Metric
 from everloop.spec.retrain import Degraded, Drift, Rows, Trigger
 from everloop.spec.rollout import Canary
-from everloop.store.lake import PREDICTIONS, Lake, moment
-from everloop.watch import concept, counted, drift, score, service
+from everloop.store.lake import PREDICTIONS, Lake
+from everloop.watch import concept, counted, drift, releasing, score
 from everloop.watch.drift import Against, Drifted, DriftState
 from everloop.watch.labels import Class, Truth, answers, matured, truths
+from everloop.watch.releasing import ReleaseWatch
 from everloop.watch.score import Degradation, Judged, Reference, Scored
 from everloop.watch.triggers import Signals, TriggerState, placed
 
 LONGEST = timedelta(days=28)
 """How far back a score looks when the declaration names no window."""
-GRACE = timedelta(days=1)
-"""How long after its due time a label of a shadow pair may still come."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,23 +59,6 @@ class Watched:
     """Version → its order of classes, where it is not ``truth.classes``."""
     also: tuple[tuple[str, Drift | Degraded], ...] = ()
     """What else is asked at each look, by names of its own: for those who are told and start nothing."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ReleaseWatch:
-    """The counts of the release under way. Frozen baseline, tallies and pairs up to where they are closed."""
-
-    started: datetime
-    challenger: int
-    baseline: service.Baseline
-    folded: int
-    """The version of the predictions table up to which tallies are counted."""
-    tallies: tuple[service.Tally, ...] = ()
-    pairs: service.Pairs = field(default_factory=service.Pairs)
-    closed: datetime | None = None
-    """Labels due until then are in ``pairs`` for good."""
-    counting: str = ""
-    """What is counted: where the declaration comes to ask for something else, all of it is counted anew."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -171,7 +153,19 @@ def look(
             drift_sizes={(each.column, each.kind): each.psi for one in state.drifts.values() for each in one.signals},
             also=also,
         )
-    evidence, state = _evidence(lake, watched, release, state, now)
+    here, evidence = state.release, None
+    if watched.rollout is None:
+        here = None
+    else:
+        told = releasing.Told(
+            rollout=watched.rollout,
+            truth=watched.truth,
+            metric=watched.metric,
+            shadow_margin=watched.shadow_margin,
+            classes=watched.classes,
+        )
+        evidence, here = releasing.evidence(lake, told, release, here, now)
+    state = replace(state, release=here)
     return replace(seen, evidence=evidence), state
 
 
@@ -292,104 +286,3 @@ def _reference(metric: Metric, champion: Champion, state: WatchState) -> Referen
     if score.better(metric, state.best, champion.score) == champion.score:
         return at_gate
     return Reference(value=state.best, rows=None, source="reached since its release")
-
-
-def _evidence(
-    lake: Lake, watched: Watched, release: Release, state: WatchState, now: datetime
-) -> tuple[ReleaseEvidence | None, WatchState]:
-    rollout = watched.rollout
-    if rollout is None or release.challenger is None or release.champion is None or release.started is None:
-        return None, replace(state, release=None)
-    here = state.release
-    counting = _counting(rollout, watched.metric)
-    if (
-        here is None
-        or here.challenger != release.challenger
-        or here.started != release.started
-        or here.counting != counting
-    ):
-        here = ReleaseWatch(
-            started=release.started,
-            challenger=release.challenger,
-            baseline=service.baseline(lake, release.champion, rollout.guards, before=release.started),
-            folded=-1,
-            counting=counting,
-        )
-    here = _counted(lake, rollout, release, here)
-    pairs, here = _paired(lake, watched, release, here, now)
-    guards = service.guard_evidence(rollout.guards, here.baseline, here.tallies)
-    if rollout.shadow:
-        ours, theirs = service.failed_in_shadow(lake, release, since=here.started)
-        guards = tuple(
-            replace(each, only_challenger_failed=ours, only_champion_failed=theirs) if each.guard == "errors" else each
-            for each in guards
-        )
-    evidence = ReleaseEvidence(
-        guards=guards,
-        shadow=pairs.counts(watched.metric) if rollout.shadow else None,
-        shadow_margin=watched.shadow_margin,
-        requests=sum(each.challenger_units for each in here.tallies),
-    )
-    return evidence, replace(state, release=here)
-
-
-def _counting(rollout: Canary, metric: Metric) -> str:
-    guards = ", ".join(service.guard_name(each) for each in rollout.guards)
-    unit = f"{rollout.unit} ({rollout.sticky})" if rollout.unit is not None else "requests"
-    return f"{guards} of {unit}; {metric.companion.name}"
-
-
-def _counted(lake: Lake, rollout: Canary, release: Release, here: ReleaseWatch) -> ReleaseWatch:
-    newest = lake.version(PREDICTIONS)
-    if newest <= here.folded:
-        return here
-    fresh = here.folded < 0
-    since = pl.col("at") >= moment(here.started)
-    if fresh or rollout.unit is not None:
-        # A unit's first request may have come looks ago; a release's rows are few enough to be read again.
-        # At that version: what another controller folds meanwhile comes with the next difference.
-        shared = since & (pl.col("share") > 0)
-        rows = lake.read(PREDICTIONS, version=newest, columns=service.COLUMNS, where=shared)
-        before: tuple[service.Tally, ...] = ()
-    else:
-        rows = lake.diff(PREDICTIONS, here.folded, newest).filter(since)
-        before = here.tallies
-    tallies = service.tally(
-        rows, release, rollout.guards, here.baseline, unit=rollout.unit is not None, sticky=rollout.sticky
-    )
-    return replace(here, folded=newest, tallies=service.merged(before, tallies))
-
-
-def _paired(
-    lake: Lake, watched: Watched, release: Release, here: ReleaseWatch, now: datetime
-) -> tuple[service.Pairs, ReleaseWatch]:
-    """All pairs so far; those whose labels are a day overdue are closed and never read again."""
-    assert release.champion is not None
-    assert release.challenger is not None
-    delay = watched.truth.delay
-    rows = matured(
-        lake,
-        watched.truth,
-        since=here.closed or here.started - GRACE,
-        until=now,
-        arms=("champion", "shadow"),
-        versions=[release.champion, release.challenger],
-    )
-    if rows.is_empty():
-        return here.pairs, here
-    closing = now - GRACE
-    old = pl.col("event_time") + delay <= closing
-
-    def paired(part: pl.DataFrame) -> service.Pairs:
-        return service.pairs(
-            part,
-            watched.metric,
-            watched.truth,
-            champion=release.champion or 0,
-            challenger=release.challenger or 0,
-            classes=watched.classes,
-        )
-
-    closed = here.pairs + paired(rows.filter(old))
-    here = replace(here, pairs=closed, closed=max(closing, here.closed or closing))
-    return closed + paired(rows.filter(~old)), here

@@ -19,7 +19,7 @@ import polars as pl
 
 from everloop.measure import metrics
 from everloop.records import ArmCounts, GuardEvidence, PairedCounts, Release
-from everloop.spec.guard import Errors, Guard, Latency
+from everloop.spec.guard import Errors, Guard, Latency, Outcome
 from everloop.spec.metric import Accuracy, Brier, Metric
 from everloop.store.lake import PREDICTIONS, Lake, moment
 from everloop.watch.labels import Class, Truth, answers
@@ -43,7 +43,7 @@ class Baseline:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tally:
-    """One epoch's counts. Events are in the order of the rollout's guards."""
+    """One epoch's counts. Events are in the order of the rollout's guards; none of an outcome, which comes later."""
 
     epoch: int
     share: float
@@ -109,7 +109,7 @@ def tally(
         )
     )
     if unit and len(counted):
-        counted = _first_requests(counted, sticky)
+        counted = first_requests(counted, sticky)
     events = [_event(guard, frozen).alias(f"event_{index}") for index, guard in enumerate(guards)]
     grouped = (
         counted.select("epoch", "share", (pl.col("arm") == "challenger").alias("challenger"), *events)
@@ -133,7 +133,7 @@ def tally(
     return tuple(found.values())
 
 
-def _first_requests(rows: pl.DataFrame, sticky: str) -> pl.DataFrame:
+def first_requests(rows: pl.DataFrame, sticky: str) -> pl.DataFrame:
     named = pl.col("unit").is_not_null() & (pl.col("unit") != "")
     # A row without a unit was drawn for itself.
     key = pl.when(named).then("u:" + pl.col("unit")).otherwise("r:" + pl.col("id"))
@@ -146,6 +146,8 @@ def _first_requests(rows: pl.DataFrame, sticky: str) -> pl.DataFrame:
 def _event(guard: Guard, frozen: Baseline) -> pl.Expr:
     if isinstance(guard, Errors):
         return pl.col("error").cast(pl.Int64)
+    if isinstance(guard, Outcome):
+        return pl.lit(0, pl.Int64())
     limit = frozen.limits.get(str(guard.quantile))
     if limit is None:
         return pl.lit(0, pl.Int64())
@@ -162,9 +164,11 @@ def merged(before: tuple[Tally, ...], new: tuple[Tally, ...]) -> tuple[Tally, ..
 def guard_evidence(
     guards: tuple[Guard, ...], frozen: Baseline, tallies: tuple[Tally, ...]
 ) -> tuple[GuardEvidence, ...]:
-    """One entry per guard, in the rollout's order."""
+    """One entry per guard of requests, in the rollout's order."""
     found = []
     for index, guard in enumerate(guards):
+        if isinstance(guard, Outcome):
+            continue
         rate = frozen.error_rate
         if isinstance(guard, Latency):
             rate = frozen.rates.get(str(guard.quantile), 1 - guard.quantile)
@@ -199,6 +203,8 @@ def failed_in_shadow(lake: Lake, release: Release, *, since: datetime) -> tuple[
 
 
 def guard_name(guard: Guard) -> str:
+    if isinstance(guard, Outcome):
+        return f"outcome {guard.name}"
     return "errors" if isinstance(guard, Errors) else f"latency p{guard.quantile * 100:g}"
 
 
