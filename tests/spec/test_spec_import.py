@@ -38,7 +38,7 @@ def test_what_comes_later_says_so() -> None:
         el.Join  # noqa: B018
 
 
-@pytest.mark.parametrize("name", ["conform", "describe", "source", "tree", "patterns", "zones"])
+@pytest.mark.parametrize("name", ["conform", "policy", "source", "tree", "patterns", "zones"])
 def test_the_doctests_of_the_spec_hold(name: str) -> None:
     found = doctest.testmod(importlib.import_module(f"everloop.spec.{name}"))
     assert found.attempted

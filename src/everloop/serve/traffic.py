@@ -23,7 +23,7 @@ from everloop.serve.arms import assign, bounds, draw
 from everloop.serve.cache import Cache
 from everloop.serve.live import Answer, Arm, Estimated, Live, Meter, Named, Part, class_name
 from everloop.serve.model import Model
-from everloop.serve.releases import ExperimentFile, ReleaseFile, RouteFile, Served
+from everloop.serve.releases import ExperimentFile, ReleaseFile, RouteFile, Served, Share, Way
 from everloop.serve.rows import Row
 
 Random = Callable[[], float]
@@ -111,20 +111,28 @@ class Canary:
                 answer_instead(batch, part, self._champion)
 
 
-class Split:
+class Divided:
+    """Named arms whose parts of a batch are known before any of them runs."""
+
+    def __init__(self, live: Live, arms: Sequence[Named]) -> None:
+        self._arms = arms
+        self.named: Mapping[str, Arm] = {arm.variant: arm for arm in arms}
+        self._instead = {arm.variant: arm.instead(live) for arm in arms}
+
+    def seconds(self, rows: int) -> float:
+        return max(arm.model.cost.predict(rows) for arm in self._arms)
+
+    def execute(self, batch: Any) -> None:
+        for part in list(batch.parts):
+            part.run(picked(batch.ids, part.places))
+            answer_instead(batch, part, self._instead[part.arm.variant])
+
+
+class Split(Divided):
     """The arms of an experiment, each row by what its unit or its id hashes to."""
 
     def __init__(self, live: Live, experiment: ExperimentFile, models: Mapping[str, Model]) -> None:
-        columns = live.reader.columns
-        self._arms = [
-            Named(
-                Served(each.version, each.package), models[each.package], columns, each.name,
-                experiment=experiment.name, share=each.share, cache=live.cache,
-            )
-            for each in experiment.arms
-        ]  # fmt: skip
-        self.named: Mapping[str, Arm] = {arm.variant: arm for arm in self._arms}
-        self._instead = {arm.variant: arm.instead(live) for arm in self._arms}
+        super().__init__(live, _arms(live, experiment.arms, models, experiment.name))
         self._ends = bounds([each.share for each in experiment.arms])
         self._experiment = experiment
 
@@ -139,16 +147,8 @@ class Split:
             if ours:
                 batch.parts.append(Part(arm, "experiment", picked(batch.rows, ours), ours))
 
-    def seconds(self, rows: int) -> float:
-        return max(arm.model.cost.predict(rows) for arm in self._arms)
 
-    def execute(self, batch: Any) -> None:
-        for part in list(batch.parts):
-            part.run(picked(batch.ids, part.places))
-            answer_instead(batch, part, self._instead[part.arm.variant])
-
-
-class ModelRoute:
+class ModelRoute(Divided):
     """A small model is asked first; its decision names the arm, and the champion answers for what has none."""
 
     def __init__(self, live: Live, route: RouteFile, models: Mapping[str, Model]) -> None:
@@ -158,14 +158,13 @@ class ModelRoute:
         served = {each.name: Served(each.version, each.package) for each in route.arms}
         champion = Served(live.champion.version, live.champion.package)
         names = [class_name(each) for each in self._router.model.signature.classes]
-        self._arms = [
+        arms = [
             Named(served[name], models[served[name].package], columns, name, cache=live.cache)
             if name in served
             else Named(champion, live.champion.model, columns, name, cache=live.cache)
             for name in names
         ]
-        self.named: Mapping[str, Arm] = {arm.variant: arm for arm in self._arms}
-        self._instead = {arm.variant: arm.instead(live) for arm in self._arms}
+        super().__init__(live, arms)
         self._unrouted = Named(champion, live.champion.model, columns, "", cache=live.cache)
 
     def prepare(self, batch: Any, random: Random) -> None:
@@ -193,18 +192,12 @@ class ModelRoute:
             answer_instead(batch, part, self._instead[arm.variant])
 
 
-class Cascade:
+class Cascade(Divided):
     """Each arm answers what it is sure enough of; the last one answers the rest."""
 
     def __init__(self, live: Live, route: RouteFile, models: Mapping[str, Model]) -> None:
         assert route.threshold is not None
-        columns = live.reader.columns
-        self._arms = [
-            Named(Served(each.version, each.package), models[each.package], columns, each.name, cache=live.cache)
-            for each in route.arms
-        ]
-        self.named: Mapping[str, Arm] = {arm.variant: arm for arm in self._arms}
-        self._instead = {arm.variant: arm.instead(live) for arm in self._arms}
+        super().__init__(live, _arms(live, route.arms, models))
         self._threshold = route.threshold
 
     def prepare(self, batch: Any, random: Random) -> None:
@@ -231,18 +224,12 @@ class Cascade:
         answer_instead(batch, part, self._instead[self._arms[-1].variant])
 
 
-class ByMeaning:
+class ByMeaning(Divided):
     """Each row's arm is drawn by the weights of its class; the weight is logged as its certainty."""
 
     def __init__(self, live: Live, route: RouteFile, models: Mapping[str, Model]) -> None:
         assert route.weights is not None
-        columns = live.reader.columns
-        self._arms = [
-            Named(Served(each.version, each.package), models[each.package], columns, each.name, cache=live.cache)
-            for each in route.arms
-        ]
-        self.named: Mapping[str, Arm] = {arm.variant: arm for arm in self._arms}
-        self._instead = {arm.variant: arm.instead(live) for arm in self._arms}
+        super().__init__(live, _arms(live, route.arms, models))
         self._weights = route.weights
         self._ends = {name: bounds(weights) for name, weights in route.weights.items()}
 
@@ -260,13 +247,15 @@ class ByMeaning:
             if ours:
                 batch.parts.append(RoutedPart(arm, "route", picked(batch.rows, ours), ours, np.array(sure)))
 
-    def seconds(self, rows: int) -> float:
-        return max(arm.model.cost.predict(rows) for arm in self._arms)
 
-    def execute(self, batch: Any) -> None:
-        for part in list(batch.parts):
-            part.run(picked(batch.ids, part.places))
-            answer_instead(batch, part, self._instead[part.arm.variant])
+def _arms(live: Live, arms: Sequence[Share | Way], models: Mapping[str, Model], experiment: str = "") -> list[Named]:
+    return [
+        Named(
+            Served(each.version, each.package), models[each.package], live.reader.columns, each.name,
+            experiment=experiment, share=each.share if isinstance(each, Share) else None, cache=live.cache,
+        )
+        for each in arms
+    ]  # fmt: skip
 
 
 def _run(batch: Any, arm: Arm, role: str, places: list[int], certainty: NDArray[np.float64] | None) -> RoutedPart:

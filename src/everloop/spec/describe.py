@@ -15,6 +15,7 @@ from everloop.spec.guard import Errors, Guard, Outcome
 from everloop.spec.label import Outcomes, Value
 from everloop.spec.loop import Loop
 from everloop.spec.metric import Metric
+from everloop.spec.policy import span
 from everloop.spec.resolve import Resolved
 from everloop.spec.retrain import AllOf, AnyOf, Degraded, Drift, Every, Manual, Rows, Trigger, leaves
 from everloop.spec.rollout import Canary, Direct
@@ -445,18 +446,4 @@ def _amount(amount: timedelta | int | float) -> str:
 
 
 def _span(duration: timedelta) -> str:
-    """The longest unit that it is a whole number of.
-
-    >>> _span(timedelta(days=7)), _span(timedelta(minutes=90)), _span(timedelta(milliseconds=20))
-    ('7 days', '90 minutes', '20 milliseconds')
-    """
-    for unit, name in (
-        (timedelta(days=1), "day"),
-        (timedelta(hours=1), "hour"),
-        (timedelta(minutes=1), "minute"),
-        (timedelta(seconds=1), "second"),
-        (timedelta(milliseconds=1), "millisecond"),
-    ):
-        if duration >= unit and duration % unit == timedelta(0):
-            return _count(duration // unit, name)
-    return f"{duration.total_seconds():g} seconds"
+    return span(duration, weeks=False)

@@ -25,10 +25,12 @@ from everloop.spec.window import Everything, Last
 
 DAY = timedelta(days=1)
 UNITS = (
-    (timedelta(days=7), "week", "weeks"),
-    (DAY, "day", "days"),
-    (timedelta(hours=1), "hour", "hours"),
-    (timedelta(minutes=1), "minute", "minutes"),
+    (timedelta(days=7), "week"),
+    (DAY, "day"),
+    (timedelta(hours=1), "hour"),
+    (timedelta(minutes=1), "minute"),
+    (timedelta(seconds=1), "second"),
+    (timedelta(milliseconds=1), "millisecond"),
 )
 
 
@@ -185,14 +187,16 @@ def gate_words(gate: NotWorse | Better) -> str:
     return f"not worse by {gate.margin:g}{unsure}"
 
 
-def span(duration: timedelta) -> str:
+def span(duration: timedelta, *, weeks: bool = True) -> str:
     """A duration in the largest unit that is whole.
 
-    >>> span(timedelta(days=28)), span(timedelta(hours=36)), span(timedelta(days=30))
-    ('4 weeks', '36 hours', '30 days')
+    >>> span(timedelta(days=28)), span(timedelta(hours=36)), span(timedelta(milliseconds=20))
+    ('4 weeks', '36 hours', '20 milliseconds')
+    >>> span(timedelta(days=28), weeks=False)
+    '28 days'
     """
-    for unit, one, many in UNITS:
+    for unit, name in UNITS if weeks else UNITS[1:]:
         if duration >= unit and duration % unit == timedelta(0):
             count = duration // unit
-            return f"{count} {one if count == 1 else many}"
+            return f"{count:,} {name}{'' if count == 1 else 's'}"
     return f"{duration.total_seconds():g} seconds"
