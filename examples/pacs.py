@@ -48,7 +48,17 @@ loop = el.Loop(
     label=el.Label("label", task="multiclass"),
     features=features,
     window=el.Last(1_500, test=120),
-    train=el.Train(el.Torch(Net, epochs=10, learning_rate=4e-3, batch_size=64)),
+    train=el.Train(
+        el.Torch(
+            Net,
+            epochs=12,
+            learning_rate=4e-3,
+            label_smoothing=0.1,
+            augment=[el.augment.Flip(), el.augment.Crop(least=0.7)],
+            start="champion",  # edges and colours are the same in a painting
+            deterministic=True,
+        )
+    ),
     score=el.metric.Accuracy(),
     gate=el.NotWorse(margin=0.05),
     rollout=el.Direct(),

@@ -26,13 +26,19 @@ class Terms:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tokens:
-    """A text as ``length`` token ids, int64, padded with 0 at the end and cut there."""
+    """A text as ``length`` token ids, int64, padded at the end and cut there.
+
+    The ids are those of a learned vocabulary, or of the ``tokenizer`` that somebody's weights were trained with; the
+    latter is a step of its own before the graph, as images are (`everloop.measure.subwords`).
+    """
 
     length: int
     vocabulary: int
     """At most so many learned tokens, beside padding and unknown."""
     analyzer: Analyzer
     lowercase: bool
+    tokenizer: str | None = None
+    """The path of a ``tokenizer.json``, or of a folder that holds one, beside the declaration."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,10 +81,14 @@ class TermTable:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TokenTable:
-    """Learned: which tokens have an id, in the order of their ids."""
+    """Learned: which tokens have an id, in the order of their ids. Or the content of the tokenizer that was given."""
 
     form: Tokens
     values: tuple[str, ...]
-    """The token at place i has the id i + 2."""
+    """The token at place i has the id i + 2; empty with a tokenizer."""
     size: int
     """How many ids there are: each id is below."""
+    padding: int = PADDING
+    unknown: int = UNKNOWN
+    tokenizer: str = ""
+    """The whole of its ``tokenizer.json``."""

@@ -7,6 +7,7 @@ import math
 from collections import Counter
 from collections.abc import Mapping
 from itertools import groupby, repeat
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -53,6 +54,7 @@ def learn(
     accepts_missing: bool,
     forms: Mapping[str, Form] | None = None,
     network: bool = False,
+    folder: Path | None = None,
 ) -> Encoding:
     """Learn how each feature becomes matrix columns, from training rows only.
 
@@ -61,7 +63,8 @@ def learn(
     ``native_categories``: one column of codes per text feature (trees that split on sets), else one-hot.
     ``accepts_missing``: False learns the training median as a fill for missing numbers. ``forms``: of each feature
     that is more than one value what was declared (`everloop.spec.wholes.forms_of`); its array holds texts.
-    ``network``: numbers are scaled, and missing ones get a column that says so.
+    ``network``: numbers are scaled, and missing ones get a column that says so. ``folder``: what paths in ``forms`` are
+    relative to.
 
     >>> table = learn({"x": np.array([1.0, np.nan, 3.0]), "c": np.array(["b", "b", "a"], dtype=object)},
     ...               {"x": "number", "c": "text"}, native_categories=True, accepts_missing=False)
@@ -88,7 +91,7 @@ def learn(
                     f"the feature {name!r} is tokens, which only a network takes; write .text() for {name!r}, or train "
                     "with el.Torch."
                 )
-            table = tokens.learn(form, _texts(values))
+            table = tokens.learn(form, _texts(values), folder)
             learned.append(FeatureEncoding(name=name, type=kind, tokens=table))
         elif isinstance(form, Image):
             learned.append(FeatureEncoding(name=name, type=kind, image=form))

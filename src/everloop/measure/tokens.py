@@ -1,24 +1,31 @@
 """Texts as token ids for networks, by a vocabulary that is learned or given. Pure arithmetic; knows nothing of networks.
 
-`everloop.package.tokens` writes the same into the served graph: integers, so equal or wrong.
+`everloop.package.tokens` writes the same into the served graph: integers, so equal or wrong. With somebody else's
+tokenizer the ids are made before the graph, by `everloop.measure.subwords`.
 """
 
 from collections.abc import Sequence
 from functools import lru_cache
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from everloop.forms import FIRST, PADDING, UNKNOWN, Terms, Tokens, TokenTable
-from everloop.measure import letters, terms
+from everloop.measure import letters, subwords, terms
 from everloop.measure.letters import Hashes, Numbers
 
 RARE = 2
 """A token that stands in fewer training texts is unknown: so the network learns what to make of one."""
 
 
-def learn(form: Tokens, texts: Sequence[str | None]) -> TokenTable:
-    """The tokens that stand in most texts. ``texts``: None or `MISSING_TEXT` missing."""
+def learn(form: Tokens, texts: Sequence[str | None], folder: Path | None = None) -> TokenTable:
+    """The tokens that stand in most texts, or what the declared tokenizer is. ``texts``: None or `MISSING_TEXT` missing.
+
+    ``folder``: what the tokenizer's path is relative to. Raises TrainError where there is none.
+    """
+    if form.tokenizer is not None:
+        return subwords.table(form, folder or Path())
     single = Terms(
         analyzer=form.analyzer, ngram_range=(1, 1), max_features=form.vocabulary, min_df=RARE, lowercase=form.lowercase,
         sublinear_tf=False,
@@ -30,6 +37,8 @@ def learn(form: Tokens, texts: Sequence[str | None]) -> TokenTable:
 def ids(table: TokenTable, texts: Sequence[str | None]) -> NDArray[np.int64]:
     """int64 [texts, length]: padded at the end with 0, 1 for what the vocabulary does not hold; cut at the end."""
     form = table.form
+    if table.tokenizer:
+        return subwords.ids(table.tokenizer, form.length, texts)
     made = np.full((len(texts), form.length), PADDING, np.int64)
     known, places = _numbered(table)
     for begin, end in letters.chunks(texts):

@@ -67,7 +67,8 @@ def build(
     return Built(
         onnx=made.graph, extensions=made.extensions, opset=made.opset, parity=report,
         requirements=requirements(
-            fitted.model, extensions=made.extensions, images=any(each.image for each in signature.tensors)
+            fitted.model, extensions=made.extensions, images=any(each.image for each in signature.tensors),
+            tokenizers=any(each.tokens is not None and each.tokens.tokenizer for each in encoding.features),
         ),
     )  # fmt: skip
 

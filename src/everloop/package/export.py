@@ -13,6 +13,7 @@ import onnx
 from onnx import TensorProto, helper
 
 from everloop.errors import ConversionRefused, PackageError
+from everloop.measure import subwords
 from everloop.measure.tensors import Tensors
 from everloop.package import lightgbm_trees, refused, sklearn_models, xgboost_trees
 from everloop.package.graph import EXTENSIONS, IR_VERSION, TREE_DOMAIN, TREE_OPSET, Graph
@@ -152,7 +153,10 @@ def _model(graph: Graph, parts: GraphParts, outputs: list[onnx.ValueInfoProto]) 
         helper.make_graph(
             [*parts.nodes, *graph.nodes],
             "everloop",
-            parts.inputs,
+            [
+                *parts.inputs,
+                *(helper.make_tensor_value_info(e["input"], INTEGER, ["rows", e["length"]]) for e in graph.steps),
+            ],
             outputs,
             [*parts.initializers, *graph.initializers],
         ),
@@ -160,4 +164,6 @@ def _model(graph: Graph, parts: GraphParts, outputs: list[onnx.ValueInfoProto]) 
         ir_version=IR_VERSION,
         opset_imports=[helper.make_opsetid(domain, version) for domain, version in sorted(versions.items())],
     )
+    if graph.steps:
+        helper.set_model_props(model, {subwords.NOTE: subwords.note(graph.steps)})
     return Exported(graph=model.SerializeToString(deterministic=True), opset=opset, extensions=EXTENSIONS in versions)

@@ -52,6 +52,8 @@ class Graph:
         """Whether an operator of onnxruntime-extensions is among the nodes."""
         self.rounded: dict[str, str] = {}
         """Tensors known to hold float32 values, or their rounded form."""
+        self.steps: list[dict[str, Any]] = []
+        """Inputs that the server makes of texts before a run: of each the arguments of `everloop.measure.subwords.Step`."""
         self.blocks: dict[str, Blocks] = {}
         """Matrices that are written out only where somebody reads them whole."""
         self._prefix = prefix

@@ -45,6 +45,8 @@ def tensors(graph: Graph, encoding: Encoding, parts: GraphParts) -> dict[str, st
     for each in encoding.features:
         if each.image is not None:
             found[each.name] = images.normalised(graph, each.image, parts.features[each.name].value)
+        elif each.tokens is not None and each.tokens.tokenizer:
+            found[each.name] = tokens.given(graph, each.name, each.tokens, parts.texts[each.name].index)
         elif each.tokens is not None:
             found[each.name] = tokens.ids(graph, each.tokens, parts.features[each.name].value)
     return found

@@ -4,9 +4,9 @@ Knows nothing of how either came to be; there is no package without its word.
 """
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +14,7 @@ import onnxruntime
 import polars as pl
 
 from everloop.errors import ConversionRefused, PackageError, ParityError
-from everloop.measure import images
+from everloop.measure import images, subwords
 from everloop.package.pack import feeds
 from everloop.package.render import KINDS
 from everloop.records import MISSING_INTEGER, MISSING_TEXT, InputColumn, Signature
@@ -50,7 +50,24 @@ class ParityReport:
     seconds: float = 0.0
 
 
-def session(graph: bytes, *, extensions: bool = False, threads: int = 0) -> onnxruntime.InferenceSession:
+class Prepared:
+    """A graph with steps before it: runs as a session does, on the inputs that a signature names."""
+
+    def __init__(self, opened: onnxruntime.InferenceSession, steps: Sequence[subwords.Step]) -> None:
+        self._opened, self._steps = opened, steps
+
+    def run(self, names: Sequence[str] | None, inputs: dict[str, Any]) -> list[Any]:
+        found: list[Any] = self._opened.run(names, subwords.added(self._steps, inputs))
+        return found
+
+
+class Opened(Protocol):
+    """A session, or one with steps before it."""
+
+    def run(self, names: Sequence[str] | None, inputs: dict[str, Any]) -> list[Any]: ...
+
+
+def session(graph: bytes, *, extensions: bool = False, threads: int = 0) -> Opened:
     """Open a graph as the server will, but with ``threads`` (0: as many as there are cores)."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
@@ -61,11 +78,14 @@ def session(graph: bytes, *, extensions: bool = False, threads: int = 0) -> onnx
 
         options.register_custom_ops_library(onnxruntime_extensions.get_library_path())
     try:
-        return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+        opened = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime raises kinds of its own that share no public base
         raise ConversionRefused(
             f"the graph does not load ({str(error).splitlines()[0]}); use a linear model, a forest, LightGBM or XGBoost."
         ) from error
+    steps = subwords.steps_of(opened.get_modelmeta().custom_metadata_map)
+    found: Opened = Prepared(opened, steps) if steps else opened
+    return found
 
 
 def check(
@@ -114,7 +134,7 @@ def check(
 
 
 def run(
-    opened: onnxruntime.InferenceSession, inputs: Mapping[str, npt.NDArray[Any]]
+    opened: Opened, inputs: Mapping[str, npt.NDArray[Any]]
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64] | None]:
     """The graph's prediction [rows, width] and, for classification, decision [rows], of packed inputs."""
     try:

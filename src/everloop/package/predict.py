@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import onnxruntime
 import polars as pl
 
 from everloop.package import parity
@@ -25,7 +24,7 @@ class Answers:
 class Predictor:
     """An open graph and what its columns mean."""
 
-    def __init__(self, opened: onnxruntime.InferenceSession, signature: Signature) -> None:
+    def __init__(self, opened: parity.Opened, signature: Signature) -> None:
         self._opened = opened
         self.signature = signature
 

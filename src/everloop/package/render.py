@@ -14,7 +14,7 @@ from everloop.package.nodes import BOOL, DOUBLE, INT64, MACHINE_LEARNING_OPSET, 
 from everloop.package.operators import Renderer, whole_numbers
 from everloop.package.tensors import NAN, Tensor, clean, convert, missing, nowhere
 from everloop.records import MISSING_INTEGER, FeatureType, InputColumn, TensorColumn
-from everloop.spec.tree import FeatureTree, Input
+from everloop.spec.tree import Call, FeatureTree, Input
 
 KINDS = {"number": "numbers", "integer": "integers", "boolean": "integers", "instant": "integers", "text": "texts"}
 """Which packed input carries a column type."""
@@ -71,6 +71,12 @@ class GraphParts:
         """By feature name, in the tree's order; each is rendered when it is read."""
         self.raw = {name: known[node.name] for name, node in tree.columns if isinstance(node, Input)}
         """Features that are a raw column as it stands."""
+        self.texts = {
+            name: known[node.arguments[0].name]
+            for name, node in tree.columns
+            if isinstance(node, Call) and node.operation == "tokens" and isinstance(node.arguments[0], Input)
+        }
+        """Of tokens of a raw column which one it is."""
         self._columns = tuple(inputs)
         self._tensors = tuple(tensors)
 

@@ -19,13 +19,16 @@ DISTRIBUTIONS = {
 }
 
 
-def requirements(model: Any, *, extensions: bool = False, images: bool = False) -> dict[str, str]:
+def requirements(
+    model: Any, *, extensions: bool = False, images: bool = False, tokenizers: bool = False
+) -> dict[str, str]:
     """Distribution → version, for the graph and for every estimator in ``model``.
 
     >>> sorted(requirements(None))[:2]
     ['everloop', 'numpy']
     """
-    names = [*ALWAYS, *(("onnxruntime-extensions",) if extensions else ()), *(("pillow",) if images else ())]
+    used = {"onnxruntime-extensions": extensions, "pillow": images, "tokenizers": tokenizers}
+    names = [*ALWAYS, *(name for name, there in used.items() if there)]
     libraries = {type(step).__module__.partition(".")[0] for _, step in steps(model)}
     libraries.add(type(model).__module__.partition(".")[0])
     if hasattr(model, "module"):  # a trained network: whatever its layers come from

@@ -7,6 +7,13 @@ from everloop.package.graph import Graph
 from everloop.package.terms import places, split
 
 
+def given(graph: Graph, name: str, table: TokenTable, index: int) -> str:
+    """An input of its own, which is made of the text column at ``index`` before the graph: what a tokenizer does."""
+    made = f"tokens/{name}"
+    graph.steps.append({"input": made, "index": index, "length": table.form.length, "content": table.tokenizer})
+    return made
+
+
 def ids(graph: Graph, table: TokenTable, text: str) -> str:
     """``text``: [rows, 1]."""
     form = table.form

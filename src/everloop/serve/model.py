@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from numpy.typing import NDArray
 
 from everloop.errors import PackageError
+from everloop.measure import subwords
 from everloop.records import MISSING_INTEGER, MISSING_TEXT, Signature
 from everloop.serve import tensors
 from everloop.serve.cost import CostLine
@@ -36,7 +37,18 @@ run. Two sizes are enough for the line of its cost; which size is best shows in 
 class Model:
     """A graph that answers. ``cost`` is what its runs take; ``manifest`` says what it is."""
 
-    __slots__ = ("_outputs", "_run", "_session", "bytes", "cost", "digest", "manifest", "signature", "threads")
+    __slots__ = (
+        "_outputs",
+        "_run",
+        "_session",
+        "_steps",
+        "bytes",
+        "cost",
+        "digest",
+        "manifest",
+        "signature",
+        "threads",
+    )
 
     def __init__(
         self, digest: str, manifest: Manifest, graph: bytes, allowance: Allowance = ALLOWANCE, threads: int = 1
@@ -61,6 +73,7 @@ class Model:
                     graph, watch, extensions=manifest.extensions, folds=inspection.folds, threads=threads
                 )
                 self._run = _native(self._session)
+                self._prepare()
                 self._check()
                 self._warm(watch.run)
         except PackageError as error:
@@ -77,11 +90,18 @@ class Model:
         found = self._run(self._outputs, packed, options)
         return found[0], found[1] if len(found) > 1 else None
 
+    def _prepare(self) -> None:
+        """Steps before the graph become a part of its run, and of its cost."""
+        self._steps = subwords.steps_of(self._session.get_modelmeta().custom_metadata_map)
+        if self._steps:
+            native, steps = self._run, self._steps
+            self._run = lambda names, packed, options: native(names, subwords.added(steps, packed), options)
+
     def _check(self) -> None:
         tensors.check(self.signature, self._session.get_inputs())
         tensors.check_decoder(self.signature)
         wanted = {kind for kind, types in KINDS.items() if self.signature.of(*types)}
-        wanted |= {column.name for column in self.signature.tensors}
+        wanted |= {column.name for column in self.signature.tensors} | {step.input for step in self._steps}
         there = {each.name for each in self._session.get_inputs()}
         if wanted != there:
             raise PackageError(f"It takes {sorted(there)} but its signature says {sorted(wanted)}.")

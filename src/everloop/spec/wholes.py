@@ -5,6 +5,7 @@ They end a feature: nothing is calculated with what they give.
 
 from collections.abc import Mapping
 from math import isfinite
+from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
 from everloop.errors import SpecError
@@ -66,15 +67,25 @@ class Wholes:
         vocabulary: int = 20_000,
         analyzer: str = "word",
         lowercase: bool = True,
+        tokenizer: str | None = None,
     ) -> "Column":
         """Free text as token ids int64 [length], for networks: 0 padding, 1 unknown, learned tokens from 2 on.
 
         ``vocabulary``: at most so many tokens are learned at each fit, those of most texts, so that an embedding needs
         ``vocabulary + 2`` places. ``analyzer``, ``lowercase``: as in `text`. What is beyond ``length`` is cut off.
+
+        ``tokenizer``: nothing is learned; the ids are those of this ``tokenizer.json`` (WordPiece, BPE, Unigram), or of
+        the one in this folder beside the declaration, with its special tokens: what pretrained weights ask for. Raises
+        SpecError for it on anything but a column of the source, or beside the other options.
         """
         _one_of(self, "tokens", "analyzer", analyzer, ("word", "char"))
+        given: dict[str, Any] = {}  # absent it stays absent: a declaration without one keeps its digest
+        if tokenizer is not None:
+            _tokenizer(self, tokenizer, plain=(vocabulary, analyzer, lowercase) == (20_000, "word", True))
+            given["tokenizer"] = str(tokenizer)
         return self._call(  # type: ignore[no-any-return]
             "tokens",
+            **given,
             length=_count(self, "tokens", "length", length, 1, LONGEST),
             vocabulary=_count(self, "tokens", "vocabulary", vocabulary, 1, MOST_FEATURES),
             analyzer=analyzer,
@@ -141,6 +152,23 @@ def images_of(tree: FeatureTree) -> dict[str, Image]:
                     "the same height, width, channels and fit for both."
                 )
     return found
+
+
+def _tokenizer(column: Any, path: Any, *, plain: bool) -> None:
+    if not isinstance(path, str | PurePath) or not str(path):
+        raise SpecError(
+            f'{column!r}.tokens(tokenizer={path!r}) is no path; write that of a folder, for example "weights/bert-tiny".'
+        )
+    if not plain:
+        raise SpecError(
+            f"{column!r}.tokens(tokenizer={str(path)!r}) has its own vocabulary and its own idea of a word; leave "
+            "vocabulary, analyzer and lowercase out."
+        )
+    if not isinstance(column._node, Input):
+        raise SpecError(
+            f"{column!r}.tokens(tokenizer={str(path)!r}) needs a column of the source as it stands, for example "
+            "row.body.tokens(128, tokenizer=…)."
+        )
 
 
 def _channels(column: Any, name: str, value: Any, channels: int) -> tuple[float, ...]:

@@ -296,6 +296,7 @@ def _learn(each: Train, rows: Rows, given: Given) -> Encoding:
         accepts_missing=wants.accepts_missing,
         forms=rows.forms,
         network=wants.network,
+        folder=rows.folder,
     )
     # Its weights mean its columns: what is new since is unseen to it, as it is to the version that serves.
     begun = champions.read(given.champion) if _warm(each) else None

@@ -1,0 +1,1 @@
+"""Pictures and mails through the whole loop: `python -m bench.columns`."""
