@@ -1,5 +1,9 @@
 """Networks as graphs: what torch answers and what the graph answers, on real tensors, one row and many."""
 
+import os
+import socket
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -125,3 +129,44 @@ def test_a_hub_that_cannot_be_reached_is_said(monkeypatch: pytest.MonkeyPatch) -
     inputs, target = tokens()
     with pytest.raises(TrainError, match=r"'nobody/nothing'.* is no folder .*download it once and give its folder"):
         fitted(declared(el.pretrained("nobody/nothing")), inputs, target, context=TrainContext())
+
+
+UNREACHABLE = """
+import everloop as el
+from tiny_nets import declared, fitted, rows
+
+fitted(declared(el.pretrained("nobody/nothing")), *rows())
+"""
+
+
+def test_a_hub_where_nobody_listens_is_said_and_what_to_do_instead() -> None:
+    with socket.socket() as held:  # bound, and nobody listens
+        held.bind(("127.0.0.1", 0))
+        hub = f"http://127.0.0.1:{held.getsockname()[1]}"
+        done = subprocess.run(
+            [sys.executable, "-W", "ignore", "-c", UNREACHABLE], capture_output=True, text=True, timeout=120,
+            env={**os.environ, "HF_ENDPOINT": hub, "PYTHONPATH": str(Path(__file__).parents[1] / "support")},
+        )  # fmt: skip
+    last = done.stderr.strip().splitlines()[-1]
+    assert "TrainError: pretrained is given 'nobody/nothing', which is no folder beside the declaration" in last
+    assert "download it once and give its folder" in last
+
+
+def test_a_folder_that_timm_saved_is_tuned_and_served(tmp_path: Path) -> None:
+    timm = pytest.importorskip(
+        "timm", reason="timm needs a torchvision that fits torch; PyPI's does not fit the CPU build"
+    )
+    from safetensors.torch import save_file
+
+    begun = timm.create_model("resnet18", num_classes=7)
+    (tmp_path / "resnet").mkdir()
+    save_file(begun.state_dict(), str(tmp_path / "resnet" / "model.safetensors"))
+    (tmp_path / "resnet" / "config.json").write_text('{"architecture": "resnet18", "num_classes": 7}')
+    pictures = np.random.default_rng(0).normal(size=(16, 3, 32, 32)).astype(np.float32)
+    target = np.arange(16) % 2
+    model = fitted(
+        declared(el.pretrained("resnet"), epochs=1, batch_size=8, freeze={"layer*": 1, "conv1": 1}),
+        Tensors({"picture": pictures}), target, context=TrainContext(seed=1, weights=tmp_path),
+    )  # fmt: skip
+    assert torch.equal(model.module.state_dict()["layer1.0.conv1.weight"], begun.state_dict()["layer1.0.conv1.weight"])
+    assert model.predict_proba(Tensors({"picture": pictures})).shape == (16, 2)

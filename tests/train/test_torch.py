@@ -1,6 +1,7 @@
 """How a network is fitted: what it is told, what it learns, what it refuses."""
 
 import os
+import re
 import subprocess
 import sys
 from datetime import timedelta
@@ -17,7 +18,7 @@ from everloop.measure import encode
 from everloop.measure.tensors import Tensors
 from everloop.spec.torch import Torch
 from everloop.spec.train import Train
-from everloop.train import function, torch_batches
+from everloop.train import function, torch_batches, torch_compiled
 from everloop.train.fit import fit as fit_any
 from everloop.train.function import Machine, TrainContext
 from tiny_nets import Net, declared, fitted, rows
@@ -73,6 +74,31 @@ def test_what_memory_holds_is_remembered_for_the_next_turn(tmp_path: Path) -> No
         context = TrainContext(seed=1, machine=Machine(remembered=tmp_path))
         model = fitted(declared(Heavy, epochs=1), inputs, target, context=context)
         assert bool(model.told) == (turn == 0)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")  # of torch, in what its own compiler imports
+def test_auto_compiles_where_that_pays_and_remembers_what_it_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Compiled for real, and the network is the same either way."""
+    monkeypatch.setattr(torch_compiled, "WORTH_SECONDS", 0.0)
+    monkeypatch.setattr(torch_compiled, "LOOK", 2)
+    inputs, target = rows()
+    plain = fitted(declared(parameters={"dropout": 0.0}), inputs, target)
+    compiled = declared(parameters={"dropout": 0.0}, compile="auto")
+    for turn in range(2):
+        context = TrainContext(seed=1, threads=1, machine=Machine(remembered=tmp_path))
+        model = fitted(compiled, inputs, target, context=context)
+        assert len(model.told) == (turn == 0)
+        for name, weight in plain.module.state_dict().items():
+            assert torch.allclose(weight, model.module.state_dict()[name], atol=1e-5)
+        if turn == 0:
+            assert re.match(
+                r"compiled steps take \d+\.\d\d of what plain|the network cannot be compiled", model.told[0]
+            )
+            (kept,) = tmp_path.glob("*.json")
+            assert b'"compile":' in kept.read_bytes()
 
 
 class Hopeless(Net):

@@ -1,3 +1,5 @@
+from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -135,6 +137,41 @@ def test_a_network_learns_from_augmented_rows_and_is_the_same_again() -> None:
     for name, value in first.module.state_dict().items():
         assert torch.equal(value, again.module.state_dict()[name])
     assert first.history[-1]["loss"] < first.history[0]["loss"]
+
+
+def test_a_fit_that_was_stopped_goes_on_with_the_very_same_augmentation(tmp_path: Path) -> None:
+    from everloop.train.function import TrainContext
+    from everloop.train.torch import fit
+
+    pictures = images(90).numpy()
+    target = (pictures[:, 0].mean(axis=(1, 2)) > pictures[:, 1].mean(axis=(1, 2))).astype(np.int64)
+    declared = Torch(
+        Net, epochs=2, batch_size=30, precision="32", compile="off", deterministic=True, checkpoint_every=timedelta(0),
+        augment=[augment.Flip(), augment.Rotate(degrees=10), augment.Crop(), augment.Colour(), augment.CutMix(), augment.Noise()],
+    )  # fmt: skip
+
+    class Stopped(Exception):
+        pass
+
+    def trained(folder: Path, stop_at: int | None = None) -> Any:
+        seen = []
+
+        def watch(detail: dict[str, Any]) -> None:
+            seen.append("checkpoint" in detail)
+            if sum(seen) == stop_at:
+                raise Stopped
+
+        return fit(
+            declared, Tensors({"picture": pictures}), target, task="binary", classes=2, weights=None,
+            context=TrainContext(seed=3, threads=1, checkpoints=folder, progress=watch),
+        )  # fmt: skip
+
+    undisturbed = trained(tmp_path / "whole")
+    for at in (1, 2, 4):
+        with pytest.raises(Stopped):
+            trained(tmp_path / str(at), stop_at=at)
+        for name, value in trained(tmp_path / str(at)).module.state_dict().items():
+            assert torch.equal(value, undisturbed.module.state_dict()[name])
 
 
 def test_augmentation_is_part_of_the_declaration() -> None:
