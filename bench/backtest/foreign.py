@@ -16,7 +16,7 @@ from river import drift as river
 
 from everloop.clock import instant
 from everloop.loop.backtest.asks import Ask
-from everloop.loop.backtest.simulation import Version
+from everloop.loop.backtest.versions import Version
 from everloop.loop.backtest.world import World
 from everloop.spec.policy import Policy
 from everloop.watch.triggers import Fired, Signals
@@ -37,6 +37,9 @@ class Foreign:
 
     def begin(self, start: int) -> None:
         pass
+
+    def wanted(self, fit: str) -> tuple[Ask, ...]:
+        return ()
 
     def champion(self, version: Version, now: int) -> Generator[tuple[Ask, ...], None, None]:
         self._fitted = (version.taken.begin, version.fitted_until)

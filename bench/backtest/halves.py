@@ -47,7 +47,8 @@ def _one(each: Set, folder: Path, found: Part) -> bool:
     declared = Policy.of(each.written(folder).loops[0])
     never = replace(declared, retrain=Manual())
     monthly = replace(declared, retrain=Rows(4_000) if each.name == "enron" else Every(4 * WEEK))
-    with opened(each, folder, [declared]) as running:
+    # The best possible schedule is no part of the question, and asks every fit about every later window.
+    with opened(each, folder, [declared], oracle=False) as running:
         policies = once([never, monthly, *running.policies()])
         result = running.result(policies)
     half = len(result.windows) // 2

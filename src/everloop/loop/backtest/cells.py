@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from everloop.loop.backtest.result import Cell
 from everloop.measure import metrics
-from everloop.spec.metric import AveragePrecision, Metric, RocAuc
+from everloop.spec.metric import Accuracy, AveragePrecision, Metric, RocAuc, RootMeanSquaredError
 from everloop.spec.resolve import Resolved
 
 Array = npt.NDArray[Any]
@@ -39,6 +39,17 @@ def scored(metric: Metric, truth: Array, prediction: Array, *, rows: Any = None,
         return None
     value = metrics.score(metric, truth, prediction, rows=rows, positive=positive)
     return float(value) if math.isfinite(value) else None
+
+
+def added_up(metric: Metric, loss: float, rows: int) -> float | None:
+    """The metric of rows with that mean loss; None where it is no function of it."""
+    if not rows or (
+        metric.companion is not metric and metric.companion != metric and not isinstance(metric, RootMeanSquaredError)
+    ):
+        return None
+    if isinstance(metric, RootMeanSquaredError):
+        return math.sqrt(loss)
+    return 1 - loss if isinstance(metric, Accuracy) else loss
 
 
 def errors(

@@ -182,6 +182,7 @@ class Backtest:
             "schema": dict(schema),
             "facts": _plain(facts),
             "cores": max(1, threads.share() // count),
+            "preload": modules(loop),
         }
         post = Post(used, arguments, folder=place.backtests, workers=count)
         return cls(
@@ -281,6 +282,7 @@ class Backtest:
                 seeds=self.loop.trains[0].seed,
                 looks=self.setting.looks,
                 share=self.setting.labels,
+                whole=self.setting.oracle,
             )
         return self._world
 

@@ -25,7 +25,7 @@ from everloop.watch.score import Degradation, Reference
 from everloop.watch.triggers import Fired, Signals, TriggerState, placed
 
 if TYPE_CHECKING:
-    from everloop.loop.backtest.simulation import Version
+    from everloop.loop.backtest.versions import Version
 
 
 class Signalling:
@@ -49,14 +49,22 @@ class Signalling:
         self._state = triggers.begin(now, rows=self._world.due(start) if self._counts else 0)
         self._states = {each: DriftState(opened=now) for each in self._drifts}
 
+    @property
+    def _season(self) -> SeasonAsked:
+        seasons = {each.season for each in self._drifts} - {"none", "detect"}
+        return "detect" if len(seasons) != 1 else "week" if "week" in seasons else "day"
+
+    def wanted(self, fit: str) -> tuple[Ask, ...]:
+        """What will be asked about a fit when it serves."""
+        return (AskProfile(fit=fit, season=self._season),) if self._drifts else ()
+
     def champion(self, version: Version, now: int) -> Generator[tuple[Ask, ...], None, None]:
         """A new champion: its own best, and its own training rows to hold requests against."""
         self._best = None
         if not self._drifts:
             return
-        seasons = {each.season for each in self._drifts} - {"none", "detect"}
-        wanted: SeasonAsked = "detect" if len(seasons) != 1 else "week" if "week" in seasons else "day"
-        yield (AskProfile(fit=version.fit, season=wanted),)
+        yield self.wanted(version.fit)
+        wanted = self._season
         self._against = Against(
             version=version.number,
             signature=signature_of(self._world.resolved),

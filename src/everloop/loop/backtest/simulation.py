@@ -11,19 +11,21 @@ share is made once.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Generator
-from dataclasses import dataclass, field, replace
-from datetime import datetime, timedelta
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import dataclass, field
+from datetime import timedelta
 
 import numpy as np
 
-from everloop.clock import instant, microseconds
+from everloop.clock import instant
 from everloop.errors import DataError, TrainError
-from everloop.gate.compare import compare
-from everloop.loop.backtest.asks import Ask, AskAnswers, AskCells
-from everloop.loop.backtest.cells import cell, positive, scored, together
-from everloop.loop.backtest.result import Cell, Retrain, Served, WindowRun
+from everloop.loop.backtest.asks import Ask, AskAnswers, AskFit
+from everloop.loop.backtest.cells import positive, scored
+from everloop.loop.backtest.gating import judge
+from everloop.loop.backtest.result import Retrain, WindowRun
+from everloop.loop.backtest.scoring import Part, Steps, merged, what_paid, window_run
 from everloop.loop.backtest.signals import Signalling
+from everloop.loop.backtest.versions import Turn, Version
 from everloop.loop.backtest.world import MICROSECOND, Taken, World
 from everloop.loop.decide import decide
 from everloop.loop.events import ChangeRelease, Command, KeepTrigger, Looked, Note, StartTurn, State, TurnEnded
@@ -36,43 +38,7 @@ from everloop.spec.retrain import Degraded, leaves
 from everloop.spec.rollout import Direct
 from everloop.watch.triggers import Fired
 
-Steps = Generator[tuple[Ask, ...], None, None]
-DAY_MICROSECONDS = 86_400_000_000
-
-
-@dataclass(slots=True, kw_only=True)
-class Version:
-    """One model that a policy made."""
-
-    number: int
-    fit: str
-    """Serves."""
-    tested: str
-    """Was tested: the same one, unless the window is fitted again with its test rows."""
-    taken: Taken
-    made: int
-    score: float
-    """On its test rows; NaN where nobody asked."""
-    fitted_until: int
-    threshold: float | None = None
-    served: bool = False
-    since: int = 0
-    """When it became champion."""
-
-
-@dataclass(slots=True, kw_only=True)
-class Turn:
-    """A turn under way, or the version it made."""
-
-    started: int
-    ends: int
-    because: str
-    kinds: tuple[str, ...]
-    taken: Taken | None
-    version: Version | None
-    problem: str | None
-    seconds: float
-    window: int
+AT_ONCE = Direct()
 
 
 @dataclass(slots=True)
@@ -121,7 +87,7 @@ class Simulation:
         self._signals.begin(now)
         for window in range(len(grid)):
             since, until = grid.edges[window], grid.edges[window + 1]
-            parts: list[tuple[Version, int, int]] = []
+            parts: list[Part] = []
             stale = 0
             for look in range(1, world.looks + 1):
                 then = since + (until - since) * look // world.looks
@@ -133,13 +99,11 @@ class Simulation:
             self._score(window, parts, stale)
         if self._turn is not None:
             self._unfinished(self._turn)
-        yield from self._what_paid()
+        yield from what_paid(self.world, self.windows, self.retrains)
 
-    def _serve(
-        self, window: int, now: int, then: int
-    ) -> Generator[tuple[Ask, ...], None, tuple[list[tuple[Version, int, int]], int]]:
+    def _serve(self, window: int, now: int, then: int) -> Generator[tuple[Ask, ...], None, tuple[list[Part], int]]:
         """Rows of (now, then], each answered by whoever was champion at its time."""
-        parts: list[tuple[Version, int, int]] = []
+        parts: list[Part] = []
         stale = 0
         place, end = self.world.timeline.place(now), self.world.timeline.place(then)
         if self._turn is not None and self._turn.ends <= then:
@@ -160,47 +124,10 @@ class Simulation:
             yield (AskAnswers(fit=version.fit, since=low, until=high),)
         return parts, stale
 
-    def _score(self, window: int, parts: list[tuple[Version, int, int]], stale: int) -> None:
-        world = self.world
-        merged: list[tuple[Version, int, int]] = []
-        for version, low, high in parts:
-            if merged and merged[-1][0].number == version.number:
-                merged[-1] = (version, merged[-1][1], high)
-            elif high > low:
-                merged.append((version, low, high))
-        served: list[Served] = []
-        cells: list[Cell] = []
-        whole = (world.grid.places[window], world.grid.places[window + 1])
-        truths, answers = [], []
-        for version, low, high in merged:
-            self.segments.append((window, version.fit, low, high))
-            places, truth = world.timeline.truths(low, high)
-            served.append(Served(fit=version.fit, rows=len(places)))
-            if (low, high) == whole and version.threshold is None:
-                cells.append(world.cell(version.fit, window))
-                continue
-            said = world.fits.answers(version.fit, low, high)[places - low]
-            truths.append(truth)
-            answers.append(said)
-            raw = world.raw(low, high, places)
-            cells.append(cell(world.resolved, truth, said, rows=raw, threshold=version.threshold))
-        loss, rows, errors = together(cells)
-        figure = cells[0].score if len(cells) == 1 else None
-        if len(cells) > 1:
-            places, truth = world.timeline.truths(*whole)
-            figure = scored(
-                world.resolved.score,
-                truth,
-                np.concatenate(answers),
-                rows=world.raw(*whole, places),
-                positive=positive(world.resolved),
-            )
-        self.windows.append(
-            WindowRun(
-                window=window, served=tuple(served), score=figure, loss=loss, rows=rows, stale=max(0, stale),
-                errors=errors,
-            )
-        )  # fmt: skip
+    def _score(self, window: int, parts: list[Part], stale: int) -> None:
+        parts = merged(parts)
+        self.segments += [(window, version.fit, low, high) for version, low, high in parts]
+        self.windows.append(window_run(self.world, window, parts, stale))
 
     # Turns.
 
@@ -233,9 +160,9 @@ class Simulation:
                 if like is not None:
                     yield (asks[0],)
                 asks.append(world.asked(name, policy.window, words))
-                if not self._needs_score and like is None:
+                if not self._needs_test and like is None:
                     asks = asks[1:]  # Nobody will ask how good it was on its test rows.
-            yield tuple(asks)
+            yield (*asks, *self._soon(asks[0], asks[-1], taken))
             records = [world.fits.record(ask.fit) for ask in asks]
             turn.seconds = sum(each.seconds for each in records)
             bad = next((each.problem for each in records if each.problem is not None), None)
@@ -250,7 +177,7 @@ class Simulation:
                 score=math.nan,
                 fitted_until=taken.end if refit else taken.test,
             )
-            if self._needs_score or world.resolved.loop.decision is not None:
+            if self._needs_test:
                 yield from self._test(version)
             turn.version = version
         except (DataError, TrainError) as error:
@@ -261,11 +188,22 @@ class Simulation:
         self.used.append((low, low + turn.taken.train_rows + turn.taken.test_rows) if turn.taken else (0, 0))
         return turn
 
+    def _soon(self, tested: AskFit, serving: AskFit, taken: Taken) -> Iterator[Ask]:
+        """What will be asked about a new fit as soon as it is there: in one letter with it."""
+        world = self.world
+        first = world.first_wanted[serving.fit]
+        if first < len(world.grid):
+            low, high = world.chunk(serving.fit, first)
+            yield AskAnswers(fit=serving.fit, since=low, until=high)
+        if self._needs_test:
+            yield from world.asked_about(tested.fit, *world.known_in(taken.test, taken.end))
+        yield from self._signals.wanted(serving.fit)
+
     def _test(self, version: Version) -> Steps:
         """The candidate's score on its test rows, which it has not seen. Raises TrainError where it has none."""
         world = self.world
-        low, high = self._known(version.taken.test, version.taken.end)
-        yield from self._told(version.tested, low, high)
+        low, high = world.known_in(version.taken.test, version.taken.end)
+        yield world.asked_about(version.tested, low, high)
         judged = world.judged(version.tested, low, high)
         resolved = world.resolved
         if resolved.loop.decision is not None and resolved.positive is not None:
@@ -293,7 +231,8 @@ class Simulation:
                 verdict = Verdict(outcome="not_worse", promote=False, because="it serves already")
                 number = self._champion.number
             else:
-                verdict = yield from self._judge(version, now)
+                before = None if self._release.champion is None else self._champion
+                verdict = yield from judge(self.world, self.policy.gate, version, before, self._anchors(now))
                 self._versions.append(version)
                 number = version.number
         state = self._state(ending=True)
@@ -339,59 +278,6 @@ class Simulation:
             )
         )
 
-    def _judge(self, version: Version, now: int) -> Generator[tuple[Ask, ...], None, Verdict]:
-        """As `loop.gating.judge`: challenger, champion and anchor on the same rows, unseen by any of them."""
-        world, gate = self.world, self.policy.gate
-        if self._release.champion is None:
-            figure = "not asked" if math.isnan(version.score) else f"{version.score:.4f}"
-            return Verdict(
-                outcome="first",
-                promote=True,
-                because=f"the first version: {world.resolved.score.name} {figure} on its test rows",
-            )
-        if gate is None:
-            return Verdict(outcome="ungated", promote=True, because="the policy has no gate (gate=None)")
-        champion = self._champion
-        anchors = self._anchors(now)
-        since = max(each.fitted_until for each in (champion, *anchors.values()))
-        low, high = self._known(max(version.taken.test, since), version.taken.end)
-        if high <= low:
-            return Verdict(
-                outcome="unsure",
-                promote=False,
-                because=f"no test row is newer than what version {champion.number} was fitted on ({instant(since):%Y-%m-%d %H:%M})",
-            )
-        for fit in (version.tested, champion.fit, *(each.fit for each in anchors.values())):
-            yield from self._told(fit, low, high)
-        ours = world.judged(version.tested, low, high)
-        raw = None
-        if gate.slices:
-            places = world.known[low:high]
-            raw = world.timeline.raw(int(places[0]), int(places[-1]) + 1, places)
-        named = tuple((name, each.fit) for name, each in anchors.items())
-        key = ("gate", gate, version.tested, champion.fit, champion.number, named, low, high)
-        found: Verdict = world.remembered(
-            key,
-            lambda: compare(
-                gate,
-                world.resolved.score,
-                truth=ours.truth,
-                challenger=ours.prediction,
-                champion=world.judged(champion.fit, low, high).prediction,
-                anchors={name: world.judged(fit, low, high).prediction for name, fit in named},
-                rows=(
-                    {name: raw[name].cast(str).fill_null("missing").to_numpy() for name in gate.slices}
-                    if raw is not None
-                    else {}
-                ),
-                days=ours.times // DAY_MICROSECONDS,
-                positive=positive(world.resolved),
-                extra=world.rows(low, high),
-                champion_name=f"version {champion.number}",
-            ),
-        )
-        return found
-
     def _anchors(self, now: int) -> dict[str, Version]:
         """As `loop.gating` chooses them."""
         if not isinstance(self.policy.gate, NotWorse):
@@ -435,43 +321,11 @@ class Simulation:
     def _state(self, *, ending: bool = False) -> State:
         return State(
             release=self._release,
-            rollout=Direct(),
+            rollout=AT_ONCE,
             gate=self.policy.gate,
             turn="turn" if self._turn is not None and not ending else None,
             waiting=self._waiting,
         )
-
-    # Afterwards.
-
-    def _what_paid(self) -> Steps:
-        """Hold each released model against the one it replaced, over the windows that it began and served."""
-        world = self.world
-        before: str | None = None
-        for place, retrain in enumerate(self.retrains):
-            if retrain.live is None:
-                continue
-            fit = retrain.fit
-            assert fit is not None
-            if before is not None and before != fit:
-                mine = [each.window for each in self.windows if self._wholly(each, fit, retrain.live)]
-                if mine:
-                    spans = tuple((each, world.grid.places[each], world.grid.places[each + 1]) for each in mine)
-                    yield (AskCells(fit=before, windows=spans),)
-                    gain = rows = 0.0
-                    for window in mine:
-                        new, old = world.cell(fit, window), world.fits.cell(before, window)
-                        if old is not None:
-                            gain += new.rows * (old.loss - new.loss)
-                            rows += new.rows
-                    if rows:
-                        self.retrains[place] = replace(retrain, paid=gain / rows)
-            before = fit
-
-    def _wholly(self, run: WindowRun, fit: str, live: datetime) -> bool:
-        """Whether the fit, since this release, answered most of a window."""
-        if self.world.grid.edges[run.window + 1] <= microseconds(live) or not run.rows:
-            return False
-        return sum(each.rows for each in run.served if each.fit == fit) * 2 > run.rows
 
     # Small things.
 
@@ -486,13 +340,7 @@ class Simulation:
         watched = any(isinstance(each, Degraded) for each in leaves(self.policy.retrain))
         return watched or self.policy.gate is not None
 
-    def _known(self, since: int, until: int) -> tuple[int, int]:
-        """Which of the known labels lie in [since, until)."""
-        low, high = np.searchsorted(self.world.known_times, [since, until])
-        return int(low), int(high)
-
-    def _told(self, fit: str, low: int, high: int) -> Steps:
-        """Ask a fit about ``known[low:high]``."""
-        if high > low:
-            places = self.world.known
-            yield (AskAnswers(fit=fit, since=int(places[low]), until=int(places[high - 1]) + 1),)
+    @property
+    def _needs_test(self) -> bool:
+        """Whether a candidate is asked about its test rows: for a score, or for the threshold of a decision."""
+        return self._needs_score or self.world.resolved.loop.decision is not None

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from everloop.clock import instant
 from everloop.data.snapshot import LEAST_TEST, LEAST_TRAIN, bounds
 from everloop.errors import DataError, EverloopError
-from everloop.loop.backtest.asks import AskFit
+from everloop.loop.backtest.asks import Ask, AskAnswers, AskFit
 from everloop.loop.backtest.cells import cell, positive
 from everloop.loop.backtest.fits import Fits
 from everloop.loop.backtest.grid import Grid
@@ -67,6 +67,8 @@ class World:
     """In each window, the last one at its end."""
     share: float = 1.0
     """Of labels that are ever known to fits and triggers. Scores know all."""
+    whole: bool = False
+    """Every fit is asked about every later window in the end: then all at once."""
     known: Integers = field(init=False)
     """Places of the rows whose labels become known."""
     known_times: Integers = field(init=False)
@@ -129,6 +131,17 @@ class World:
             )
         return found
 
+    def known_in(self, since: int, until: int) -> tuple[int, int]:
+        """Which of the known labels lie in [since, until), microseconds."""
+        low, high = np.searchsorted(self.known_times, [since, until])
+        return int(low), int(high)
+
+    def asked_about(self, fit: str, low: int, high: int) -> tuple[Ask, ...]:
+        """What to ask before ``judged(fit, low, high)``."""
+        if high <= low:
+            return ()
+        return (AskAnswers(fit=fit, since=int(self.known[low]), until=int(self.known[high - 1]) + 1),)
+
     def judged(self, fit: str, since: int, until: int) -> Judged:
         """What a fit said of the rows with known labels among ``known[since:until]``, beside what came true."""
         places = self.known[since:until]
@@ -182,12 +195,17 @@ class World:
         return ask
 
     def chunk(self, fit: str, window: int) -> tuple[int, int]:
-        """The places of rows that a fit is asked about when ``window`` is wanted: 1, 2, 4 … windows at once."""
+        """The places of rows that a fit is asked about when ``window`` is wanted: 2, 4, 8 … windows at once.
+
+        Two at first: the one that it serves at least, and the one after, in which it is held against who replaced it.
+        """
         first = self.first_wanted.get(fit, 0)
         places, count = self.grid.places, len(self.grid)
         if window < first:
             return places[window], places[window + 1]
-        low, length = first, 1
+        if self.whole:
+            return places[first], places[count]
+        low, length = first, 2
         while low + length <= window:
             low += length
             length = min(2 * length, LONGEST_AHEAD)
@@ -195,14 +213,26 @@ class World:
 
     # What several policies ask for.
 
+    def said(self, fit: str, since: int, until: int) -> Array:
+        """What a fit that has been asked said of the labelled rows among [since, until), places."""
+        return self.fits.answers(fit, since, until)[self.timeline.truths(since, until)[0] - since]
+
+    def part(self, fit: str, since: int, until: int, threshold: float | None) -> Cell:
+        """How good a fit is on the rows [since, until), decided by a threshold where there is one."""
+
+        def made() -> Cell:
+            places, truth = self.timeline.truths(since, until)
+            said = self.said(fit, since, until)
+            return cell(self.resolved, truth, said, rows=self.raw(since, until, places), threshold=threshold)
+
+        found: Cell = self.remembered(("part", fit, since, until, threshold), made)
+        return found
+
     def cell(self, fit: str, window: int) -> Cell:
         """How good a fit is in a window that it has been asked about."""
         known = self.fits.cell(fit, window)
         if known is None:
-            low, high = self.grid.places[window], self.grid.places[window + 1]
-            places, truth = self.timeline.truths(low, high)
-            said = self.fits.answers(fit, low, high)[places - low]
-            known = cell(self.resolved, truth, said, rows=self.raw(low, high, places))
+            known = self.part(fit, self.grid.places[window], self.grid.places[window + 1], None)
             self.fits.note(fit, window, known)
         return known
 
