@@ -20,9 +20,10 @@ from everloop.measure.pictures import AHEAD
 from everloop.measure.tensors import Tensors
 from everloop.spec.torch import Torch
 from everloop.train import torch_batches as batches
-from everloop.train.torch_build import check_patterns, forward, freeze, said
+from everloop.train.torch_build import check_patterns, freeze
 from everloop.train.torch_checkpoint import Checkpoints
 from everloop.train.torch_compiled import Compiled
+from everloop.train.torch_forward import forward, said
 from everloop.train.torch_objective import Loss
 from everloop.train.torch_optimiser import Watched, optimiser, rate
 from everloop.train.torch_place import Place

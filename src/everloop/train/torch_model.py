@@ -9,7 +9,7 @@ import torch
 from everloop.errors import TrainError
 from everloop.measure.encode import COLUMNS
 from everloop.measure.tensors import Tensors
-from everloop.train.torch_build import forward, said
+from everloop.train.torch_forward import forward, said
 
 Answers = npt.NDArray[np.float64]
 ROWS = 1024

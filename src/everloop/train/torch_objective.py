@@ -8,7 +8,7 @@ from torch.nn import functional
 
 from everloop.errors import TrainError
 from everloop.records import Task
-from everloop.train.torch_build import said
+from everloop.train.torch_forward import said
 
 Loss = Callable[[torch.Tensor, torch.Tensor, torch.Tensor | None], torch.Tensor]
 """Outputs, target, weights → the mean over the rows."""

@@ -18,7 +18,7 @@ from everloop.jobs.torchrun import torchrun
 from everloop.measure.tensors import Tensors
 from everloop.spec import codec
 from everloop.train import kept_tensors
-from everloop.train.function import Machine, TrainContext, load
+from everloop.train.function import TrainContext
 from everloop.train.held import Scoring
 
 WEIGHTS = "weights.pt"
@@ -51,7 +51,7 @@ def run(declared: Any, inputs: Tensors, arrays: dict[str, Any], *, identity: str
         "plain": plain, "champion": None if context.champion is None else str(context.champion.absolute()),
     }  # fmt: skip
     job = Job(
-        name="train", entry=f"{__name__}:main", arguments=arguments, folder=folder,
+        name="train", entry="everloop.train.torch_rank:main", arguments=arguments, folder=folder,
         environment={"OMP_NUM_THREADS": str(arguments["threads"])},
     )  # fmt: skip
     try:
@@ -63,46 +63,3 @@ def run(declared: Any, inputs: Tensors, arrays: dict[str, Any], *, identity: str
         raise TrainError(f"the fit by {context.machine.processes} processes failed: {error}") from error
     state: dict[str, Any] = torch.load(folder / WEIGHTS, map_location="cpu", weights_only=True)
     return state, said
-
-
-def main(context: Any, arguments: dict[str, Any]) -> dict[str, Any]:
-    """What each of the processes does."""
-    from everloop.train.torch import train
-
-    source = None if arguments["source"] is None else Path(arguments["source"])
-
-    def bind(function: Any) -> Any:
-        if source is None:
-            raise TrainError(f"the function {function.name!r} needs the declaration's source file.")
-        return load(source, function.module_file_digest, function.name)
-
-    scoring = None
-    if arguments["scoring"] is not None:
-        metric, positive = arguments["scoring"]
-        scoring = Scoring(metric=codec.value(metric, bind), positive=positive)
-    folder: Path = context.folder
-
-    def array(name: str) -> Any:
-        return np.load(folder / f"{name}.npy") if (folder / f"{name}.npy").exists() else None
-
-    own = TrainContext(
-        seed=arguments["seed"], threads=arguments["threads"], folder=folder, progress=context.progress,
-        checkpoints=Path(arguments["checkpoints"]),
-        champion=None if arguments["champion"] is None else Path(arguments["champion"]),
-        machine=Machine(
-            processes=context.world, sharded=arguments["sharded"], remembered=Path(arguments["remembered"])
-        ),
-        weights=None if arguments["weights"] is None else Path(arguments["weights"]),
-    )  # fmt: skip
-    done = train(
-        codec.value(arguments["declared"], bind), kept_tensors.load(folder / "inputs"), array("target"),
-        weights=array("row_weights"), context=own, scoring=scoring, source=source, **arguments["plain"],
-    )  # fmt: skip
-    state = done.place.weights(done.module)
-    if context.rank == 0:
-        beside = folder / f".{WEIGHTS}"
-        torch.save(state, beside)
-        beside.replace(folder / WEIGHTS)
-    torch.distributed.barrier()
-    torch.distributed.destroy_process_group()
-    return {"history": done.history, "told": done.told}
