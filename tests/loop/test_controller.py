@@ -173,6 +173,31 @@ def test_triggers_declared_anew_go_on_from_the_last_look(small: SmallLoop, clock
         assert len(turns(controller)) == 1
 
 
+def test_a_release_that_nobody_asks_anything_waits_and_says_so_once(
+    controller: Controller, small: SmallLoop, clock: SimulatedClock
+) -> None:
+    controller.take_in()
+    controller.ask(Asked(action="run"))
+    controller.work()
+    clock.sleep(timedelta(days=3))
+    small.deliver("001", made_rows(300, start=START + timedelta(days=30), days=3, seed=1))
+    controller.take_in()
+    controller.ask(Asked(action="run"))
+    controller.work()
+    assert (controller.state().release.stage, controller.state().release.challenger) == ("shadow", 2)
+    for _ in range(6):
+        clock.sleep(timedelta(days=8))
+        controller.look()
+    with small.controller(clock) as fresh:
+        fresh.look()
+    release = controller.state().release
+    assert (release.champion, release.challenger, release.share) == (1, 2, 0.5), "no request, no promotion"
+    with controller.installation.ledger.read() as connection:
+        said = [each for each in decisions.of(connection, "parcels") if each.action == "waiting"]
+    assert [each.version for each in said] == [2]
+    assert "version 2 waits at 50%, version 1 stays champion: after 14 days and 0 answers" in said[0].because
+
+
 def damaged(controller: Controller, number: int) -> None:
     with controller.installation.ledger.read() as connection:
         package = versions.get(connection, "parcels", number).package

@@ -16,12 +16,19 @@ START = datetime(2026, 1, 1, tzinfo=UTC)
 DAY = timedelta(days=1)
 ROLLOUT = Canary()
 STRICT = Canary(then="rollback")
+HURRIED = Canary(then="promote")
 SERVING = Release(loop="made", revision=4, stage="steady", champion=1, epoch=3, previous=None)
 PROOF = (Evidence(name="guard errors", value=1.0),)
 
 
 def judged(
-    *, rollback: bool = False, promote: bool = False, hold: bool = False, frozen: bool = False, requests: int = 0
+    *,
+    rollback: bool = False,
+    promote: bool = False,
+    hold: bool = False,
+    frozen: bool = False,
+    requests: int = 0,
+    beyond: bool = False,
 ) -> Judgement:
     return Judgement(
         rollback=rollback,
@@ -29,6 +36,7 @@ def judged(
         because="as seen",
         evidence=PROOF,
         hold=hold,
+        beyond=beyond,
         frozen=frozen,
         requests=requests,
     )
@@ -117,11 +125,43 @@ def test_the_last_share_asks_for_proof_requests_and_time() -> None:
     assert change.action == "promoted"
 
 
-def test_when_the_time_is_over_it_ends_as_declared_and_never_claims_a_proof() -> None:
+def test_when_the_time_is_over_nobody_is_promoted_whom_too_few_have_met() -> None:
     over = START + ROLLOUT.longest
+    for judgement in (
+        judged(),
+        judged(requests=199),
+        judged(requests=900, hold=True),
+        judged(requests=900, beyond=True),
+    ):
+        for now in (over, over + 300 * DAY):
+            assert plan.advance(at(0.5), ROLLOUT, judgement, now=now) is None
+            said = plan.waits(at(0.5), ROLLOUT, judgement, now=now)
+            assert said is not None
+            assert said.startswith(
+                "version 2 waits at 50%, version 1 stays champion: after 14 days and "
+                f"{judgement.requests} answers (200 are the least) too little is seen"
+            )
+        assert plan.waits(at(0.5), ROLLOUT, judgement, now=over - DAY) is None
+        assert plan.waits(at(0.5), HURRIED, judgement, now=over) is None
+    # A share before the last goes on by time: there it is met sooner. A score that leans to harm stays in shadow.
+    higher = plan.advance(at(0.1), ROLLOUT, judged(requests=3), now=over)
+    assert higher is not None
+    assert higher.release.share == 0.5
+    assert plan.advance(begun(), ROLLOUT, judged(hold=True), now=over) is None
+    assert plan.waits(begun(), ROLLOUT, judged(hold=True), now=over) is not None
+    # As soon as enough have met it, it need not wait.
+    change = plan.advance(at(0.5), ROLLOUT, judged(requests=200), now=over + 30 * DAY)
+    assert change is not None
+    assert change.action == "promoted"
+    assert "no sign of harm in 200 answers, not proved" in change.because
+    assert plan.waits(at(0.5), ROLLOUT, judged(requests=200), now=over) is None
+
+
+def test_when_the_time_is_over_it_ends_as_declared_and_never_claims_a_proof() -> None:
+    over = START + HURRIED.longest
     for release in (at(0.1), at(0.5)):
-        assert plan.advance(release, ROLLOUT, judged(requests=5, hold=release.share == 0.1), now=over - DAY * 5) is None
-        change = plan.advance(release, ROLLOUT, judged(requests=5), now=over)
+        assert plan.advance(release, HURRIED, judged(requests=5, hold=release.share == 0.1), now=over - DAY * 5) is None
+        change = plan.advance(release, HURRIED, judged(requests=5), now=over)
         assert change is not None
         assert change.action == "promoted"
         assert "no sign of harm in 5 answers, not proved" in change.because
@@ -131,7 +171,7 @@ def test_when_the_time_is_over_it_ends_as_declared_and_never_claims_a_proof() ->
 
 
 def test_what_leans_to_harm_is_not_called_harmless_at_the_end() -> None:
-    change = plan.advance(at(0.5), ROLLOUT, judged(hold=True, requests=900), now=START + ROLLOUT.longest)
+    change = plan.advance(at(0.5), HURRIED, judged(hold=True, requests=900), now=START + HURRIED.longest)
     assert change is not None
     assert "no sign of harm" not in change.because
     assert "harm is not shown, nor its absence" in change.because
@@ -172,8 +212,8 @@ def test_a_pause_keeps_the_share_and_costs_no_time() -> None:
     assert plan.advance(paused, ROLLOUT, judged(rollback=True), now=START + 2 * DAY) is None
     resumed = plan.resume(paused, START + 21 * DAY)
     assert "after 20 days" in resumed.because
-    assert plan.advance(resumed.release, ROLLOUT, judged(), now=START + 30 * DAY) is None
-    assert plan.advance(resumed.release, ROLLOUT, judged(), now=START + 34 * DAY) is not None
+    assert plan.advance(resumed.release, HURRIED, judged(), now=START + 30 * DAY) is None
+    assert plan.advance(resumed.release, HURRIED, judged(), now=START + 34 * DAY) is not None
     with pytest.raises(ReleaseError, match="already paused"):
         plan.pause(paused, START)
     with pytest.raises(ReleaseError, match="not paused"):
@@ -314,7 +354,10 @@ def test_a_clock_that_goes_back_decides_nothing(jump: timedelta) -> None:
 
 
 def test_a_clock_that_jumps_ahead_ends_a_release_as_declared_and_says_what_was_seen() -> None:
-    change = plan.advance(begun(), ROLLOUT, judged(requests=3), now=START + 900 * DAY)
+    waiting = plan.advance(begun(), ROLLOUT, judged(requests=3), now=START + 900 * DAY)
+    assert waiting is not None
+    assert (waiting.action, waiting.release.share) == ("canary", 0.1)
+    change = plan.advance(begun(), HURRIED, judged(requests=3), now=START + 900 * DAY)
     assert change is not None
     assert change.action == "promoted"
     assert "no sign of harm in 3 answers, not proved" in change.because

@@ -39,7 +39,7 @@ def test_the_shortest_loop_says_every_default_aloud(loop: Make, schema: Schema) 
         "most probable class (the default)",
         "not to be worse than the champion by 0.01 or more (95% sure) (the default)",
         "10 %, then 50 % of the traffic, then all of it (the default)",
-        "after 14 days, it becomes champion, with the record “no sign of harm”",
+        "after 14 days, it becomes champion where 200 requests at 50% showed no sign of harm, and waits where they did not",
         "Retrain every 7 days, or when the score on matured labels is 0.02 worse than what the champion once reached "
         "(the default); one at a time, with no pause between them (the default).",
         "every prediction is kept in the log (the default)",

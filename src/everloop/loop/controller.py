@@ -40,7 +40,7 @@ from everloop.loop.signals import Found, Watcher
 from everloop.loop.turn import Turn, plain, restored
 from everloop.records import Batch, Decision, Evidence, Release
 from everloop.release import plan
-from everloop.release.judge import judge
+from everloop.release.judge import Judgement, judge
 from everloop.store.ledger import batches, decisions, experiments, releases, watermarks
 from everloop.watch.look import Seen
 from everloop.watch.triggers import Fired
@@ -79,6 +79,8 @@ class Controller:
         self._watcher = Watcher(installation)
         self._turn = Turn(installation, executor, self._end, progress)
         self._problems: set[str] = set()
+        self._waiting = -1
+        """The revision of the release of which it is said that it waits."""
 
     # What it remembers, in the ledger.
 
@@ -138,9 +140,22 @@ class Controller:
         judgement = None
         if state.release.challenger is not None and found.seen.evidence is not None:
             judgement = judge(state.rollout, found.seen.evidence, release=state.release, now=now)
+            self._say_waiting(state, judgement, now)
         event = Looked(fired=found.fired, judgement=judgement, weights=reweighed(self.installation, state.release))
         commands = self._decide(event, now, found=found, judged=state.release.revision)
         return Look(batches=taken, seen=found.seen, commands=commands)
+
+    def _say_waiting(self, state: State, judgement: Judgement, now: datetime) -> None:
+        """Once of each release that its time is over and too little is seen."""
+        release, each = state.release, self.installation
+        because = plan.waits(release, state.rollout, judgement, now=now)
+        if because is None or release.revision == self._waiting:
+            return
+        self._waiting = release.revision
+        with each.ledger.read() as connection:
+            said = decisions.of(connection, each.name, version=release.challenger, since=release.started)
+        if not any(one.action == "waiting" for one in said):
+            self._note(Note(action="waiting", because=because, version=release.challenger))
 
     def ask(self, asked: Asked) -> tuple[Command, ...]:
         """Do what a person asks for. Raises ReleaseError when it cannot be done."""

@@ -23,6 +23,7 @@ MARKS = {
     "kept champion": ("–", "yellow"),
     "comparison ended": ("…", "dim"),
     "kept": ("…", "dim"),
+    "waiting": ("…", "yellow"),
 }
 BAR = 12
 INDENT = " " * 20

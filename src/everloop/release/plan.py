@@ -9,6 +9,9 @@ The rule for each step, and why it keeps the promises of the judge:
   multiplies, and when to move is decided by the past alone, so neither level pays for it.
 - **The last share** is left for champion when every guard is shown not worse, `minimum_requests` came at that share and
   `minimum` has passed there; or at the end of `longest` as `then` says, recorded as "no sign of harm", never "proved".
+- Where `then` is "wait", the end of `longest` promotes only what `minimum_requests` have met at the last share without a
+  sign of harm. Whoever has met fewer, leans to harm or lies beyond a margin goes on waiting, and that is said (`waits`):
+  time alone is no evidence.
 - Where `then` is "rollback", nothing goes on unshown: the end of a stage's time is the end of the release.
 - **Pause** keeps the share and takes no decision; its time counts for none of the limits. Commands work all the same.
 - **The champion of before** stays in shadow for `former` after a promotion, so that what it gained can be seen; it decides
@@ -91,7 +94,8 @@ def advance(release: Release, rollout: Canary | Direct, judgement: Judgement, *,
         because = _ended(rollout, judgement, "ends")
         if judgement.frozen or rollout.then == "rollback":
             return _back(release, now, because, judgement.evidence)
-        return _crown_challenger(release, rollout, now, because, judgement.evidence)
+        if rollout.then == "promote" or _unharmed(release, rollout, judgement):
+            return _crown_challenger(release, rollout, now, because, judgement.evidence)
     if judgement.frozen:
         return None
     if proven:
@@ -112,6 +116,23 @@ def advance(release: Release, rollout: Canary | Direct, judgement: Judgement, *,
         return None
     what = "shadow ends" if release.stage == "shadow" else "this share's time ends"
     return _raise(release, rollout, now, _ended(rollout, judgement, what), judgement.evidence)
+
+
+def waits(release: Release, rollout: Canary | Direct, judgement: Judgement, *, now: datetime) -> str | None:
+    """What is to be said of a release whose time is over and of which too little is seen; None while it need not wait."""
+    if release.paused or release.challenger is None or isinstance(rollout, Direct) or rollout.then != "wait":
+        return None
+    if _elapsed(release, now) < rollout.longest or judgement.frozen or judgement.rollback or judgement.promote:
+        return None
+    goes_on = not judgement.hold and not (release.stage == "canary" and _is_last(release, rollout))
+    if goes_on or _unharmed(release, rollout, judgement):
+        return None
+    least = f" ({rollout.minimum_requests:,} are the least)" if release.stage == "canary" else ""
+    return (
+        f"version {release.challenger} waits {_where(release)}, version {release.champion} stays champion: after "
+        f"{_days(rollout.longest)} and {judgement.requests:,} answers{least} too little is seen to promote it; "
+        f"{judgement.because}"
+    )
 
 
 def divided(release: Release) -> str | None:
@@ -215,6 +236,12 @@ def _proven(release: Release, rollout: Canary, judgement: Judgement, now: dateti
         return True
     stayed = release.since is not None and now - release.since >= rollout.minimum
     return _is_last(release, rollout) and stayed and judgement.requests >= rollout.minimum_requests
+
+
+def _unharmed(release: Release, rollout: Canary, judgement: Judgement) -> bool:
+    """Whether enough requests were met at the last share, and none of it speaks of harm."""
+    met = release.stage == "canary" and _is_last(release, rollout) and judgement.requests >= rollout.minimum_requests
+    return met and not judgement.hold and not judgement.beyond
 
 
 def _is_last(release: Release, rollout: Canary) -> bool:

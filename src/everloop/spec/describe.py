@@ -311,6 +311,11 @@ def _rollout(loop: Loop) -> str:
         "it becomes champion, with the record \u201cno sign of harm\u201d"
         if rollout.then == "promote"
         else "it is turned back"
+        if rollout.then == "rollback"
+        else (
+            f"it becomes champion where {rollout.minimum_requests:,} requests at {rollout.shares[-1]:.0%} showed no sign of "
+            "harm, and waits where they did not"
+        )
     )
     unit = ""
     if rollout.unit is not None:

@@ -16,6 +16,7 @@ from everloop.release.judge import judge
 from everloop.spec.rollout import Canary
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
+PATIENCE = 12
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +52,8 @@ def release(
 ) -> Ended:
     """Run one release to its end, with ``requests`` between two looks and every label known at once.
 
+    One that waits, because too little is seen of it, is left waiting after a dozen times its `longest`.
+
     >>> ended = release(Truth(errors=(0.01, 0.2)), Canary(), seed=1)
     >>> ended.change.action, ended.change.release.champion
     ('rolled back', 1)
@@ -61,7 +64,7 @@ def release(
     present, now = change.release, START
     pairs, wrong = 0, np.zeros(2)
     epochs: dict[int, tuple[float, NDArray[np.float64]]] = {}
-    while present.challenger is not None:
+    while present.challenger is not None and now - START < PATIENCE * rollout.longest:
         now += every
         if present.stage == "shadow":
             one_wrong = [truth.only_challenger_wrong, truth.only_champion_wrong]

@@ -197,6 +197,8 @@ def failed_in_shadow(lake: Lake, release: Release, *, since: datetime) -> tuple[
         )
     )
     rows = lake.read(PREDICTIONS, columns=["id", "arm"], where=where)
+    if rows.is_empty():  # and without a column, where nobody has ever asked anything
+        return 0, 0
     ours = set(rows.filter(pl.col("arm") == "shadow")["id"].to_list())
     theirs = set(rows.filter(pl.col("arm") == "champion")["id"].to_list())
     return len(ours - theirs), len(theirs - ours)
