@@ -80,6 +80,21 @@ class TermTable:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Special:
+    """Ids that stand for no word of a text."""
+
+    padding: int = PADDING
+    unknown: int = UNKNOWN
+    """The padding's where a tokenizer knows every text."""
+    marks: tuple[int, ...] = ()
+    """All others, such as those of a text's beginning and end."""
+
+    @property
+    def all(self) -> tuple[int, ...]:
+        return (self.padding, *self.marks)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TokenTable:
     """Learned: which tokens have an id, in the order of their ids. Or the content of the tokenizer that was given."""
 
@@ -88,7 +103,6 @@ class TokenTable:
     """The token at place i has the id i + 2; empty with a tokenizer."""
     size: int
     """How many ids there are: each id is below."""
-    padding: int = PADDING
-    unknown: int = UNKNOWN
+    special: Special = Special()
     tokenizer: str = ""
     """The whole of its ``tokenizer.json``."""

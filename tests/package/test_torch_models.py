@@ -18,8 +18,8 @@ import everloop as el
 from everloop.errors import ConversionRefused, TrainError
 from everloop.measure.tensors import Tensors
 from everloop.package.torch_models import exported
+from everloop.train.files import digest
 from everloop.train.function import TrainContext
-from everloop.train.torch_pretrained import digest
 from tiny_nets import declared, fitted
 
 pytestmark = pytest.mark.xdist_group("torch")

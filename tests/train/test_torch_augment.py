@@ -1,6 +1,6 @@
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -8,6 +8,7 @@ import torch
 
 import everloop as el
 from everloop.errors import SpecError, TrainError
+from everloop.forms import Special
 from everloop.measure.tensors import Tensors
 from everloop.spec import augment
 from everloop.spec.codec import from_bytes, to_bytes
@@ -22,7 +23,7 @@ def images(rows: int = 64, height: int = 12, width: int = 8) -> torch.Tensor:
 
 def one(each: Any, name: str, tensor: torch.Tensor, seed: int = 5) -> torch.Tensor:
     torch.manual_seed(seed)
-    return augmented([each], {name: tensor})[0][name]
+    return augmented([each], {name: tensor}, {})[0][name]
 
 
 def test_a_share_of_the_images_is_mirrored() -> None:
@@ -80,7 +81,7 @@ def test_nothing_moves_an_image_of_one_colour() -> None:
 def test_cut_mix_says_how_much_is_the_others() -> None:
     before = torch.arange(8.0).view(8, 1, 1, 1).expand(8, 1, 10, 10).clone()
     torch.manual_seed(2)
-    after, mixed = augmented([augment.CutMix()], {"picture": before, "columns": torch.zeros(8, 2)})
+    after, mixed = augmented([augment.CutMix()], {"picture": before, "columns": torch.zeros(8, 2)}, {})
     assert mixed is not None
     own = (after["picture"] == before).float().mean(dim=(1, 2, 3))
     for row in range(8):
@@ -100,11 +101,24 @@ def test_tokens_are_dropped_and_change_places_but_padding_stays() -> None:
     assert bool((swapped[:, 15:] == 0).all())
 
 
+def test_a_tokenizers_own_signs_are_no_words() -> None:
+    tokens = torch.arange(10, 30).repeat(50, 1)
+    tokens[:, 0], tokens[:, 14], tokens[:, 15:] = 5, 6, 9
+    special = {"text": Special(padding=9, unknown=7, marks=(5, 6))}
+    torch.manual_seed(5)
+    dropped = augmented([augment.TokenDropout(share=0.3)], {"text": tokens}, special)[0]["text"]
+    assert set(dropped[dropped != tokens].tolist()) == {7}
+    swapped = augmented([augment.TokenSwap(share=0.4)], {"text": tokens}, special)[0]["text"]
+    for after in (dropped, swapped):
+        assert torch.equal(after[:, [0, *range(14, 20)]], tokens[:, [0, *range(14, 20)]])
+        assert not torch.equal(after, tokens)
+
+
 def test_what_is_not_there_is_not_augmented() -> None:
     with pytest.raises(TrainError, match="for images, and there are none"):
-        augmented([augment.Flip()], {"columns": torch.zeros(2, 3)})
+        augmented([augment.Flip()], {"columns": torch.zeros(2, 3)}, {})
     with pytest.raises(TrainError, match="'photo' is none"):
-        augmented([augment.Flip(features=("photo",))], {"picture": images(2)})
+        augmented([augment.Flip(features=("photo",))], {"picture": images(2)}, {})
 
 
 class Net(torch.nn.Module):  # type: ignore[misc, unused-ignore]
@@ -172,6 +186,44 @@ def test_a_fit_that_was_stopped_goes_on_with_the_very_same_augmentation(tmp_path
             trained(tmp_path / str(at), stop_at=at)
         for name, value in trained(tmp_path / str(at)).module.state_dict().items():
             assert torch.equal(value, undisturbed.module.state_dict()[name])
+
+
+class Sees(torch.nn.Module):  # type: ignore[misc, unused-ignore]
+    """Keeps what it is shown in training."""
+
+    shown: ClassVar[list[torch.Tensor]] = []
+
+    def __init__(self, outputs: int) -> None:
+        super().__init__()
+        self.says = torch.nn.Linear(1, outputs)
+
+    def forward(self, picture: Any) -> Any:
+        if self.training:
+            self.shown.append(picture.detach().clone())
+        return self.says(picture.mean(dim=(1, 2, 3)).unsqueeze(1))
+
+
+@pytest.mark.parametrize("each", [augment.Flip(share=0.9999999), augment.MixUp(alpha=2.0)], ids=["flip", "mixup"])
+def test_the_network_sees_augmented_rows(each: Any) -> None:
+    from everloop.train.function import TrainContext
+    from everloop.train.torch import fit
+
+    Sees.shown.clear()
+    pictures, target = images(8).numpy(), np.arange(8) % 2
+    losses = [
+        fit(
+            Torch(Sees, epochs=1, batch_size=8, augment=given, precision="32", compile="off", deterministic=True),
+            Tensors({"picture": pictures}), target, task="binary", classes=2, weights=None,
+            context=TrainContext(seed=3, threads=1),
+        ).history[0]["loss"]
+        for given in ([], [each])
+    ]  # fmt: skip
+    plain, changed = Sees.shown
+    if isinstance(each, augment.Flip):
+        assert torch.equal(changed, plain.flip(3))
+    else:
+        assert not any(torch.equal(one, other) for one in changed for other in plain)
+        assert losses[0] != losses[1]
 
 
 def test_augmentation_is_part_of_the_declaration() -> None:

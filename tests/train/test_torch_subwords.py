@@ -11,12 +11,14 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processor
 
 from everloop.data.features import render
 from everloop.errors import PackageError, SpecError, TrainError
+from everloop.forms import Special
 from everloop.measure import encode, subwords, tokens
+from everloop.measure.tensors import Tensors
 from everloop.package.build import build, columns_of
 from everloop.package.predict import Predictor
 from everloop.records import ColumnType, InputColumn, Signature
 from everloop.spec.columns import FeatureTree, trace
-from everloop.spec.torch import Torch
+from everloop.spec.torch import Pretrained, Torch
 from everloop.spec.train import Train
 from everloop.spec.wholes import forms_of
 from everloop.train.fit import fit
@@ -113,3 +115,32 @@ def test_mistakes_are_said(tmp_path: Path) -> None:
         trace(lambda row: {"body": row.body.tokens(12, tokenizer="weights", vocabulary=5)})
     with pytest.raises(SpecError, match="as it stands"):
         trace(lambda row: {"body": row.body.str.lower().tokens(12, tokenizer="weights")})
+
+
+def test_transformers_look_at_no_padding_whatever_its_id_is(tmp_path: Path) -> None:
+    from transformers import GPT2Config, GPT2ForSequenceClassification, RobertaConfig, RobertaForSequenceClassification
+
+    from everloop.train.torch_pretrained import load
+
+    roberta = RobertaConfig(
+        vocab_size=40, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32,
+        max_position_embeddings=20, pad_token_id=1,
+    )  # fmt: skip
+    RobertaForSequenceClassification(roberta).save_pretrained(tmp_path / "roberta")
+    gpt2 = GPT2Config(vocab_size=40, n_embd=16, n_layer=1, n_head=2, n_positions=20)
+    GPT2ForSequenceClassification(gpt2).save_pretrained(tmp_path / "gpt2")
+    rows = np.array([[0, 5, 6, 2], [7, 8, 9, 2]])
+    for name, padding in (("roberta", 1), ("gpt2", 39)):
+        padded = np.concatenate([rows, np.full((2, 3), padding)], axis=1)
+        inputs = Tensors({"body": padded}, {"body": Special(padding=padding)})
+        network = load(Pretrained(name), {}, inputs, 2, folder=tmp_path).eval()
+        with torch.no_grad():
+            torch.testing.assert_close(network(torch.from_numpy(padded)), network(torch.from_numpy(rows)))
+    with pytest.raises(TrainError, match="trained with the padding 1, and the feature's tokens are padded with 0"):
+        load(Pretrained("roberta"), {}, Tensors({"body": rows}), 2, folder=tmp_path)
+
+
+def test_a_tokenizers_own_signs_are_known(tmp_path: Path) -> None:
+    saved(tmp_path / "weights", "WordPiece")
+    (form,) = forms_of(FeatureTree(columns=trace(features))).values()
+    assert tokens.learn(form, ["x"], tmp_path).special == Special(padding=0, unknown=1, marks=(2, 3))  # type: ignore[arg-type]

@@ -23,7 +23,7 @@ from everloop.durable.run import Run
 from everloop.errors import DataError, JobError, JobKilled, NotFound, PackageError, TrainError
 from everloop.jobs.process import Job, ProcessExecutor
 from everloop.jobs.worker import RESULT
-from everloop.loop import gating
+from everloop.loop import beside, gating
 from everloop.loop.events import TurnEnded
 from everloop.loop.installation import Installation
 from everloop.loop.remembered import remember
@@ -103,6 +103,8 @@ class Turn:
         champion = self._champion()
         named |= {"remembered": remembered} if remembered else {}
         named |= {"champion": champion} if champion is not None else {}
+        held = beside.contents(each)
+        named |= {"beside": held} if held else {}
         digest = digest_of(encode(named))
         record = each.home.candidates / digest / "candidate.json"
         # Two turns over the same rows and code would make one candidate in one folder: the second one waits for it.

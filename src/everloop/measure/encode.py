@@ -118,6 +118,7 @@ def inputs(encoding: Encoding, features: Mapping[str, npt.NDArray[np.generic]]) 
     if not encoding.network:
         return apply(encoding, features)
     found: dict[str, Any] = {}
+    special = {each.name: each.tokens.special for each in encoding.features if each.tokens is not None}
     if encoding.flat.features:
         found[COLUMNS] = apply(encoding.flat, features).astype(np.float32)
     for each in encoding.features:
@@ -125,7 +126,7 @@ def inputs(encoding: Encoding, features: Mapping[str, npt.NDArray[np.generic]]) 
             found[each.name] = Pictures(each.image, features[each.name])
         elif each.tokens is not None:
             found[each.name] = tokens.ids(each.tokens, _texts(features[each.name]))
-    return Tensors(found)
+    return Tensors(found, special)
 
 
 def apply(encoding: Encoding, features: Mapping[str, npt.NDArray[np.generic]]) -> Matrix | Sparse:

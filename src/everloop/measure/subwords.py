@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from everloop.errors import PackageError, TrainError
-from everloop.forms import Tokens, TokenTable
+from everloop.forms import Special, Tokens, TokenTable
 from everloop.records import MISSING_TEXT
 
 FILE = "tokenizer.json"
@@ -55,11 +55,18 @@ def table(form: Tokens, folder: Path) -> TokenTable:
         raise TrainError(f"{shown}: {error}") from error
     except Unusable as problem:
         raise TrainError(f"{shown}: {place.name} {problem}") from None
-    unknown = opened.token_to_id(json.loads(content)["model"].get("unk_token") or "")
-    return TokenTable(
-        form=form, values=(), size=opened.get_vocab_size(), padding=opened.padding["pad_id"],
-        unknown=opened.padding["pad_id"] if unknown is None else unknown, tokenizer=content,
-    )  # fmt: skip
+    return TokenTable(form=form, values=(), size=opened.get_vocab_size(), special=_special(opened), tokenizer=content)
+
+
+def _special(opened: Any) -> Special:
+    padding = opened.padding["pad_id"]
+    unknown = opened.token_to_id(getattr(opened.model, "unk_token", None) or "")
+    marks = {place for place, token in opened.get_added_tokens_decoder().items() if token.special}
+    return Special(
+        padding=padding,
+        unknown=padding if unknown is None else unknown,
+        marks=tuple(sorted(marks - {padding, unknown})),
+    )
 
 
 class Unusable(ValueError):

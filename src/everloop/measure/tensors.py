@@ -6,6 +6,8 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from everloop.forms import Special
+
 Places = npt.NDArray[np.int64]
 
 
@@ -27,15 +29,17 @@ class Tensors(Mapping[str, Column]):
     """Columns of one length by name.
 
     ``columns``: float32 [rows, width], all numbers, booleans and categories; an image under its own name: float32
-    [rows, 3, height, width]; tokens under their own name: int64 [rows, length], 0 where there is none.
+    [rows, 3, height, width]; tokens under their own name: int64 [rows, length], padded as ``special`` says (by default
+    with 0).
 
     >>> table = Tensors({"columns": np.zeros((3, 2), dtype=np.float32)})
     >>> len(table.taken(np.array([0, 2]))["columns"]), table.rows, table.shapes
     (2, 3, {'columns': (2,)})
     """
 
-    def __init__(self, columns: Mapping[str, Column]) -> None:
+    def __init__(self, columns: Mapping[str, Column], special: Mapping[str, Special] | None = None) -> None:
         self._columns = dict(columns)
+        self.special = dict(special or {})
         lengths = {name: each.shape[0] for name, each in self._columns.items()}
         if len(set(lengths.values())) != 1:
             raise ValueError(f"tensors of one length are needed, and there are {lengths}")
@@ -66,7 +70,8 @@ class Tensors(Mapping[str, Column]):
             {
                 name: each[places] if isinstance(each, np.ndarray) else Part(each, places)
                 for name, each in self._columns.items()
-            }
+            },
+            self.special,
         )
 
 

@@ -12,7 +12,7 @@ import torch
 from torch.nn import functional
 
 from everloop.errors import TrainError
-from everloop.forms import PADDING, UNKNOWN
+from everloop.forms import Special
 from everloop.spec import augment
 from everloop.spec.augment import Augmentation
 
@@ -27,8 +27,13 @@ class Mixed:
     other: torch.Tensor
 
 
-def augmented(declared: Sequence[Augmentation], inputs: Inputs) -> tuple[dict[str, torch.Tensor], Mixed | None]:
-    """Inputs as the network sees them in training. Raises TrainError where there is nothing to be augmented."""
+def augmented(
+    declared: Sequence[Augmentation], inputs: Inputs, special: Mapping[str, Special]
+) -> tuple[dict[str, torch.Tensor], Mixed | None]:
+    """Inputs as the network sees them in training. Raises TrainError where there is nothing to be augmented.
+
+    ``special``: of tokens which ids are no words; those of `everloop.forms.Special` where it says nothing.
+    """
     found, mixed = dict(inputs), None
     for each in declared:
         names = _names(each, found)
@@ -36,6 +41,12 @@ def augmented(declared: Sequence[Augmentation], inputs: Inputs) -> tuple[dict[st
             found, mixed = _mixup(each, found, names)
         elif isinstance(each, augment.CutMix):
             found, mixed = _cutmix(each, found, names)
+        elif isinstance(each, augment.TokenDropout):
+            for name in names:
+                found[name] = _dropout(each, found[name], special.get(name, Special()))
+        elif isinstance(each, augment.TokenSwap):
+            for name in names:
+                found[name] = _swap(each, found[name], special.get(name, Special()))
         else:
             for name in names:
                 found[name] = _CHANGES[type(each)](each, found[name])
@@ -138,18 +149,23 @@ def _pairs(alpha: float, images: torch.Tensor) -> tuple[float, torch.Tensor]:
 # Tokens int64 [rows, length]
 
 
-def _dropout(each: augment.TokenDropout, tokens: torch.Tensor) -> torch.Tensor:
-    chosen = (torch.rand(tokens.shape, device=tokens.device) < each.share) & (tokens != PADDING)
-    return tokens.masked_fill(chosen, UNKNOWN)
+def _words(tokens: torch.Tensor, special: Special) -> torch.Tensor:
+    return ~torch.isin(tokens, torch.tensor(special.all, device=tokens.device))
 
 
-def _swap(each: augment.TokenSwap, tokens: torch.Tensor) -> torch.Tensor:
+def _dropout(each: augment.TokenDropout, tokens: torch.Tensor, special: Special) -> torch.Tensor:
+    chosen = (torch.rand(tokens.shape, device=tokens.device) < each.share) & _words(tokens, special)
+    return tokens.masked_fill(chosen, special.unknown)
+
+
+def _swap(each: augment.TokenSwap, tokens: torch.Tensor, special: Special) -> torch.Tensor:
     """Places that are exchanged never touch one another, so that every token stays."""
     length = tokens.shape[1]
     if length < 2:
         return tokens
     chosen = torch.rand((len(tokens), length - 1), device=tokens.device) < each.share
-    chosen &= tokens[:, 1:] != PADDING
+    words = _words(tokens, special)
+    chosen &= words[:, 1:] & words[:, :-1]
     chosen[:, 1:] &= ~chosen[:, :-1].clone()
     chosen[:, 1:] &= ~chosen[:, :-1].clone()
     place = torch.arange(length, device=tokens.device).expand_as(tokens).clone()
@@ -168,5 +184,4 @@ def _wide(each: torch.Tensor) -> torch.Tensor:
 
 _CHANGES: dict[type, Callable[[Any, torch.Tensor], torch.Tensor]] = {
     augment.Flip: _flip, augment.Rotate: _rotate, augment.Crop: _crop, augment.Colour: _colour, augment.Noise: _noise,
-    augment.TokenDropout: _dropout, augment.TokenSwap: _swap,
 }  # fmt: skip

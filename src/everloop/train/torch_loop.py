@@ -20,6 +20,7 @@ from everloop.measure.pictures import AHEAD
 from everloop.measure.tensors import Tensors
 from everloop.spec.torch import Torch
 from everloop.train import torch_batches as batches
+from everloop.train.torch_augment import Mixed, augmented
 from everloop.train.torch_build import check_patterns, freeze
 from everloop.train.torch_checkpoint import Checkpoints
 from everloop.train.torch_compiled import Compiled
@@ -227,15 +228,25 @@ class Training:
 
     def _once(self, inputs: Any, target: Any, weights: Any, share: float) -> torch.Tensor:
         """One part there and back; its share of the step's loss."""
+        mixed = None
+        if self.declared.augment:
+            inputs, mixed = augmented(self.declared.augment, inputs, self.inputs.special)
         if self.place.autocasts:
             with self.place.called():
-                loss = self.loss(forward(self._called, inputs), target, weights)
+                loss = self._loss(forward(self._called, inputs), target, weights, mixed)
         else:
-            loss = self.loss(forward(self._called, inputs), target, weights)
+            loss = self._loss(forward(self._called, inputs), target, weights, mixed)
         if share != 1.0:
             loss = loss * share
         self.place.backward(loss)
         return loss.detach()
+
+    def _loss(self, outputs: torch.Tensor, target: Any, weights: Any, mixed: Mixed | None) -> torch.Tensor:
+        if mixed is None:
+            return self.loss(outputs, target, weights)
+        other = None if weights is None else weights[mixed.other]
+        own, others = self.loss(outputs, target, weights), self.loss(outputs, target[mixed.other], other)
+        return mixed.share * own + (1 - mixed.share) * others
 
     def _halve(self, rows: int, why: str) -> None:
         self._optimiser.zero_grad(set_to_none=True)

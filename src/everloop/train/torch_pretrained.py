@@ -1,6 +1,5 @@
 """Weights that somebody trained before: from a folder of transformers or timm, or from a hub that answers. Trains nothing."""
 
-import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,8 +8,10 @@ import msgspec
 import torch
 
 from everloop.errors import TrainError
+from everloop.forms import PADDING
 from everloop.measure.tensors import Tensors
 from everloop.spec.torch import Pretrained
+from everloop.train.files import digest
 
 CONFIG = "config.json"
 HUB_SECONDS = 5.0
@@ -26,7 +27,7 @@ def load(
     """
     place = (folder or Path()) / pretrained.path
     if not place.is_dir():
-        return _from_hub(pretrained, parameters, outputs)
+        return _from_hub(pretrained, parameters, outputs, _padding(inputs))
     if not (place / CONFIG).exists():
         raise TrainError(f"{pretrained.path} holds no {CONFIG}; give a folder that transformers or timm has saved.")
     found = digest(place)
@@ -36,16 +37,14 @@ def load(
             "bring those back, or declare the new ones."
         )
     library = pretrained.library if pretrained.library != "auto" else _library(place)
-    return _timm(place, parameters, outputs) if library == "timm" else _transformers(str(place), parameters, outputs)
+    if library == "timm":
+        return _timm(place, parameters, outputs)
+    return _transformers(str(place), parameters, outputs, padding=_padding(inputs))
 
 
-def digest(folder: Path) -> str:
-    """SHA-256 over the names and contents of all files."""
-    whole = hashlib.sha256()
-    for path in sorted(each for each in folder.rglob("*") if each.is_file()):
-        with path.open("rb") as file:
-            whole.update(f"{path.relative_to(folder)}\0{hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
-    return whole.hexdigest()
+def _padding(inputs: Tensors) -> int:
+    """The id that a transformer's one tensor of tokens is padded with."""
+    return next((each.padding for each in inputs.special.values()), PADDING)
 
 
 def _library(place: Path) -> str:
@@ -91,7 +90,7 @@ def _state(path: Path) -> dict[str, Any]:
     return inner
 
 
-def _transformers(path: str, parameters: Mapping[str, Any], outputs: int, *, local: bool = True) -> Any:
+def _transformers(path: str, parameters: Mapping[str, Any], outputs: int, *, padding: int, local: bool = True) -> Any:
     try:
         import transformers
     except ImportError as error:
@@ -107,26 +106,39 @@ def _transformers(path: str, parameters: Mapping[str, Any], outputs: int, *, loc
         if not local:
             raise
         raise TrainError(f"{Path(path).name} cannot be loaded by transformers: {str(error).splitlines()[0]}") from error
-    return TokenClassifier(model)
+    _agree(model.config, padding, Path(path).name)
+    return TokenClassifier(model, padding)
+
+
+def _agree(config: Any, padding: int, name: str) -> None:
+    """Some networks find places, or a text's last word, by the padding that they know themselves."""
+    known = getattr(config, "pad_token_id", None)
+    if known is None:
+        config.pad_token_id = padding
+    elif known != padding:
+        raise TrainError(
+            f"the weights in {name} were trained with the padding {known}, and the feature's tokens are padded with "
+            f"{padding}; write tokens(…, tokenizer=…) with the tokenizer that was saved beside the weights."
+        )
 
 
 class TokenClassifier(torch.nn.Module):  # type: ignore[misc]
-    """A transformer that takes one tensor of token ids [rows, length], 0 where there is none."""
+    """A transformer that takes one tensor of token ids [rows, length]; it looks at none that is ``padding``."""
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, padding: int = PADDING) -> None:
         super().__init__()
-        self.model = model
+        self.model, self.padding = model, padding
 
     def forward(self, tokens: torch.Tensor) -> Any:
-        return self.model(input_ids=tokens, attention_mask=(tokens != 0).long()).logits
+        return self.model(input_ids=tokens, attention_mask=(tokens != self.padding).long()).logits
 
 
-def _from_hub(pretrained: Pretrained, parameters: Mapping[str, Any], outputs: int) -> Any:
+def _from_hub(pretrained: Pretrained, parameters: Mapping[str, Any], outputs: int, padding: int) -> Any:
     try:
         from huggingface_hub import model_info
 
         model_info(pretrained.path, timeout=HUB_SECONDS)  # or from_pretrained would try for most of a minute
-        return _transformers(pretrained.path, parameters, outputs, local=False)
+        return _transformers(pretrained.path, parameters, outputs, padding=padding, local=False)
     except TrainError:
         raise
     except Exception as error:  # a hub fails in as many ways as networks do
