@@ -172,6 +172,7 @@ def _cost(what: str, ours: Ran, served: Answered) -> Iterator[Row]:
             what=f"{what}: classes decided otherwise than by the network", ours=float(served.flipped), unit="",
             target=0.0, rounds=served.rows,
         )  # fmt: skip
+    yield Row(what=f"{what}: refused at first, as too late", ours=float(served.refused), unit="", rounds=served.rows)
     yield Row(what=f"{what}: failed requests", ours=float(ours.account["failed"]), unit="", target=0.0, rounds=1)
 
 

@@ -3,8 +3,10 @@
 import base64
 import dataclasses
 import importlib.util
+import io
 import shutil
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ import numpy as np
 import polars as pl
 import pytest
 import tritonclient.http as triton
+from PIL import Image as Pillow
 
 from everloop.cli.app import run_app
 from everloop.errors import PackageError
@@ -144,3 +147,56 @@ def test_a_server_whose_decoder_does_otherwise_refuses_the_package() -> None:
     check_decoder(dataclasses.replace(plain, tensors=(column,)))
     with pytest.raises(PackageError, match="Pillow"):
         check_decoder(dataclasses.replace(plain, tensors=(other,)))
+
+
+def flat(side: int) -> bytes:
+    """A PNG of one colour: 100 KB hold 33 megapixels."""
+    file = io.BytesIO()
+    Pillow.new("L", (side, side), 200).save(file, "PNG")
+    return file.getvalue()
+
+
+def encoded(*files: bytes) -> list[dict[str, str]]:
+    return [{"png": base64.b64encode(each).decode()} for each in files]
+
+
+def test_a_large_picture_is_decoded_beside_the_loop(server: int, client: Client, digits: Path) -> None:
+    small = encoded(pictures(digits)[0][0])
+    large = encoded(*[flat(5000)] * 4)
+    with Client(server) as other, ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(ask, other, large)
+        while not asked.done():  # as often as it goes while four times 25 megapixels are decoded
+            status, _ = ask(client, small)
+            assert status == 200
+            if asked.running():
+                break
+        before = asked.done()
+        status, answers = asked.result()
+    assert not before, "the small one waited for the large ones"
+    assert status == 200
+    assert len(answers) == 4
+    status, of_small = ask(client, encoded(flat(8)))
+    assert answers[3]["probability"] == pytest.approx(
+        of_small[0]["probability"], abs=1e-6
+    )  # in a batch of another size
+
+
+def test_a_large_picture_comes_by_v2_too(client: Client, digits: Path) -> None:
+    files = [flat(600), pictures(digits)[0][0]]
+    data = [base64.b64encode(each).decode() for each in files]
+    status, answer = client.post(
+        "/v2/models/digits/infer", {"inputs": [{"name": "png", "datatype": "BYTES", "shape": [2], "data": data}]}
+    )
+    assert status == 200, answer
+    _, rows = ask(client, encoded(*files))
+    _, alone = ask(client, encoded(files[1]))
+    assert rows[1]["probability"] == pytest.approx(alone[0]["probability"], abs=1e-6)
+
+
+def test_what_grows_when_it_is_decompressed_is_refused(client: Client) -> None:
+    status, answer = ask(client, encoded(flat(6000)))
+    assert (status, "6000 × 6000 pixels" in answer["error"]) == (400, True)
+    status, answer = ask(client, encoded(*[flat(5700)] * 5))
+    assert (status, "162,450,000 pixels together" in answer["error"]) == (413, True)
+    status, answer = ask(client, encoded(flat(400)[:200], flat(400)))
+    assert (status, "damaged" in answer["error"] and "in row 0" in answer["error"]) == (400, True)

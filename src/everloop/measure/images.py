@@ -17,6 +17,8 @@ from everloop.forms import Image
 LARGEST_PIXELS = 2**25
 """33 megapixels, as a decompressed image: beyond that it is refused before anything is decompressed."""
 FORMATS = ("PNG", "JPEG")
+PNG = b"\x89PNG\r\n\x1a\n"
+"""What such a file begins with; its width and height stand at byte 16."""
 ORIENTATION = 0x0112
 """The EXIF tag that says how a picture is to be turned."""
 KNOWN = tuple(map(b64decode, (
@@ -56,6 +58,17 @@ def decode(data: bytes | memoryview, form: Image) -> NDArray[np.uint8]:
         raise
     except Exception as error:  # Pillow raises OSError, SyntaxError, ValueError, struct.error and kinds of its own
         raise NotAnImage(_words(data, error)) from None
+
+
+def work(data: bytes | memoryview) -> int:
+    """How long decoding takes, in pixels of a PNG (20 ns each); a byte of a JPEG takes less than one. Reads only the head.
+
+    >>> work(KNOWN[0]), work(b"no image")
+    (480, 8)
+    """
+    if bytes(data[:8]) == PNG and len(data) >= 24:
+        return int.from_bytes(data[16:20], "big") * int.from_bytes(data[20:24], "big")
+    return len(data)
 
 
 def normalised(pixels: NDArray[np.uint8], form: Image) -> NDArray[np.float32]:

@@ -9,6 +9,7 @@ import msgspec
 
 from everloop.errors import RequestError
 from everloop.serve import urgency, v2_routes
+from everloop.serve.aside import Aside, Large
 from everloop.serve.bounds import Bounds
 from everloop.serve.counts import Counts
 from everloop.serve.exchange import Exchange, Observer
@@ -57,6 +58,8 @@ class Application:
         """Which models there are, and loading and unloading them, where the server does that."""
         self.counts: Counts | None = None
         """Where several processes of one server put their counts together."""
+        self.aside = Aside()
+        """Decodes large pictures for requests that wait for it."""
         self.draining = False
         self.tick = 0
         self.refused: dict[tuple[int, str], int] = {}
@@ -149,6 +152,12 @@ class Application:
         if isinstance(error, Resting) and not self.draining:
             try:
                 error.service.parked.add(exchange, len(body), lambda: self._again(exchange, method, url, headers, body))
+                return
+            except RequestError as refused:
+                error = refused
+        if isinstance(error, Large):
+            try:
+                self.aside.add(exchange, error, lambda: self._again(exchange, method, url, headers, body))
                 return
             except RequestError as refused:
                 error = refused

@@ -15,6 +15,7 @@ from google.protobuf.message import DecodeError
 from everloop.errors import RequestError
 from everloop.serve import urgency, v2, v2_routes
 from everloop.serve.application import Application
+from everloop.serve.aside import Large
 from everloop.serve.bounds import EARLY_BYTES
 from everloop.serve.exchange import JSON, MESSAGE_LENGTH, Exchange
 from everloop.serve.grpc_messages import CONTENTS, HEALTH, NOT_SERVING, SERVICE, SERVING, message
@@ -186,6 +187,9 @@ class Calls:
     def _answer(self, call: Call, request: Any, headers: Headers, handler: Handler) -> None:
         try:
             body = handler(call, request, headers)
+        except Large as large:
+            self._application.aside.add(call, large, lambda: self._again(call, request, headers, handler))
+            return
         except Resting as resting:
             if self._application.draining:
                 raise

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from everloop.errors import RequestError, ServeError
 from everloop.records import MISSING_INTEGER, MISSING_TEXT, ColumnType, InputColumn, Signature, TensorColumn
-from everloop.serve import instants, tensors
+from everloop.serve import aside, instants, tensors
 
 Row = tuple[Any, ...]
 Packed = dict[str, NDArray[Any]]
@@ -130,6 +130,7 @@ class Reader:
         self._decode_timed: Callable[[bytes], Any] = msgspec.json.Decoder(timed).decode
         self._instants = [(n, instants.reader(c.time_zone)) for n, c in enumerate(self.columns) if c.type == "instant"]
         self._tensors = [(n, c.tensor) for n, c in enumerate(self.columns) if c.tensor is not None]
+        self._images = [(n, c.image) for n, c in self._tensors if c.image is not None]
         key = signatures[0].key if signatures else ()
         self._key = [(places[name], self.columns[places[name]].type) for name in key]
         self.nameless = not key
@@ -205,11 +206,13 @@ class Reader:
         return rows
 
     def _finish_tensors(self, rows: list[Row]) -> None:
+        files = [(row[place], form) for row in rows for place, form in self._images]
+        decoded = iter(aside.pictures(files) or ()) if files else None
         for number, row in enumerate(rows):
             values = list(row)
             for place, column in self._tensors:
                 try:
-                    values[place] = tensors.value(row[place], column)
+                    values[place] = tensors.value(row[place], column, decoded)
                 except ValueError as error:
                     where = f" in row {number}" if len(rows) > 1 else ""
                     raise RequestError(

@@ -5,7 +5,7 @@ In a row a tensor is its little-endian bytes, row-major: what binary protocols b
 
 import hashlib
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from itertools import chain
 from math import prod
@@ -68,10 +68,13 @@ def packer(count: int, datatype: str) -> struct.Struct:
     return struct.Struct(f"<{count}{FORMATS[datatype]}")
 
 
-def value(found: Any, column: TensorColumn) -> Value:
-    """The bytes of what `annotation` let through. Raises ValueError with what is wrong."""
+def value(found: Any, column: TensorColumn, decoded: Iterator[bytes | Exception] | None = None) -> Value:
+    """The bytes of what `annotation` let through. Raises ValueError with what is wrong.
+
+    ``decoded``: what was made of the request's pictures before, in their order; empty where nothing was.
+    """
     if column.image is not None:
-        return pixels(found, column)
+        return pixels(found, column, decoded)
     if type(found) is not list:
         return checked(found, column, 1)
     for _ in column.shape[1:]:
@@ -79,9 +82,14 @@ def value(found: Any, column: TensorColumn) -> Value:
     return written(found, column)
 
 
-def pixels(file: Value, column: TensorColumn) -> bytes:
+def pixels(file: Value, column: TensorColumn, decoded: Iterator[bytes | Exception] | None = None) -> bytes:
     """The array of an image file, as bytes. Raises ValueError with what is wrong."""
     assert column.image is not None
+    made = None if decoded is None else next(decoded, None)
+    if isinstance(made, Exception):
+        raise made if len(file) else ValueError("missing")
+    if made is not None:
+        return made
     return images.decode(file, column.image).tobytes() if len(file) else _missing()
 
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from everloop.errors import RequestError
 from everloop.records import MISSING_INTEGER, ColumnType, TensorColumn
-from everloop.serve import tensors
+from everloop.serve import aside, tensors
 
 WHOLE = frozenset({f"{sign}INT{bits}" for sign in ("", "U") for bits in (8, 16, 32, 64)})
 FLOATING = frozenset({"FP16", "FP32", "FP64"})
@@ -195,17 +195,28 @@ def _image_rows(given: Given, column: TensorColumn) -> list[tensors.Value]:
         raise RequestError(
             f"Input {quoted(given.name)} has {len(parts)} values; its shape {sizes(shape)} says {shape[0]}."
         )
+    assert column.image is not None
     rows: list[tensors.Value] = []
-    for number, part in enumerate(parts):
+    files = [_file(part) for part in parts]
+    decoded = iter(aside.pictures([(each, column.image) for each in files if isinstance(each, bytes)]) or ())
+    for number, file in enumerate(files):
         try:
-            file = b64decode(part, validate=True) if isinstance(part, str) else part or b""
-            rows.append(tensors.pixels(file, column))
+            if isinstance(file, ValueError):
+                raise file
+            rows.append(tensors.pixels(file, column, decoded))
         except ValueError as error:
             where = f" in row {number}" if len(parts) > 1 else ""
             raise RequestError(
                 f"Input {quoted(given.name)} is {error}{where}; expected {tensors.words(column)}."
             ) from None
     return rows
+
+
+def _file(part: Any) -> bytes | ValueError:
+    try:
+        return b64decode(part, validate=True) if isinstance(part, str) else bytes(part or b"")
+    except ValueError as error:
+        return error
 
 
 def check_datatype(given: Given, accepted: frozenset[str]) -> None:
