@@ -392,7 +392,12 @@ CODES = {1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11}
 
 
 @pytest.mark.parametrize("text", NONSENSE, ids=lambda text: repr(text)[:30])
-def test_nonsense_is_answered_with_an_exit_code(text: str, everloop: Everloop, lived_once: SmallLoop) -> None:
+def test_nonsense_is_answered_with_an_exit_code(
+    text: str, everloop: Everloop, lived_once: SmallLoop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = tmp_path / "one" / "two"
+    here.mkdir(parents=True)
+    monkeypatch.chdir(here)  # what lies two folders above somebody's clone is none of the test's business
     at = ("--home", lived_once.home)
     lines: list[tuple[Any, ...]] = [
         ("check", text),

@@ -3,6 +3,7 @@
 import glob
 import gzip
 import json
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -93,7 +94,7 @@ def find(source: str, *, version: int | None = None) -> Found:
     if path.is_dir():
         if (path / LOG).is_dir():
             return _of_table(path, version)
-        found = [each for each in sorted(path.rglob("*")) if each.is_file() and not _hidden(each.relative_to(path))]
+        found = sorted(_inside(path))
         strange = [each for each in found if kind_of(each) is None]
         if strange:
             raise DataError(
@@ -113,8 +114,15 @@ def _several(source: str, parts: list[Part]) -> Found:
     return Found(parts=tuple(parts), several=True)
 
 
-def _hidden(path: Path) -> bool:
-    return any(each.startswith((".", "_")) and "=" not in each for each in path.parts)
+def _inside(folder: Path) -> Iterator[Path]:
+    """The files below a folder; hidden folders are not entered, however much is in them."""
+    for at, folders, names in os.walk(folder):
+        folders[:] = [each for each in folders if not _hidden(each)]
+        yield from (each for name in names if not _hidden(name) and (each := Path(at, name)).is_file())
+
+
+def _hidden(name: str) -> bool:
+    return name.startswith((".", "_")) and "=" not in name
 
 
 def _before_magic(words: tuple[str, ...]) -> tuple[str, ...]:
