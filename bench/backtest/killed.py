@@ -15,7 +15,7 @@ from bench.backtest.parts import Part
 from bench.backtest.sets import sets
 from bench.rows import Row
 
-KILLS = 8
+KILLS = 20
 
 
 def part(*, quick: bool) -> Part:
