@@ -71,7 +71,6 @@ def backtest(
     )
     changes = [_change(each, setting.prices) for each in what_if]
     budget = parse_duration(calibrate) if calibrate else None
-    home = Environment.read(folder, environment).home
     console = Console(stderr=True, highlight=False)
     calibration: tuple[Calibrated, ...] = ()
     with (
@@ -82,7 +81,7 @@ def backtest(
             source=loaded.source,
             policies=wanted,
             setting=setting,
-            home=home,
+            environment=Environment.read(folder, environment),
             workers=jobs,
             told=told,
         ) as running,

@@ -81,7 +81,7 @@ def run(path: Path, *, loop: str | None, environment: str | None, as_json: bool)
             text = ", ".join(f"{key} {_short(value)}" for key, value in detail.items())
             console.print(f"  {step}{': ' + text if text else ''}", style="dim", markup=False)
 
-    executor = executor_of(installation)
+    executor = executor_of(installation.environment, installation.loop)
     executor.warm()
     try:
         controller = Controller(

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from everloop.jobs.process import ProcessExecutor
 from everloop.jobs.ray import ray
-from everloop.loop.installation import Installation
+from everloop.loop.environment import Environment
 from everloop.loop.preload import modules
+from everloop.spec.loop import Loop
 
 
-def executor_of(installation: Installation) -> ProcessExecutor:
+def executor_of(environment: Environment, loop: Loop) -> ProcessExecutor:
     """One that stands by with what the fit needs."""
-    if installation.environment.executor == "ray":
-        return ray(installation.environment.ray)
-    return ProcessExecutor(preload=modules(installation.loop))
+    if environment.executor == "ray":
+        return ray(environment.ray)
+    return ProcessExecutor(preload=modules(loop))

@@ -41,7 +41,7 @@ class Turning:
     def __init__(self, installation: Installation, *, told: Callable[[Decision], None], said: Said) -> None:
         self.installation = installation
         self._said = said
-        self._executor = executor_of(installation)
+        self._executor = executor_of(installation.environment, installation.loop)
         self._executor.warm()
         self._engine = Engine(installation.ledger, installation.clock)
         self.controller = Controller(installation, self._engine, self._executor, told=told)

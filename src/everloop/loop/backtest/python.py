@@ -41,7 +41,7 @@ def backtest(
     declares the loop; by default that of the module that holds it. ``windows``: what is predicted and scored as a whole,
     a timedelta, a number of rows, or "month". ``takes``: how long a retrain takes until it serves; None: as long as its
     fit took. ``later`` and ``labels``: labels come so much later, or only that share of them. ``executor``: where fits
-    run (processes here, ``jobs`` of them). Raises SpecError and DataError for what cannot be backtested.
+    run, ``jobs`` of them at once; None: what everloop.toml says, processes here without one. Raises SpecError and DataError for what cannot be backtested.
     """
     path = declaration or file_of(loop)
     present = Policy.of(loop)

@@ -19,7 +19,6 @@ from everloop.clock import instant, microseconds
 from everloop.data import sources
 from everloop.errors import DataError, SpecError
 from everloop.jobs.job import Executor
-from everloop.jobs.process import ProcessExecutor
 from everloop.loop.backtest import choices
 from everloop.loop.backtest.asks import Ask, AskCells
 from everloop.loop.backtest.cells import positive, scored
@@ -34,6 +33,7 @@ from everloop.loop.backtest.simulation import Simulation
 from everloop.loop.backtest.timeline import Timeline, prepare
 from everloop.loop.backtest.world import World
 from everloop.loop.environment import Environment
+from everloop.loop.executing import executor_of
 from everloop.loop.installation import label_facts
 from everloop.loop.preload import modules
 from everloop.measure import metrics
@@ -143,6 +143,7 @@ class Backtest:
         source: bytes,
         policies: Sequence[Policy] = (),
         setting: Setting | None = None,
+        environment: Environment | None = None,
         home: Path | None = None,
         executor: Executor | None = None,
         workers: int | None = None,
@@ -151,7 +152,8 @@ class Backtest:
         """Read and render the history, and let workers come.
 
         ``folder``: what the source's path is relative to; ``source``: the declaration's text; ``policies``: those that
-        will be run, as far as they are known. Raises SpecError and DataError for what cannot be backtested.
+        will be run, as far as they are known; ``environment``: where the home is and where jobs run, by default what
+        everloop.toml says; ``home`` and ``executor`` stand in its place. Raises SpecError and DataError for what cannot be backtested.
         """
         began = time.perf_counter()
         chosen = setting or Setting()
@@ -162,7 +164,8 @@ class Backtest:
         resolved = resolve(loop, schema, facts)
         check_prices(chosen.prices, resolved.task)
         slices = [name for gate in choices.gates(policies) for name in gate.slices]
-        place = Home(home or Environment.read(folder, None).home)
+        environment = environment or Environment.read(folder, None)
+        place = Home(home or environment.home)
         timeline = prepare(resolved, folder, place.backtests / "history", also=slices)
         notes: list[str] = []
         made, chosen = _grid(resolved, timeline, chosen, policies, notes)
@@ -173,7 +176,7 @@ class Backtest:
         write_folder_atomically(place.code / code, kept)
         count = workers or threads.share()
         own = executor is None
-        used = executor or ProcessExecutor(preload=modules(loop))
+        used = executor or executor_of(environment, loop)
         arguments = {
             "cache": str(place.backtests),
             "declaration": str(place.code / code / "declaration.py"),
