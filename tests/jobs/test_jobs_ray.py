@@ -1,6 +1,8 @@
 """Jobs on a real Ray keep every promise that jobs on this machine keep."""
 
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +13,7 @@ from everloop.jobs.job import Job
 from everloop.jobs.ray import ray, ray_train
 from everloop.testing.executors import check_executor
 from ray_cluster import ray_cluster
+from small_loop import SmallLoop, made_rows
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -24,6 +27,16 @@ def cluster() -> Iterator[str]:
 def test_ray_runs_jobs_as_any_executor_does(cluster: str, tmp_path: Path) -> None:
     with ray(cluster) as executor:
         check_executor(executor, tmp_path)
+
+
+def test_a_whole_turn_fits_on_ray(cluster: str, tmp_path: Path) -> None:
+    """The same declaration; what becomes of the version is as anywhere."""
+    loop = SmallLoop(tmp_path, rows=made_rows(400))
+    (tmp_path / "everloop.toml").write_text(f'[local]\nexecutor = "ray"\nray = "{cluster}"\n')
+    command = [sys.executable, "-c", "from everloop.cli import main; main()", "run", str(loop.file)]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert len(list(loop.home.glob("candidates/*/graph.onnx"))) == 1
 
 
 @pytest.mark.skipif(
