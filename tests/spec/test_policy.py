@@ -31,7 +31,7 @@ def test_a_policy_is_read_as_it_was_written(policy: Policy) -> None:
 @pytest.mark.parametrize("policy", POLICIES, ids=lambda policy: policy.name)
 def test_the_line_of_a_policy_is_what_one_types(policy: Policy) -> None:
     typed = eval(f"dict({policy.line})", {"el": el, "td": td})
-    assert Policy(**typed, warm=policy.warm) == policy
+    assert Policy(**typed) == policy
 
 
 def test_policies_that_differ_in_one_field_have_two_digests() -> None:

@@ -174,6 +174,7 @@ def loops(draw: Any) -> Loop:
         ),
         quarantine_up_to=draw(shares),
         cooldown=draw(spans),
+        warm=draw(st.booleans()),
     )
 
 

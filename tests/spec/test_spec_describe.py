@@ -91,6 +91,7 @@ SAID: list[tuple[dict[str, Any], str]] = [
     ({"retrain": el.AllOf(el.Rows(5_000), el.Drift(columns=["a", "b"]))}, "Retrain when 5,000 new labelled rows have come and at the same time when a or b drifts from the training rows (about one false alarm in 90 days)"),
     ({"retrain": el.AnyOf(el.AllOf(el.Rows(5), el.Degraded(over=td(days=3))), el.Every(td(days=1), time_zone="Asia/Tokyo", catch_up="all"))}, "Retrain (when 5 new labelled rows have come and at the same time when the score on matured labels over 3 days is 0.02 worse than what the champion once reached), or every 1 day (days of Asia/Tokyo), once for each time that was missed"),
     ({"retrain": el.Manual(), "cooldown": td(days=2)}, "Retrain when you ask for it (everloop run); one at a time, and not within 2 days of the last."),
+    ({"warm": True}, "Each fit goes on from the champion's model instead of from nothing."),
     ({"serve": el.Serve(p99=td(milliseconds=20))}, "Serve over HTTP: 99 of 100 answers within 20 milliseconds"),
     (
         {"serve": el.Serve(cache=el.Cache(time_to_live=td(minutes=2)))},

@@ -22,7 +22,7 @@ from everloop.loop.controller import Controller
 from everloop.loop.environment import Environment
 from everloop.loop.events import Asked
 from everloop.loop.executing import executor_of
-from everloop.loop.installation import Installation, chosen, install, install_all, label_facts
+from everloop.loop.installation import Installation, check_warm, chosen, install, install_all, label_facts
 from everloop.loop.mirror import Mirroring, address_of
 from everloop.loop.monitoring import write
 from everloop.loop.publish import publish
@@ -45,6 +45,7 @@ def check(path: Path, *, loop: str | None, turn: int, environment: str | None, a
     Environment.read(folder, environment)  # a mistake in everloop.toml is one of the declaration
     schema = sources.schema_of(declared.source, folder)
     facts = label_facts(declared, folder, schema)
+    check_warm(declared)
     resolved = resolve(declared, schema, facts)
     findings = trial.examine(resolved, folder)
     lines = describe(resolved)

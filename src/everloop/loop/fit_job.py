@@ -43,7 +43,7 @@ from everloop.spec.train import Train
 from everloop.spec.wholes import forms_of
 from everloop.store.home import Home
 from everloop.store.lake import Lake
-from everloop.train import champion
+from everloop.train import champion, warm
 from everloop.train.compete import Hands, Rows, Trained, refit, train
 from everloop.train.contributions import kept
 from everloop.train.function import ALONE, Machine
@@ -194,6 +194,8 @@ def make(work: Work, rows: Samples, snapshot: Snapshot, *, folder: Path, watch: 
         profile = profile_of(resolved, signature, seen, built.onnx, built.extensions)
     leave(folder, rows.test, test_truth, prediction, built.onnx, profile)
     champion.leave(folder, shipped.fitted, shipped.encoding)
+    if resolved.loop.warm:
+        warm.leave(folder, shipped)
     own = kept(shipped.fitted)
     explain: dict[str, Any] = {}
     if own is not None:
@@ -251,7 +253,10 @@ def trained(
         folder=work.folder,
     )
     goal = goal_of(resolved)
-    if like is None:
+    before = warm.read(work.champion, trains, own.types) if resolved.loop.warm else None
+    if before is not None:
+        made = warm.go_on(trains, before, own, goal, source=work.declaration)
+    elif like is None:
         made = train(
             trains,
             own,

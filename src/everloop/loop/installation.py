@@ -133,6 +133,14 @@ def read_found(path: Path) -> tuple[Mapping[str, ColumnType], LabelFacts | None]
     return found["schema"], msgspec.convert(found["facts"], LabelFacts) if found["facts"] else None
 
 
+def check_warm(loop: Loop) -> None:
+    """Raise SpecError where ``warm=True`` asks for what a declared model cannot do."""
+    if loop.warm:
+        from everloop.train import warm
+
+        warm.check(loop.trains, "The loop has")
+
+
 def open_installation(
     loop: Loop,
     *,
@@ -145,6 +153,7 @@ def open_installation(
     clock: Clock,
 ) -> Installation:
     """Hold the declaration against the columns and labels that there are, and open its home."""
+    check_warm(loop)
     resolved = resolve(loop, schema, facts)
     ledger = Ledger.open(environment.ledger or home.ledger)
     packages.generate_key(home.keys)

@@ -121,9 +121,10 @@ class Turn:
         return plain(candidate)
 
     def _champion(self) -> str | None:
-        """The candidate of the version that serves, where a network is to begin with its weights."""
+        """The candidate of the version that serves, where a fit is to go on from it."""
         each = self._installation
-        if not any(isinstance(one.estimator, Torch) and one.estimator.start == "champion" for one in each.loop.trains):
+        networks = [one.estimator for one in each.loop.trains if isinstance(one.estimator, Torch)]
+        if not each.loop.warm and all(one.start != "champion" for one in networks):
             return None
         with each.ledger.read() as connection:
             release = releases.get(connection, each.name)

@@ -50,7 +50,7 @@ def describe(declared: Resolved | Loop) -> list[str]:
         _decision(loop, resolved),
         _gate(loop),
         _rollout(loop),
-        f"Retrain {_trigger(loop.retrain)}{_default(loop, 'retrain')}; one at a time{_cooldown(loop)}.",
+        f"Retrain {_trigger(loop.retrain)}{_default(loop, 'retrain')}; one at a time{_cooldown(loop)}.{_warm(loop)}",
         _serve(loop),
         _alerts(loop),
     ]
@@ -418,6 +418,10 @@ def _cooldown(loop: Loop) -> str:
     if loop.cooldown:
         return f", and not within {_span(loop.cooldown)} of the last"
     return ", with no pause between them (the default)"
+
+
+def _warm(loop: Loop) -> str:
+    return " Each fit goes on from the champion's model instead of from nothing." if loop.warm else ""
 
 
 def _serve(loop: Loop) -> str:

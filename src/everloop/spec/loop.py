@@ -66,6 +66,8 @@ class Loop:
     quarantine_up_to: float = 0.05
     """The share of a batch that may fail its checks; beyond it the whole batch is refused."""
     cooldown: timedelta = timedelta(0)
+    warm: bool = field(default=False, metadata=LATER)
+    """Each fit goes on from the champion's model with the rows of its window, instead of from nothing."""
     alerts: tuple[Rule, ...] = field(default=DEFAULT_ALERTS, metadata=LATER)
     """What somebody is told about; those that are written stand in place of the default."""
     notify: tuple[Receiver | Pace, ...] = field(default=(), metadata=LATER)
@@ -92,6 +94,7 @@ class Loop:
             retrain: Trigger = DEFAULT_RETRAIN,
             quarantine_up_to: float = 0.05,
             cooldown: timedelta = timedelta(0),
+            warm: bool = False,
             alerts: Sequence[Rule] = DEFAULT_ALERTS,
             notify: Sequence[Receiver | Pace] = (),
         ) -> None: ...

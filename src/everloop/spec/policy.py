@@ -56,7 +56,7 @@ class Policy:
     @classmethod
     def of(cls, loop: Loop) -> Policy:
         """The one that a loop declares."""
-        return cls(retrain=loop.retrain, window=loop.window, gate=loop.gate, cooldown=loop.cooldown)
+        return cls(retrain=loop.retrain, window=loop.window, gate=loop.gate, cooldown=loop.cooldown, warm=loop.warm)
 
     @property
     def digest(self) -> str:
@@ -79,16 +79,18 @@ class Policy:
 
     @property
     def line(self) -> str:
-        """What to paste between the parentheses of ``el.Loop(…)``; ``warm`` is no field there."""
+        """What to paste between the parentheses of ``el.Loop(…)``."""
         parts = [f"{name}={spelled(getattr(self, name))}" for name in ("retrain", "window", "gate")]
         if self.cooldown:
             parts.append(f"cooldown={spelled(self.cooldown)}")
+        if self.warm:
+            parts.append("warm=True")
         return ", ".join(parts)
 
     def applied(self, loop: Loop) -> Loop:
         """The loop, as if it had been declared with this policy."""
         return dataclasses.replace(
-            loop, retrain=self.retrain, window=self.window, gate=self.gate, cooldown=self.cooldown
+            loop, retrain=self.retrain, window=self.window, gate=self.gate, cooldown=self.cooldown, warm=self.warm
         )
 
     def to_json(self) -> dict[str, Any]:

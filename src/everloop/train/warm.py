@@ -8,6 +8,7 @@ learn on. The tables of categories stay those of the first fit: codes must go on
 from __future__ import annotations
 
 import copy
+import pickle
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -16,14 +17,16 @@ from typing import Any
 
 import numpy as np
 
-from everloop.errors import TrainError
+from everloop.errors import SpecError, TrainError
 from everloop.measure import encode
+from everloop.records import FeatureType
+from everloop.spec.torch import Torch
 from everloop.spec.train import Estimator, Train
 from everloop.train import threads
 from everloop.train.compete import Rows, Trained
 from everloop.train.fit import Matrix, estimator_of
 from everloop.train.function import TrainContext
-from everloop.train.judging import Goal
+from everloop.train.judging import Goal, name_of
 from everloop.train.labels import row_weights
 
 BOOSTED: Mapping[str, tuple[str, str]] = {
@@ -33,11 +36,23 @@ BOOSTED: Mapping[str, tuple[str, str]] = {
 """Library → what its fit calls the earlier model, and where a fitted estimator has it."""
 PART = 10
 """One in so many of the declared trees is grown anew each time."""
+KEPT = "trained.pickle"
+"""In a candidate's folder: what a later fit may go on from."""
+
+
+def check(trains: Sequence[Train], who: str) -> None:
+    """Raise SpecError unless every declared model can go on; ``who`` asks for it: ``Loop made has``."""
+    for each in trains:
+        hindrance = can(each)
+        if hindrance is not None:
+            raise SpecError(f"{who} warm=True: {hindrance}.")
 
 
 def can(train: Train) -> str | None:
     """Why an estimator cannot go on from an earlier fit; None when it can."""
     form = train.estimator
+    if isinstance(form, Torch):
+        return 'a network begins with the champion\'s weights by el.Torch(…, start="champion"); write that, and leave warm=True out'
     if not isinstance(form, Estimator):
         return f"the function {form.name} makes its model from nothing; go on inside it, or leave warm=True out"
     library = form.path.partition(".")[0]
@@ -83,6 +98,34 @@ def go_on(
         fitted=replace(before.fitted, model=model),
         seconds={"search": 0.0, "encode": encoded - started, "fit": time.perf_counter() - encoded},
     )
+
+
+def leave(folder: Path, made: Trained) -> None:
+    """Keep a model in its candidate's folder, for a later fit to go on from. Raises `TrainError` if it does not pickle."""
+    try:
+        (folder / KEPT).write_bytes(pickle.dumps(made, protocol=pickle.HIGHEST_PROTOCOL))
+    except (pickle.PicklingError, TypeError, AttributeError) as error:
+        raise TrainError(f"warm=True: {made.estimator} cannot be kept for the next fit: {error}.") from error
+
+
+def read(folder: Path | None, trains: Train | Sequence[Train], types: Mapping[str, FeatureType]) -> Trained | None:
+    """What `leave` kept; None where there is nothing that today's declaration could go on from.
+
+    That is so after a change of the features or of the models, where the candidate was thrown away, and where another
+    version of a library cannot read it: then the fit begins from nothing, and goes on again from there.
+    """
+    if folder is None or not (folder / KEPT).exists():
+        return None
+    try:
+        with (folder / KEPT).open("rb") as file:
+            found = pickle.load(file)
+    except Exception:  # libraries raise whatever they like for a state that is not theirs
+        return None
+    competitors = (trains,) if isinstance(trains, Train) else tuple(trains)
+    same = isinstance(found, Trained) and found.winner < len(competitors)
+    if not same or found.estimator != name_of(competitors[found.winner]):
+        return None
+    return found if {each.name: each.type for each in found.encoding.features} == dict(types) else None
 
 
 def _boosted(

@@ -87,11 +87,9 @@ def _recommendation(result: BacktestResult, answer: Answer) -> str:
     chosen = answer.of(answer.recommended)
     said = [" ".join(words.why(answer)), words.present(answer), words.floor(answer)]
     paragraphs = "".join(f"<p>{_text(each)}</p>" for each in said if each)
-    warm = "<p><small>Warm start is a choice of the backtest alone: no field of a loop says it yet.</small></p>"
     return (
         f'<div class="answer"><h2>Recommended: {_text(chosen.name)}</h2>{paragraphs}'
-        f"<p>To use it, put this between the parentheses of <code>el.Loop(…)</code>:</p><pre>{_text(chosen.line)}</pre>"
-        f"{warm if result.runs[chosen.place].policy.warm else ''}</div>"
+        f"<p>To use it, put this between the parentheses of <code>el.Loop(…)</code>:</p><pre>{_text(chosen.line)}</pre></div>"
     )
 
 

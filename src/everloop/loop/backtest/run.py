@@ -488,10 +488,7 @@ def _grid(
 
 def _check_warm(loop: Loop, policies: Sequence[Policy]) -> None:
     if any(each.warm for each in policies):
-        for train in loop.trains:
-            hindrance = warm.can(train)
-            if hindrance is not None:
-                raise SpecError(f"A policy has warm=True: {hindrance}.")
+        warm.check(loop.trains, "A policy has")
 
 
 def _code(resolved: Resolved, source: bytes) -> str:
