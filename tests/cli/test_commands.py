@@ -184,6 +184,24 @@ def test_check_makes_a_whole_turn_that_is_released_to_nobody(everloop: Everloop,
     assert everloop("status", "--home", turned.home, "--json").value == before
 
 
+@pytest.mark.parametrize("rows", [-1, 10**20])
+def test_a_turn_on_no_number_of_rows_is_a_mistake_of_the_command_line(
+    rows: int, everloop: Everloop, turned_once: SmallLoop
+) -> None:
+    said = everloop("check", turned_once.file, "--turn", rows)
+    assert said.code == 2
+    assert "--turn" in said.err
+
+
+def test_a_page_that_would_be_a_folder_is_said_before_any_work(
+    everloop: Everloop, turned_once: SmallLoop, tmp_path: Path
+) -> None:
+    for line in (("replay", turned_once.file), ("drift", tmp_path, tmp_path), ("business", "--home", turned_once.home)):
+        said = everloop(*line, "--out", tmp_path)
+        assert said.code == 2
+        assert f"--out {tmp_path} is a folder" in said.err
+
+
 def test_run_prints_one_value_with_the_version_it_made(
     everloop: Everloop, turned: SmallLoop, more_rows: pl.DataFrame
 ) -> None:

@@ -1,5 +1,6 @@
 """Outcomes from a file mean what is written there, and what a log cannot hold is refused before it is in it."""
 
+import json
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
@@ -56,4 +57,23 @@ def test_a_number_beyond_64_bits_is_refused(tmp_path: Path) -> None:
     path.write_text(f"id,value\na,{2**70}\n")
 
     with pytest.raises(DataError, match="row 1: value is"):
+        read(path)
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ({"id": {"a": 1}, "value": 1}, "row 1: id is"),
+        ({"id": ["a"], "value": 1}, "row 1: id is"),
+        ({"id": "a", "value": 1, "at": "9999-12-31T23:59:59-14:00"}, "row 1: at is 9999"),
+        ({"id": "a", "value": 1, "at": "0001-01-01T00:00:00+14:00"}, "row 1: at is 0001"),
+    ],
+)
+def test_an_id_that_is_no_text_and_an_instant_beyond_all_years_are_refused(
+    tmp_path: Path, line: dict[str, Any], words: str
+) -> None:
+    path = tmp_path / "o.jsonl"
+    path.write_text(json.dumps(line) + "\n")
+
+    with pytest.raises(DataError, match=words):
         read(path)

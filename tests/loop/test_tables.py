@@ -135,6 +135,16 @@ def test_what_is_no_table_is_said(make: Any, words: str, pair: tuple[Path, Path]
         tables.compare(pair[0], path)
 
 
+@pytest.mark.parametrize(("column", "words"), [("other", "share no column"), ("amount", "amount: ")])
+def test_two_tables_with_nothing_to_compare_are_no_quiet_ones(tmp_path: Path, column: str, words: str) -> None:
+    before, now = tmp_path / "before.parquet", tmp_path / "now.parquet"
+    pl.DataFrame({"amount": [1.0, 2.0]}).write_parquet(before)
+    pl.DataFrame({column: ["a", "b"]}).write_parquet(now)
+    ended = CliRunner().invoke(app, ["drift", str(before), str(now)])
+    assert isinstance(ended.exception, DataError)
+    assert words in str(ended.exception)
+
+
 def test_a_column_that_is_not_there_and_a_strange_ending_are_said(pair: tuple[Path, Path], tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no column 'nmae'"):
         tables.compare(*pair, columns=["nmae"])

@@ -59,7 +59,10 @@ def check(
     declaration: Declaration,
     loop: LoopName = None,
     turn: Annotated[
-        int, typer.Option(help="Also make a whole turn on this many of the newest rows, released to nobody.")
+        int,
+        typer.Option(
+            min=0, max=1_000_000_000, help="Also make a whole turn on this many of the newest rows, released to nobody."
+        ),
     ] = 0,
     env: Env = None,
     as_json: AsJson = False,

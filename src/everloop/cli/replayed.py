@@ -11,7 +11,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from everloop.cli.show import Usage, emit, parse_duration, parse_instant
+from everloop.cli.show import Usage, check_page, emit, parse_duration, parse_instant
 from everloop.errors import DataError, EverloopError
 from everloop.loop.account import Account
 from everloop.loop.attribution import Importance, importance
@@ -40,6 +40,7 @@ def replay(
     home: Path | None,
     as_json: bool,
 ) -> None:
+    check_page(out)
     loaded = load(declaration)
     history = read_history(chosen(loaded, loop), loaded.source, loaded.path.parent)
     with _place(home) as folder:

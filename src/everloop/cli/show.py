@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -43,6 +44,12 @@ def table(console: Console, heads: Sequence[str], rows: Iterable[Sequence[Any]])
     for row in rows:
         shown.add_row(*("–" if cell is None else str(cell) for cell in row))
     console.print(shown)
+
+
+def check_page(out: Path | None) -> None:
+    """Before long work: whether a page can be written there. Raises Usage."""
+    if out is not None and out.is_dir():
+        raise Usage(f"--out {out} is a folder; name a file in it, such as {out / 'report.html'}.")
 
 
 def when(instant: datetime | None) -> str:

@@ -25,10 +25,11 @@ def drift(
     from rich.console import Console
     from rich.progress import Progress
 
-    from everloop.cli.show import emit, table
+    from everloop.cli.show import check_page, emit, table
     from everloop.loop import tables, tables_page
     from everloop.loop.turn import plain
 
+    check_page(out)
     with Progress(console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task("columns", total=None)
         found = tables.compare(
@@ -77,10 +78,11 @@ def business(
     from rich.console import Console
 
     from everloop.cli.kept import opened
-    from everloop.cli.show import Usage, emit, table
+    from everloop.cli.show import Usage, check_page, emit, table
     from everloop.loop import business as metrics
     from everloop.loop.turn import plain
 
+    check_page(out)
     with opened(home, loop) as each:
         found = metrics.metrics(each, name, days=days)
         if name is not None and not found:

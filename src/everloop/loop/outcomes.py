@@ -33,6 +33,8 @@ def read_outcomes(path: Path, *, label: str, now: datetime, text: bool = False) 
     for number, row in enumerate(frame.iter_rows(named=True), start=1):
         if row["id"] is None:
             raise DataError(f"{path}, row {number}: id is missing; every outcome names its prediction.")
+        if not isinstance(row["id"], str | int):
+            raise DataError(f"{path}, row {number}: id is {row['id']!r}; write the text that the prediction came with.")
         name = str(row.get("name") or label)
         value = _value(row["value"], path, number, written=path.suffix == ".csv" and not (text and name == label))
         outcomes.append(
@@ -73,7 +75,12 @@ def _instant(value: Any, now: datetime, path: Path, number: int) -> datetime:
             raise DataError(f"{path}, row {number}: at is {value!r}; write an ISO instant.") from None
     if not isinstance(value, datetime):
         raise DataError(f"{path}, row {number}: at is {value!r}; write an ISO instant.")
-    return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+    try:
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+    except OverflowError:
+        raise DataError(
+            f"{path}, row {number}: at is {value}, which is no instant in UTC; write one before 9999."
+        ) from None
 
 
 def _frame(path: Path) -> pl.DataFrame:

@@ -131,6 +131,9 @@ def compare(
             left_out[name] = f"{then.schema[name]} before, {new.schema[name]} now"
         else:
             chosen.append(name)
+    if not chosen:
+        because = "; ".join(f"{name}: {why}" for name, why in list(left_out.items())[:5]) or "they share no column"
+        raise DataError(f"{before} and {now} have nothing to compare ({because}); name two tables of the same columns.")
     found: list[tuple[ColumnComparison, ColumnProfile, ColumnProfile]] = []
     size = max(1, AT_ONCE // max(then.rows, new.rows))
     for start in range(0, len(chosen), size):
