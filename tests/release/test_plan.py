@@ -114,6 +114,15 @@ def test_an_early_share_waits_for_its_requests_and_does_not_grow_while_leaning_t
     assert plan.advance(at(0.1), ROLLOUT, judged(requests=200), now=hour) is not None
 
 
+def test_what_leaned_once_and_is_shown_not_worse_since_does_not_wait_for_ever_at_an_early_share() -> None:
+    hour = START + timedelta(hours=1)
+    change = plan.advance(at(0.1), ROLLOUT, judged(requests=5_000, promote=True, hold=True), now=hour)
+    assert change is not None
+    assert change.release.share == 0.5
+    assert change.because.endswith("as seen")
+    assert plan.advance(at(0.1), ROLLOUT, judged(requests=199, promote=True, hold=True), now=hour) is None
+
+
 def test_the_last_share_asks_for_proof_requests_and_time() -> None:
     later = START + DAY
     assert plan.advance(at(0.5), ROLLOUT, judged(promote=True, requests=199), now=later) is None

@@ -5,8 +5,8 @@ The rule for each step, and why it keeps the promises of the judge:
 - **Rollback** at any stage as soon as the judge shows harm; it wins a tie.
 - **Shadow** ends when the score is shown not worse, or when half of `longest` has passed: then with "no sign of harm".
 - **A share before the last** is left once `minimum_requests` challenger requests came at that share and nothing leans to
-  harm, or when its even part of the remaining time has passed. Moving on claims nothing: the evidence of all epochs
-  multiplies, and when to move is decided by the past alone, so neither level pays for it.
+  harm or all guards are shown not worse, or when its even part of the remaining time has passed. Moving on claims nothing:
+  the evidence of all epochs multiplies, and when to move is decided by the past alone, so neither level pays for it.
 - **The last share** is left for champion when every guard is shown not worse, `minimum_requests` came at that share and
   `minimum` has passed there; or at the end of `longest` as `then` says, recorded as "no sign of harm", never "proved".
 - Where `then` is "wait", the end of `longest` promotes only what `minimum_requests` have met at the last share without a
@@ -102,9 +102,12 @@ def advance(release: Release, rollout: Canary | Direct, judgement: Judgement, *,
         return _raise(release, rollout, now, judgement.because, judgement.evidence)
     if release.stage == "canary" and _is_last(release, rollout):
         return None
-    if release.stage == "canary" and judgement.requests >= rollout.minimum_requests and not judgement.hold:
+    shown = (
+        judgement.promote or not judgement.hold
+    )  # what is shown not worse may lean: in shadow long ago, for instance
+    if release.stage == "canary" and judgement.requests >= rollout.minimum_requests and shown:
         because = f"no sign of harm in {judgement.requests:,} challenger requests at {release.share:.0%}"
-        return _raise(release, rollout, now, because, judgement.evidence)
+        return _raise(release, rollout, now, judgement.because if judgement.hold else because, judgement.evidence)
     if _elapsed(release, now) < _deadline(release, rollout):
         return None
     if rollout.then == "rollback":
