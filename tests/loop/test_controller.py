@@ -173,9 +173,8 @@ def test_triggers_declared_anew_go_on_from_the_last_look(small: SmallLoop, clock
         assert len(turns(controller)) == 1
 
 
-def test_a_release_that_nobody_asks_anything_waits_and_says_so_once(
-    controller: Controller, small: SmallLoop, clock: SimulatedClock
-) -> None:
+def two_versions(controller: Controller, small: SmallLoop, clock: SimulatedClock) -> None:
+    """The second one is in shadow."""
     controller.take_in()
     controller.ask(Asked(action="run"))
     controller.work()
@@ -184,6 +183,12 @@ def test_a_release_that_nobody_asks_anything_waits_and_says_so_once(
     controller.take_in()
     controller.ask(Asked(action="run"))
     controller.work()
+
+
+def test_a_release_that_nobody_asks_anything_waits_and_says_so_once(
+    controller: Controller, small: SmallLoop, clock: SimulatedClock
+) -> None:
+    two_versions(controller, small, clock)
     assert (controller.state().release.stage, controller.state().release.challenger) == ("shadow", 2)
     for _ in range(6):
         clock.sleep(timedelta(days=8))
@@ -208,14 +213,7 @@ def damaged(controller: Controller, number: int) -> None:
 def test_a_damaged_package_that_nobody_serves_stops_no_look(
     controller: Controller, small: SmallLoop, clock: SimulatedClock
 ) -> None:
-    controller.take_in()
-    controller.ask(Asked(action="run"))
-    controller.work()
-    clock.sleep(timedelta(days=3))
-    small.deliver("001", made_rows(300, start=START + timedelta(days=30), days=3, seed=1))
-    controller.take_in()
-    controller.ask(Asked(action="run"))
-    controller.work()
+    two_versions(controller, small, clock)
     controller.ask(Asked(action="promote", version=2))
     damaged(controller, 1)
     with small.controller(clock) as fresh:

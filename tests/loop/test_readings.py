@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -17,6 +18,7 @@ from everloop.clock import SimulatedClock
 from everloop.durable.engine import Engine
 from everloop.loop.readings import Reader, place
 from everloop.records import Outcome, Release
+from everloop.serve import application
 from everloop.serve.counts import Counts
 from everloop.serve.families import Families
 from everloop.spec import alert
@@ -353,3 +355,11 @@ SEEN = machine.Machine(
     memory_used=1, memory_limit=10, cores=2.0, load=0.0, processor_seconds=0.0, throttled_seconds=0.0, disk_used=1, disk_size=10,
     disk_read_total=0, disk_written_total=0, network_received_total=0, network_sent_total=0,
 )  # fmt: skip
+
+
+def test_whatever_a_server_refuses_with_503_is_a_reason_that_an_alert_counts() -> None:
+    """Read from the code: a reason that was added there and not here would be refused in silence."""
+    code = "\n".join(each.read_text("utf-8") for each in Path(application.__file__).parent.glob("*.py"))
+    found = set(re.findall(r"(?:status=503|\brefuse\(\s*503)\b[^()]*?reason=\"(\w+)\"", code))
+    assert {"deadline", "decoding", "loading"} <= found
+    assert found - {"not_ready"} <= set(alert.REASONS)

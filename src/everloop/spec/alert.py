@@ -16,8 +16,10 @@ from everloop.spec.taught import taught
 
 Severity = Literal["critical", "warning"]
 Level = Literal["infrastructure", "service", "data", "business"]
-REASONS = ("queue_full", "deadline", "connections", "loading", "unloaded", "unavailable", "rate_limit", "quota")
-"""Why a server refuses a request that is as it should be: the first six with 503, the last two with 429."""
+REASONS = (
+    "queue_full", "deadline", "connections", "decoding", "loading", "unloaded", "unavailable", "rate_limit", "quota",
+)  # fmt: skip
+"""Why a server refuses a request that is as it should be: with 503 but for the last two, which are a 429."""
 
 
 # The machine
