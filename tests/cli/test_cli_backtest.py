@@ -46,6 +46,12 @@ def test_a_machine_reads_json_and_gives_it_back_as_policies(world: World) -> Non
     second = json.loads(again.stdout)
     assert [each["score"] for each in second["runs"]] == [each["score"] for each in found["runs"]]
     assert second["seconds"]["made"] == 0
+    declared = next(each for each in found["answer"]["policies"] if each["place"] == found["present"])
+    assert found["answer"]["budget"] == {"cost": declared["cost"], "source": "declared"}
+    asked = everloop(world, "--windows", "7d", "--takes", "1h", "--json", "--no-oracle", "--budget", "0")
+    chosen = json.loads(asked.stdout)["answer"]
+    assert chosen["budget"] == {"cost": 0.0, "source": "asked"}
+    assert next(each["cost"] for each in chosen["policies"] if each["place"] == chosen["recommended"]) == 0
 
 
 @pytest.mark.parametrize(
@@ -56,6 +62,8 @@ def test_a_machine_reads_json_and_gives_it_back_as_policies(world: World) -> Non
         (["--what-if", "weather=1"], 2, "write later=14d, labels=0.5 or retrain=2."),
         (["--what-if", "retrain=2"], 2, "nothing has a price"),
         (["--price", "retrain=much"], 2, "write a name and a number"),
+        (["--budget", "cheap"], 2, "--budget is 'cheap'; write a number of retrains such as 20, one in so much time"),
+        (["--budget", "-1"], 2, "--budget is '-1'; write a number of retrains"),
         (["--price", "late=1"], 3, "There is a price for errors of the kind 'late'"),
         (["--policies", "none.py"], 3, "There is no file none.py"),
         (["--from", "2030-01-01"], 4, "write --from and --to inside it"),

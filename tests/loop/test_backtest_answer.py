@@ -35,9 +35,18 @@ def found(result: BacktestResult) -> Answer:
     return answer(result)
 
 
-def test_the_recommended_policy_is_the_cheapest_that_is_as_good_as_the_best(
-    result: BacktestResult, found: Answer
+@pytest.fixture(scope="module")
+def free(result: BacktestResult) -> Answer:
+    return answer(result, budget="any")
+
+
+def test_at_any_cost_the_cheapest_that_is_as_good_as_the_best_is_recommended(
+    result: BacktestResult, free: Answer
 ) -> None:
+    found = free
+    assert found.budget is None
+    assert found.at_any_cost == found.recommended
+    assert words.otherwise(found) is None
     chosen, best = found.of(found.recommended), found.of(found.best)
     assert best.score == max(each.score for each in found.policies)
     assert chosen.place in found.indistinct
@@ -134,12 +143,85 @@ def test_at_the_price_that_it_names_a_policy_is_the_best(result: BacktestResult,
         assert min(worth, key=worth.__getitem__) == each.place
 
 
-def test_the_best_for_what_one_can_afford(found: Answer) -> None:
-    for budget in (0.0, 13.0, 1_000.0):
-        best = found.affordable(budget)
-        assert best is not None
-        assert best.score == max(each.score for each in found.policies if each.cost <= budget)
-    assert found.affordable(-1) is None
+def test_the_recommended_policy_is_the_best_that_costs_no_more_than_the_declared_one(
+    result: BacktestResult, found: Answer, free: Answer
+) -> None:
+    present, chosen = found.of(4), found.of(found.recommended)
+    assert found.budget is not None
+    assert (found.budget.cost, found.budget.source) == (present.cost, "declared")
+    assert chosen.score == max(each.score for each in found.policies if each.cost <= present.cost)
+    assert chosen.score > present.score
+    assert found.at_any_cost == free.recommended
+    dear = found.of(found.at_any_cost)
+    said = words.otherwise(found)
+    assert said is not None
+    assert said.startswith(f"The best at any cost, {dear.name}, scores {words.figure(dear.score)}: ")
+    assert f"better for {dear.cost - chosen.cost:.0f} retrains more" in said
+    assert "the best of the " in " ".join(words.why(found))
+    assert f"the declared policy ({present.cost:.0f} retrains)" in " ".join(words.why(found))
+
+
+def test_who_declares_never_to_retrain_is_shown_what_a_retrain_a_month_would_bring(result: BacktestResult) -> None:
+    for changes in ({"present": 0}, {"present": None}):
+        found = answer(dataclasses.replace(result, **changes))
+        assert found.budget is not None
+        assert (found.budget.cost, found.budget.source) == (20, "month")  # of eighty weeks
+        monthly = [each for each in found.policies if each.name.startswith("every 4 weeks")]
+        assert found.of(found.recommended).score >= max(each.score for each in monthly)
+        assert all(found.budget.holds(each.cost) for each in monthly)
+
+
+def test_a_history_that_counts_rows_has_months_of_four_windows(result: BacktestResult) -> None:
+    hour = timedelta(hours=1)
+    start = result.windows[0].since
+    short = tuple(
+        dataclasses.replace(each, since=start + each.index * hour, until=start + (each.index + 1) * hour)
+        for each in result.windows
+    )
+    found = answer(dataclasses.replace(result, present=None, windows=short))
+    assert found.budget is not None
+    assert found.budget.cost == 20
+
+
+def test_a_budget_may_be_asked_for(result: BacktestResult) -> None:
+    for asked, most in ((0.0, 0.0), (13.0, 13.0), (1_000.0, 1_000.0), (8 * WEEK, 10.0)):
+        found = answer(result, budget=asked)
+        assert found.budget is not None
+        assert (found.budget.cost, found.budget.source) == (most, "asked")
+        allowed = [each for each in found.policies if each.cost <= most]
+        assert found.of(found.recommended).score == max(each.score for each in allowed)
+    # Where nobody is as cheap the cheapest are chosen from, and that is said.
+    retraining = answer(result_without_never(result), budget=1.0)
+    assert retraining.of(retraining.recommended).cost == min(each.cost for each in retraining.policies)
+    assert "No policy costs as little" in " ".join(words.why(retraining))
+
+
+def result_without_never(result: BacktestResult) -> BacktestResult:
+    return dataclasses.replace(result, runs=result.runs[1:9], present=None)
+
+
+def test_who_could_save_without_losing_more_than_chance_is_told(result: BacktestResult) -> None:
+    weekly = 5
+    found = answer(dataclasses.replace(result, present=weekly))
+    assert found.recommended == found.best
+    chosen, cheap = found.of(found.recommended), found.of(found.thrifty)
+    assert cheap.cost < chosen.cost / 3
+    assert cheap.behind > 0
+    said = words.otherwise(found)
+    assert said is not None
+    assert (
+        f"{cheap.name[1:]} saves {chosen.cost - cheap.cost:.0f} retrains and scores {words.figure(cheap.score)}" in said
+    )
+    assert found.at_any_cost == found.recommended
+    assert "No budget would bring more" in said
+
+
+def test_half_time_keeps_the_budget_of_its_half(result: BacktestResult, found: Answer) -> None:
+    assert found.half_time is not None
+    run, present = result.runs[found.half_time.chosen], result.runs[4]
+    half = found.half_time.window
+    spent = [sum(0 <= each.window < half for each in one.retrains) for one in (run, present)]
+    assert spent[0] <= spent[1]
 
 
 def test_half_time_knows_nothing_of_the_second_half(result: BacktestResult) -> None:
@@ -196,6 +278,10 @@ def test_money_is_what_retraining_costs_and_errors_are_not_paid_twice() -> None:
     result = made_result(prices=prices)
     found = answer(result)
     assert found.unit == "money"
+    assert found.budget is None  # what an error costs says what a retrain is worth
+    asked = answer(result, budget=200.0)
+    assert asked.budget is not None
+    assert asked.of(asked.recommended).cost <= 200
     for each in found.policies:
         costs = result.runs[each.place].costs
         assert each.cost == pytest.approx(10 * costs.retrains + costs.seconds)

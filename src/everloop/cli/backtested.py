@@ -18,6 +18,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from everloop.cli.show import Usage, parse_duration, parse_instant
 from everloop.loop.backtest import choices, table
 from everloop.loop.backtest.answer import Answer, answer
+from everloop.loop.backtest.budget import Asked
 from everloop.loop.backtest.calibrate import Calibrated, calibrated
 from everloop.loop.backtest.grid import Windows
 from everloop.loop.backtest.report import page
@@ -46,6 +47,7 @@ def backtest(
     calibrate: str | None,
     what_if: Sequence[str],
     price: Sequence[str],
+    budget: str,
     oracle: bool,
     jobs: int | None,
     out: Path | None,
@@ -70,7 +72,8 @@ def backtest(
         oracle=oracle,
     )
     changes = [_change(each, setting.prices) for each in what_if]
-    budget = parse_duration(calibrate) if calibrate else None
+    alarms = parse_duration(calibrate) if calibrate else None
+    limit = _budget(budget)
     console = Console(stderr=True, highlight=False)
     calibration: tuple[Calibrated, ...] = ()
     with (
@@ -88,14 +91,14 @@ def backtest(
     ):
         compared = list(wanted or running.policies())
         running.run(compared)
-        if budget is not None:
-            calibration = calibrated(running, present, budget=budget)
+        if alarms is not None:
+            calibration = calibrated(running, present, budget=alarms)
             compared += [each.policy for each in calibration if each.policy is not None]
         if search:
             compared += searched(running, present, trials=search)
         result = running.result(compared)
         others = {each.words: changed(running, compared, result, each) for each in changes}
-    answered = answer(result, changed=others)
+    answered = answer(result, changed=others, budget=limit)
     if out is not None:
         _write(out, result, answered)
     if as_json:
@@ -193,6 +196,23 @@ def _windows(text: str) -> Windows:
         return parse_duration(text)
     except Usage:
         raise Usage(f"--windows is {text!r}; write a duration such as 7d, month, or a number of rows.") from None
+
+
+def _budget(text: str) -> Asked:
+    if text in ("declared", "any"):
+        return "any" if text == "any" else "declared"
+    try:
+        most = float(text)
+    except ValueError:
+        try:
+            return parse_duration(text)
+        except Usage:
+            most = math.nan
+    if not math.isfinite(most) or most < 0:
+        raise Usage(
+            f"--budget is {text!r}; write a number of retrains such as 20, one in so much time such as 28d, or any."
+        )
+    return most
 
 
 def _number(option: str, text: str) -> tuple[str, float]:

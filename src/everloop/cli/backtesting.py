@@ -45,6 +45,13 @@ def backtest(
         list[str] | None,
         typer.Option(help="retrain=20, hour=3, wrong=0.5, missed=5, 'false alarm=1' or absolute=0.1; may be repeated."),
     ] = None,
+    budget: Annotated[
+        str,
+        typer.Option(
+            help="What the recommended policy may cost: a number of retrains (with --price: of money), one retrain in 28d, "
+            "or any; else as much as the declared one."
+        ),
+    ] = "declared",
     oracle: Annotated[
         bool,
         typer.Option(
@@ -77,6 +84,7 @@ def backtest(
         calibrate=calibrate,
         what_if=what_if or [],
         price=price or [],
+        budget=budget,
         oracle=oracle,
         jobs=jobs,
         out=out,

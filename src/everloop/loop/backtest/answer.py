@@ -19,7 +19,8 @@ import numpy as np
 import numpy.typing as npt
 
 from everloop.errors import DataError
-from everloop.loop.backtest.choosing import HalfTime, Unit, choose, cost_of, errors_have_a_price, half_time
+from everloop.loop.backtest.budget import Asked, Budget, Unit
+from everloop.loop.backtest.choosing import HalfTime, choose, cost_of, errors_have_a_price, half_time
 from everloop.loop.backtest.possible import Possible, possible
 from everloop.loop.backtest.result import BacktestResult, PolicyRun
 from everloop.loop.backtest.yardstick import Yardstick
@@ -130,7 +131,14 @@ class Answer:
     policies: tuple[Judged, ...]
     """The best score first; those that could not be run to the end are left out."""
     recommended: int
-    """Its place among the runs."""
+    """Its place among the runs: the best that the budget allows."""
+    budget: Budget | None
+    """What the recommended one may cost; None: whatever it does."""
+    at_any_cost: int
+    """Who would be recommended without a budget, the cheapest within one standard error of the best; the recommended one
+    itself where that is no better."""
+    thrifty: int
+    """The cheapest within one standard error of the recommended one."""
     best: int
     present: int | None
     indistinct: tuple[int, ...]
@@ -154,10 +162,6 @@ class Answer:
     def of(self, place: int) -> Judged:
         return next(each for each in self.policies if each.place == place)
 
-    def affordable(self, cost: float) -> Judged | None:
-        """The best score among those that cost at most so much, of equal ones the cheapest; None where nobody does."""
-        return next((each for each in self.policies if each.cost <= cost), None)
-
     def to_json(self) -> dict[str, Any]:
         """JSON builtins; what is unknown or without a bound is null."""
         plain: dict[str, Any] = _finite(msgspec.to_builtins(self, str_keys=True))
@@ -168,12 +172,15 @@ def answer(
     result: BacktestResult,
     *,
     changed: Mapping[str, tuple[BacktestResult, int]] | None = None,
+    budget: Asked = "declared",
     alpha: float = ALPHA,
     seed: int = 0,
 ) -> Answer:
     """The answer to a result. ``changed``: what if, in words → the result of the same policies and how many new fits it took.
 
-    Raises DataError where no policy could be run to its end.
+    ``budget``: what the recommended policy may cost: as much as the declared one (a retrain every 28 days where that never
+    retrains), so many retrains over the history (with prices: so much money), one retrain in so much time, or "any". Where
+    errors have a price none holds unless one is asked for. Raises DataError where no policy could be run to its end.
     """
     yardstick = Yardstick.of(result)
     places, left_out = _whole(result)
@@ -184,7 +191,12 @@ def answer(
     scored = compare(moves, alpha=alpha, seed=seed)
     cost = np.array([cost_of(run, unit) for run in runs])
     loss = scored.score * (-1 if result.greater_is_better else 1)
-    compared, chosen = choose(result, runs, rows, cost, yardstick, alpha, seed)
+    present = result.present if result.present in places else None
+    choice = choose(
+        result, runs, rows, cost, yardstick,
+        asked=budget, present=None if present is None else places.index(present), unit=unit, alpha=alpha, seed=seed,
+    )  # fmt: skip
+    compared = choice.compared
     by_money = errors_have_a_price(result)
     scale = float(rows.sum()) if by_money else 1.0
     around = frontier(loss, cost)
@@ -213,8 +225,7 @@ def answer(
         )
         for at, (place, run) in enumerate(zip(places, runs, strict=True))
     ]
-    present = result.present if result.present in places else None
-    loses, error = _loses(compared, places, present, chosen.policy, scale)
+    loses, error = _loses(compared, places, present, choice.policy, scale)
     answered = Answer(
         metric=result.metric,
         yardstick=yardstick.words(moves),
@@ -228,21 +239,24 @@ def answer(
         rows=int(rows.sum()),
         block=compared.block,
         policies=tuple(sorted(judged, key=lambda each: (each.behind, each.cost, each.place))),
-        recommended=places[chosen.policy],
+        recommended=places[choice.policy],
+        budget=choice.budget,
+        at_any_cost=places[choice.at_any_cost],
+        thrifty=places[choice.thrifty],
         best=places[int(np.lexsort((cost, compared.behind))[0])],
         present=present,
-        indistinct=tuple(places[int(at)] for at in chosen.among),
+        indistinct=tuple(places[int(at)] for at in choice.among),
         knee=None if around.knee is None else places[around.knee],
         pays=() if by_money else _pays(result, places, loss, cost, float(rows.sum())),
         floor=_floor(result, yardstick, exact=moves.exact),
         possible=limit,
         present_loses=loses,
         present_error=error,
-        half_time=half_time(result, places, runs, rows, yardstick, unit, alpha, seed),
+        half_time=half_time(result, places, runs, rows, yardstick, asked=budget, unit=unit, alpha=alpha, seed=seed),
         common=common,
         left_out=tuple(left_out),
     )
-    what_if = tuple(_what_if(what, answered, other, fits) for what, (other, fits) in (changed or {}).items())
+    what_if = tuple(_what_if(what, answered, other, fits, budget) for what, (other, fits) in (changed or {}).items())
     return dataclasses.replace(answered, what_if=what_if)
 
 
@@ -339,9 +353,9 @@ def _floor(result: BacktestResult, yardstick: Yardstick, *, exact: bool) -> floa
     return yardstick.value(sum(loss * rows for loss, rows in told) / sum(rows for _, rows in told)) if told else None
 
 
-def _what_if(what: str, now: Answer, other: BacktestResult, new_fits: int) -> WhatIf:
+def _what_if(what: str, now: Answer, other: BacktestResult, new_fits: int, budget: Asked) -> WhatIf:
     """Policies keep their places: a changed result is of the same ones in the same order."""
-    then = answer(other)
+    then = answer(other, budget=budget)
     chosen = then.of(then.recommended)
     asked = next((each.score for each in then.policies if each.place == now.recommended), math.nan)
     return WhatIf(

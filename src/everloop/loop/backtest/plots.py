@@ -32,11 +32,12 @@ class Shown:
 
 
 def shown(result: BacktestResult, answer: Answer) -> tuple[Shown, ...]:
-    """Recommended, best, declared and never, each once."""
+    """Recommended, the one at any cost (without a budget the best score), declared and never, each once."""
     never = [each.place for each in answer.policies if isinstance(result.runs[each.place].policy.retrain, Manual)]
+    dear = (answer.at_any_cost, "at any cost", BLUE) if answer.budget is not None else (answer.best, "best score", BLUE)
     wanted = [
         (answer.recommended, "recommended", GOOD),
-        (answer.best, "best score", BLUE),
+        dear,
         (answer.present, "declared", AMBER),
         (never[0] if never else None, "never", MUTED),
     ]
@@ -66,6 +67,9 @@ def frontier_plot(result: BacktestResult, answer: Answer) -> str:
         steps = [*(each.retrains for each in curve), most]
         axes.step(steps, [*(each.score for each in curve), curve[-1].score], where="post", color=INK, linewidth=1, linestyle=(0, (4, 3)), alpha=0.6)  # fmt: skip
         axes.annotate("the best possible, known afterwards", (most, curve[-1].score), xytext=(0, 4), textcoords="offset points", ha="right", color=MUTED, fontsize=8)  # fmt: skip
+    if answer.budget is not None and answer.budget.cost <= max(each.cost for each in answer.policies):
+        axes.axvline(answer.budget.cost, color=AMBER, linewidth=1, linestyle=(0, (1, 2)))
+        axes.annotate("budget", (answer.budget.cost, 0.01), xycoords=("data", "axes fraction"), xytext=(3, 0), textcoords="offset points", color=AMBER, fontsize=8)  # fmt: skip
     on = sorted((each for each in answer.policies if each.frontier), key=lambda each: each.cost)
     axes.plot([each.cost for each in on], [each.score for each in on], color=BLUE, linewidth=1.2, alpha=0.5)
     named = {each.place: each for each in shown(result, answer)}

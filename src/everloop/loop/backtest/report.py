@@ -85,7 +85,7 @@ def _delay(result: BacktestResult) -> str:
 
 def _recommendation(result: BacktestResult, answer: Answer) -> str:
     chosen = answer.of(answer.recommended)
-    said = [" ".join(words.why(answer)), words.present(answer), words.floor(answer)]
+    said = [" ".join(words.why(answer)), words.otherwise(answer), words.present(answer), words.floor(answer)]
     paragraphs = "".join(f"<p>{_text(each)}</p>" for each in said if each)
     return (
         f'<div class="answer"><h2>Recommended: {_text(chosen.name)}</h2>{paragraphs}'
@@ -125,6 +125,8 @@ def _frontier_caption(answer: Answer) -> str:
     words_ += "A green ring: cannot be told apart from the best. "
     if answer.unit == "retrains" and answer.adds_up and answer.possible is not None:
         words_ += "Dashed: the best that any schedule with so many retrains could have reached. "
+    if answer.budget is not None:
+        words_ += f"The upright line is the budget, {words.limit(answer.budget, answer)}. "
     return words_ + f"Compared by {answer.yardstick}."
 
 
@@ -171,11 +173,17 @@ def _tags(answer: Answer, each: Judged) -> str:
         tags.append(("recommended", GOOD))
     if each.place == answer.present:
         tags.append(("declared", AMBER))
-    if each.place == answer.best and each.place != answer.recommended:
+    if each.place == answer.at_any_cost and each.place != answer.recommended:
+        tags.append(("at any cost", BLUE))
+    if each.place == answer.best and each.place not in (answer.recommended, answer.at_any_cost):
         tags.append(("best score", BLUE))
     if each.place == answer.knee and each.place != answer.recommended:
         tags.append(("knee", MUTED))
-    if each.indistinct and len(answer.policies) > 1 and each.place not in (answer.recommended, answer.best):
+    if (
+        each.indistinct
+        and len(answer.policies) > 1
+        and each.place not in (answer.recommended, answer.best, answer.at_any_cost)
+    ):
         tags.append(("not told apart", BLUE))
     if each.dominated_by is not None:
         tags.append(("beaten in both", MUTED))
@@ -241,6 +249,17 @@ def _worst(result: BacktestResult, answer: Answer) -> str:
     )
 
 
+def _rule(answer: Answer) -> str:
+    if answer.judged_by == "money":
+        return "The least money in all: retraining and errors together."
+    free = "the cheapest policy of that set whose score is within one standard error of the best one's"
+    if answer.budget is None:
+        return f"{free[0].upper()}{free[1:]}."
+    return (
+        f"The best score that costs no more than {words.limit(answer.budget, answer)}. At any cost it would be {free}."
+    )
+
+
 def _reading(result: BacktestResult, answer: Answer) -> str:
     sure, metric = f"{1 - answer.alpha:.0%}", answer.metric.replace("_", " ")
     terms = {
@@ -253,7 +272,7 @@ def _reading(result: BacktestResult, answer: Answer) -> str:
         "weeks that were hard for everybody do not count.",
         "cannot be told apart": f"The set that holds the truly best policy with {sure} (a model confidence set). A policy outside "
         "it is worse, not only unlucky. Strong dependence over a short history makes the set too small.",
-        "recommended": "The cheapest policy of that set whose score is within one standard error of the best one's.",
+        "recommended": _rule(answer),
         "never paid": "Retrains after which the old model would have done as well or better over the same windows.",
         "regret": "How far behind the best possible schedule, found afterwards by trying all of them over the fits that the "
         "policies share. Nobody could have known it."

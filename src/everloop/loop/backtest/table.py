@@ -25,7 +25,7 @@ def show(console: Console, result: BacktestResult, answer: Answer, *, most: int 
         console.print(f"[dim]the best {most} of {len(answer.policies)}; the report has more[/dim]")
     console.print(f"[dim]score: {escape(answer.yardstick)}; worst: of a single window[/dim]", soft_wrap=True)
     console.print(
-        "[dim]* recommended, = cannot be told apart from the best, d the declared one; behind: than the truly best, at most "
+        f"[dim]* recommended{', + at any cost' if answer.at_any_cost != answer.recommended else ''}, = cannot be told apart from the best, d the declared one; behind: than the truly best, at most "
         f"({1 - answer.alpha:.0%} for all together)[/dim]",
         soft_wrap=True,
     )
@@ -34,6 +34,7 @@ def show(console: Console, result: BacktestResult, answer: Answer, *, most: int 
     console.print(f"\n[bold green]Recommended: {escape(chosen.name)}[/bold green]", soft_wrap=True)
     said = [
         " ".join(words.why(answer)),
+        words.otherwise(answer),
         words.present(answer),
         words.floor(answer),
         words.could_have(answer),
@@ -61,7 +62,7 @@ def _table(result: BacktestResult, answer: Answer, most: int, *, wide: bool) -> 
     money_heads = [*(["cost"] if money else []), *(["in all"] if total else [])]
     for head in ("score", "behind", "retrains", *money_heads, "paid", *(["regret"] if wide else []), "worst"):
         shown.add_column(head, justify="right", no_wrap=True)
-    wanted = {answer.recommended, answer.best, answer.present}
+    wanted = {answer.recommended, answer.at_any_cost, answer.best, answer.present}
     rows = [each for at, each in enumerate(answer.policies) if at < most or each.place in wanted]
     for each in rows:
         costs = result.runs[each.place].costs
@@ -84,5 +85,9 @@ def _table(result: BacktestResult, answer: Answer, most: int, *, wide: bool) -> 
 
 
 def _mark(answer: Answer, each: Judged) -> str:
-    marks = "*" if each.place == answer.recommended else "=" if each.indistinct else " "
+    marks = "=" if each.indistinct else " "
+    if each.place == answer.recommended:
+        marks = "*"
+    elif each.place == answer.at_any_cost:
+        marks = "+"
     return marks + ("d" if each.place == answer.present else "")

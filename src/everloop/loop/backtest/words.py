@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator
 
 from everloop.loop.backtest.answer import Answer, Judged, Pays, WhatIf
+from everloop.loop.backtest.budget import Budget
 from everloop.loop.backtest.choosing import ERRORS
 from everloop.loop.backtest.result import BacktestResult
 
@@ -53,27 +54,19 @@ def amount(value: float | None, answer: Answer) -> str:
 
 def why(answer: Answer) -> Iterator[str]:
     """Why this one is recommended, and how sure that is: the first paragraph of the answer."""
-    chosen, best = answer.of(answer.recommended), answer.of(answer.best)
+    chosen = answer.of(answer.recommended)
     count, all_ = len(answer.indistinct), len(answer.policies)
     if chosen.total is not None:
         yield (
             f"It costs {chosen.total:,.2f} in all, {chosen.cost:,.2f} of it for retraining and the rest for errors: the least "
-            f"of {all_}. It scores {figure(chosen.score)}."
+            f"of {all_}{'' if answer.budget is None else ' that the budget allows'}. It scores {figure(chosen.score)}."
         )
     elif all_ == 1:
         yield f"It is the only one that was tried. It scores {figure(chosen.score)} with {cost(chosen.cost, answer)}."
-    elif chosen.place == best.place:
-        yield f"It scores {figure(chosen.score)}, the best of {all_}, with {cost(chosen.cost, answer)}."
-        cheaper = [each for each in answer.policies if each.cost < chosen.cost]
-        if cheaper:
-            yield "Every cheaper one looks worse by more than chance explains easily (one standard error)."
+    elif answer.budget is not None:
+        yield _within(answer.budget, chosen, answer)
     else:
-        yield (
-            f"It scores {figure(chosen.score)} with {cost(chosen.cost, answer)}. The best looking one, {best.name}, scores "
-            f"{figure(best.score)} with {cost(best.cost, answer)}: better by {gap(chosen.behind)}, less than "
-            f"{'one standard error' if ERRORS == 1 else f'{ERRORS:g} standard errors'} of the difference. Of all that are as near, "
-            "the recommended one is the cheapest."
-        )
+        yield from _at_any_cost(chosen, answer)
     if all_ == 1:
         return
     if answer.windows < 8:
@@ -81,13 +74,88 @@ def why(answer: Answer) -> Iterator[str]:
         return
     sure = f"{1 - answer.alpha:.0%}"
     if count == 1:
-        yield f"The {answer.windows} windows tell it from all others ({sure})."
+        yield f"The {answer.windows} windows tell {_of_best(chosen, answer)} from all others ({sure})."
     else:
         yield (
-            f"The {answer.windows} windows cannot tell {'two' if count == 2 else count} of {all_} apart from the best ({sure}). "
-            f"The recommended one is behind the truly best by at most {amount(chosen.behind_at_most, answer)} ({sure}, for all policies "
-            "together)."
+            f"The {answer.windows} windows cannot tell {'two' if count == 2 else count} of {all_} apart from the best ({sure})"
+            f"{'' if chosen.indistinct else '; the recommended one is not among them'}."
         )
+    if chosen.place != answer.best or count > 1:
+        yield (
+            f"The recommended one is behind the truly best by at most {amount(chosen.behind_at_most, answer)} ({sure}, for all "
+            "policies together)."
+        )
+
+
+def _of_best(chosen: Judged, answer: Answer) -> str:
+    return "it" if chosen.place == answer.best else f"the best, {answer.of(answer.best).name},"
+
+
+def _within(budget: Budget, chosen: Judged, answer: Answer) -> str:
+    """The recommended one beside all that the budget allows."""
+    allowed = sum(budget.holds(each.cost) for each in answer.policies)
+    if not budget.holds(chosen.cost):
+        return (
+            f"It scores {figure(chosen.score)} with {cost(chosen.cost, answer)}. No policy costs as little as "
+            f"{limit(budget, answer)}: this is the best of the cheapest."
+        )
+    said = f"It scores {figure(chosen.score)} with {cost(chosen.cost, answer)}"
+    if allowed == 1:
+        return f"{said}, and is the only one of {len(answer.policies)} that costs no more than {limit(budget, answer)}."
+    return f"{said}, the best of the {allowed} that cost no more than {limit(budget, answer)}."
+
+
+def limit(budget: Budget, answer: Answer) -> str:
+    """What a budget allows, in words."""
+    most = cost(budget.cost, answer)
+    match budget.source:
+        case "declared":
+            return f"the declared policy ({most})"
+        case "month":
+            return f"a retrain every four weeks ({most})"
+        case "asked":
+            return f"the budget that was asked for ({most})"
+
+
+def _at_any_cost(chosen: Judged, answer: Answer) -> Iterator[str]:
+    best = answer.of(answer.best)
+    if chosen.place == best.place:
+        yield f"It scores {figure(chosen.score)}, the best of {len(answer.policies)}, with {cost(chosen.cost, answer)}."
+        if any(each.cost < chosen.cost for each in answer.policies):
+            yield "Every cheaper one looks worse by more than chance explains easily (one standard error)."
+        return
+    yield (
+        f"It scores {figure(chosen.score)} with {cost(chosen.cost, answer)}. The best looking one, {best.name}, scores "
+        f"{figure(best.score)} with {cost(best.cost, answer)}: better by {gap(chosen.behind)}, less than "
+        f"{'one standard error' if ERRORS == 1 else f'{ERRORS:g} standard errors'} of the difference. Of all that are as near, "
+        "the recommended one is the cheapest."
+    )
+
+
+def otherwise(answer: Answer) -> str | None:
+    """What more money would bring, and what less would lose: the neighbours of the recommended one."""
+    if answer.budget is None or len(answer.policies) == 1:
+        return None
+    chosen, dear, cheap = (answer.of(each) for each in (answer.recommended, answer.at_any_cost, answer.thrifty))
+    said = []
+    if dear.place != chosen.place:
+        said.append(
+            f"The best at any cost, {dear.name}, scores {figure(dear.score)}: {gain(chosen, dear, answer)} better for "
+            f"{cost(dear.cost - chosen.cost, answer)} more."
+        )
+    else:
+        said.append("No budget would bring more that chance does not explain easily.")
+    if cheap.place != chosen.place:
+        said.append(
+            f"{cheap.name[:1].upper()}{cheap.name[1:]} saves {cost(chosen.cost - cheap.cost, answer)} and scores {figure(cheap.score)}: "
+            f"{gain(cheap, chosen, answer)} worse, within one standard error."
+        )
+    return " ".join(said)
+
+
+def gain(worse: Judged, better: Judged, answer: Answer) -> str:
+    """By how much one is better than another, unsigned."""
+    return amount(worse.behind - better.behind, answer)
 
 
 def present(answer: Answer) -> str | None:
