@@ -126,6 +126,22 @@ def test_a_request_without_an_outcome_counts_as_declared(lake: Lake) -> None:
     assert evidence.margin == pytest.approx(0.05)
 
 
+def test_silence_is_said_and_rare_outcomes_are_no_silence(lake: Lake) -> None:
+    asked(lake, ids("c", 30), "challenger")
+    asked(lake, ids("k", 30), "champion")
+    nobody = guarded.evidence(GUARD, looked(lake, GUARD, 48)).silent
+    assert "reported for any of 60 requests of age, nor before" in nobody
+    assert guarded.evidence(GUARD, looked(lake, GUARD, 12)).silent == "", "nobody is of age"
+    before = ids("b", 400)
+    asked(lake, before, "champion", at=START - 3 * DAY, share=0.0, epoch=1)
+    told(lake, before[:4], 1, at=START - 2 * DAY - HOUR)
+    assert guarded.evidence(GUARD, looked(lake, GUARD, 48)).silent == "", "one in a hundred may miss sixty"
+    told(lake, before[4:80], 1, at=START - 2 * DAY - HOUR)
+    assert "where 20.0% had one before" in guarded.evidence(GUARD, looked(lake, GUARD, 48)).silent
+    told(lake, ["k0"], 1)
+    assert guarded.evidence(GUARD, looked(lake, GUARD, 48)).silent == ""
+
+
 def test_a_unit_counts_by_its_first_request(lake: Lake) -> None:
     for hour, name in ((1, "a"), (2, "b"), (2.5, "c")):
         asked(lake, [name], "challenger", at=START + hour * HOUR, unit="anna")

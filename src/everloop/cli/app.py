@@ -131,6 +131,10 @@ def replay(
         str | None, typer.Option(help="Turn the world around from here on: 0.5 (share of history) or an instant.")
     ] = None,
     poison: Annotated[str | None, typer.Option(help="Report wrong labels for a while: START or START+7d.")] = None,
+    outcome: Annotated[
+        str | None,
+        typer.Option(help="A function f(row, answer) of FILE: the outcomes, by name, that come of an answer."),
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="Write the HTML report here.")] = None,
     home: Annotated[Path | None, typer.Option(help="Keep the replay's home here, to look into it afterwards.")] = None,
     as_json: AsJson = False,
@@ -150,6 +154,7 @@ def replay(
         look=look,
         drift=drift,
         poison=poison,
+        outcome=outcome,
         out=out,
         home=home,
         as_json=as_json,

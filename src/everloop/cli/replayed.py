@@ -15,6 +15,7 @@ from everloop.cli.show import Usage, check_page, emit, parse_duration, parse_ins
 from everloop.errors import DataError, EverloopError
 from everloop.loop.account import Account
 from everloop.loop.attribution import Importance, importance
+from everloop.loop.consequences import world_of
 from everloop.loop.demo import DATASETS, prepare
 from everloop.loop.inject import Span
 from everloop.loop.installation import Installation, chosen
@@ -36,6 +37,7 @@ def replay(
     look: str,
     drift: str | None,
     poison: str | None,
+    outcome: str | None,
     out: Path | None,
     home: Path | None,
     as_json: bool,
@@ -51,6 +53,7 @@ def replay(
             look=parse_duration(look),
             drift=_span(drift, "--drift") if drift else None,
             poison=_span(poison, "--poison") if poison else None,
+            world=world_of(loaded.path, outcome) if outcome else None,
         )
         _turn(history, plan, out=out, as_json=as_json, opening=f"[bold]everloop replay[/bold]  {declaration.name}")
     if home is not None:

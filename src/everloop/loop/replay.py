@@ -10,7 +10,7 @@ import dataclasses
 import secrets
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -26,6 +26,7 @@ from everloop.errors import DataError
 from everloop.jobs.process import ProcessExecutor
 from everloop.loop import inject
 from everloop.loop.account import Account, Period, overall
+from everloop.loop.consequences import Consequences, World, labels_due
 from everloop.loop.controller import Controller, Look
 from everloop.loop.environment import Environment
 from everloop.loop.events import Asked
@@ -38,7 +39,6 @@ from everloop.loop.traffic import Answer, Traffic
 from everloop.loop.worth import gains, never_pays, words
 from everloop.measure.metrics import score as measure_score
 from everloop.records import ColumnType, Decision
-from everloop.spec.label import Outcomes
 from everloop.spec.loop import Loop
 from everloop.spec.source import Parquet
 from everloop.spec.window import Last
@@ -87,6 +87,8 @@ class Plan:
     arrivals: tuple[Arrival, ...] = ()
     marks: tuple[tuple[datetime, str], ...] = ()
     simulated: str | None = None
+    world: World | None = None
+    """What comes of a row and its answer, by name of the outcome; None: what the history holds."""
     seed: int | None = None
     """Makes the draw of arms repeatable."""
 
@@ -120,6 +122,7 @@ class Replay:
         self._listener: Listener = lambda period: None
         self._told: Callable[[], None] = lambda: None
         self._truth, self._reported = self._told_and_true(history, plan)
+        self._consequences = Consequences(history.loop, history.frame.columns, plan.world)
         self._source = plan.home / "source"
         self._source.mkdir(parents=True, exist_ok=True)
         self.start = plan.start or _first_window(history.loop, self._truth)
@@ -219,10 +222,9 @@ class Replay:
                 ) as server,
             ):
                 self._seconds["server"] = time.perf_counter() - begin - sum(self._seconds.values())
-                self._traffic = Traffic(server.port, self.installation.name, token)
                 self._server = server
-                self._go_through()
-                self._traffic.close()
+                with closing(Traffic(server.port, self.installation.name, token)) as self._traffic:
+                    self._go_through()
         finally:
             self._executor.close()
         self._seconds["total"] = time.perf_counter() - begin
@@ -248,7 +250,7 @@ class Replay:
         arrivals = sorted(self._plan.arrivals, key=lambda each: each.at)
         served = self._truth.filter(pl.col("_event_time").is_between(self.start, self.end, closed="left"))
         times = served["_event_time"].dt.epoch("us").to_numpy()
-        due_order, due_times = self._outcomes_due()
+        due_order, due_times = labels_due(self._history.loop, self._reported, self.start, self.end)
         sent = 0
         begin = self.start
         number = 1
@@ -257,10 +259,12 @@ class Replay:
             low, high = (int(np.searchsorted(times, microseconds(edge))) for edge in (begin, end))
             rows = served[low:high]
             answers = self._serve(rows)
+            self._consequences.answered(rows, answers)
             self.clock.advance_to(end)
             until = int(np.searchsorted(due_times, microseconds(end), side="right"))
             self._reveal(due_order[sent:until], due_times[sent:until])
             sent = until
+            self._report(microseconds(end))
             while arrivals and arrivals[0].at <= end:
                 arrival = arrivals.pop(0)
                 (self._source / f"{number:06d}-{arrival.path.name}").write_bytes(arrival.path.read_bytes())
@@ -269,17 +273,6 @@ class Replay:
             self._period(begin, end, rows, answers, look)
             begin = end
             number += 1
-
-    def _outcomes_due(self) -> tuple[pl.DataFrame, Any]:
-        """Every outcome that no delivered file carries, in the order in which it comes true."""
-        loop = self._history.loop
-        due = pl.col("_event_time") + loop.label.delay
-        late = due > self.start
-        if isinstance(loop.label.source, Outcomes):
-            late = pl.lit(True)
-        ordered = self._reported.filter(late & (pl.col("_event_time") < self.end)).with_columns(due.alias("_due"))
-        ordered = ordered.sort("_due", "_key", maintain_order=True)
-        return ordered, ordered["_due"].dt.epoch("us").to_numpy()
 
     def _serve(self, rows: pl.DataFrame) -> list[Answer]:
         if rows.is_empty():
@@ -300,6 +293,14 @@ class Replay:
             return
         with self._timing("outcomes"):
             self._traffic.outcomes(rows["_key"].to_list(), rows[self._history.label].to_list(), due.tolist())
+
+    def _report(self, until: int) -> None:
+        come = self._consequences.due(until)
+        if not come:
+            return
+        with self._timing("outcomes"):
+            ids, values, at = ([getattr(each, part) for each in come] for part in ("id", "value", "at"))
+            self._traffic.outcomes(ids, values, at, names=[each.name for each in come])
 
     def _look(self) -> Look:
         with self._timing("look"):

@@ -80,14 +80,18 @@ class Traffic:
         self.requests += len(rows)
         return answers
 
-    def outcomes(self, ids: Sequence[str], values: Sequence[Any], at: Sequence[int]) -> None:
-        """Report what came true; returns once the server has it on disk."""
+    def outcomes(
+        self, ids: Sequence[str], values: Sequence[Any], at: Sequence[int], *, names: Sequence[str] | None = None
+    ) -> None:
+        """Report what came true; returns once the server has it on disk. ``names`` of the outcomes; None: the label's."""
         for start in range(0, len(ids), 5_000):
             stop = start + 5_000
             content = [
                 {"id": key, "value": value, "at": instant(time).isoformat()}
                 for key, value, time in zip(ids[start:stop], values[start:stop], at[start:stop], strict=True)
             ]
+            if names is not None:
+                content = [{**each, "name": name} for each, name in zip(content, names[start:stop], strict=True)]
             body = msgspec.json.encode(content)
             head = (
                 f"POST /outcomes/{self._loop} HTTP/1.1\r\nhost: loopback\r\ncontent-type: application/json\r\n"

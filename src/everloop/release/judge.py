@@ -161,6 +161,8 @@ def _guard(guard: GuardEvidence, rollout: Canary, limit: float, release: Release
             f"in shadow it alone failed on {guard.only_challenger_failed:,} rows, the champion alone on "
             f"{guard.only_champion_failed:,}" + (f"; {words}" if units else "")
         )
+    if guard.silent:
+        words, more = f"{words}; {guard.silent}", None
     needed = math.log(1 / rollout.promote_alpha)
     return _Finding(
         evidence=Evidence(
@@ -181,7 +183,7 @@ def _guard(guard: GuardEvidence, rollout: Canary, limit: float, release: Release
             },
         ),
         log_worse=log_worse,
-        passes=log_passes >= needed,
+        passes=log_passes >= needed and not guard.silent,
         words=words,
         more=more,
         hopeless=more is None,

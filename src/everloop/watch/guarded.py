@@ -28,14 +28,20 @@ REACH = timedelta(days=28)
 """How old outcomes may be from which a baseline is taken."""
 EARLY = timedelta(days=1)
 """An outcome may be known before the event it is about, though hardly by more."""
+SILENCE = 7.0
+"""So many reported outcomes are expected where none is: chance leaves that once in a thousand times."""
 COLUMNS = ("id", "at", "event_time", "version", "arm", "epoch", "share", "unit")
 Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Epoch:
+    """``asked``: requests of age, ``told``: those of them with an outcome."""
+
     epoch: int
     counts: ArmCounts
+    asked: int = 0
+    told: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +52,8 @@ class Watched:
     variance: float
     rows: int
     """Behind them."""
+    told: int = 0
+    """Of these rows so many had an outcome."""
     until: datetime | None = None
     """Rows that came of age until then are counted."""
     epochs: tuple[Epoch, ...] = ()
@@ -58,11 +66,13 @@ def begin(lake: Lake, guard: Outcome, release: Release) -> Watched:
         return Watched(rate=0.5, variance=0.25, rows=0)
     where = (pl.col("arm") == "champion") & (pl.col("version") == release.champion) & (pl.col("share") == 0)
     rows = _of_age(lake, guard, where, since=release.since - REACH, until=release.since)
-    worse = _worse(rows.sort("at").tail(service.BASELINE_ROWS), guard) if len(rows) else np.zeros(0)
+    rows = rows.sort("at").tail(service.BASELINE_ROWS)
+    worse = _worse(rows, guard) if len(rows) else np.zeros(0)
     if not len(worse):
         return Watched(rate=0.5, variance=0.25, rows=0)
     rate = eprocess.frozen_baseline(float(worse.sum()), len(worse))
-    return Watched(rate=rate, variance=eprocess.frozen_variance(worse, rate), rows=len(worse))
+    variance = eprocess.frozen_variance(worse, rate)
+    return Watched(rate=rate, variance=variance, rows=len(worse), told=int(rows["told"].sum()))
 
 
 def advance(
@@ -93,12 +103,12 @@ def advance(
     if fresh.until is not None and until <= fresh.until:
         return before
     rows = _of_age(lake, guard, where, since=fresh.until or since - EARLY, until=until, sticky=sticky if unit else None)
-    rows = rows.filter(pl.col("value").is_not_null()) if len(rows) else rows
     epochs = {each.epoch: each for each in fresh.epochs}
     for (number,), part in rows.group_by("epoch") if len(rows) else ():
-        made = Epoch(epoch=int(str(number)), counts=_counts(part, guard, before))
+        counts = _counts(part.filter(pl.col("value").is_not_null()), guard, before, share=float(part["share"][0]))
+        made = Epoch(epoch=int(str(number)), counts=counts, asked=len(part), told=int(part["told"].sum()))
         known = epochs.get(made.epoch)
-        epochs[made.epoch] = made if known is None else Epoch(epoch=made.epoch, counts=_sum(known.counts, made.counts))
+        epochs[made.epoch] = made if known is None else _together(known, made)
     return replace(fresh, until=until, epochs=tuple(epochs[each] for each in sorted(epochs)))
 
 
@@ -113,13 +123,31 @@ def evidence(guard: Outcome, watched: Watched | None) -> GuardEvidence:
         epochs=tuple(each.counts for each in known.epochs),
         scale=(high, low) if guard.better == "higher" else (low, high),
         variance=known.variance,
+        silent=_silent(guard, known),
     )
+
+
+def _silent(guard: Outcome, watched: Watched) -> str:
+    """In words, that no outcome comes: a name that nobody reports, or reports that have stopped.
+
+    Where no news counts as an answer both arms would look alike, and a guard that hears nothing would pass.
+    """
+    asked = sum(each.asked for each in watched.epochs)
+    if not asked or any(each.told for each in watched.epochs):
+        return ""
+    none = f"no outcome {guard.name!r} has been reported for any of {asked:,} requests of age"
+    if not watched.told:
+        return none + ", nor before: is that its name?"
+    before = watched.told / watched.rows
+    return f"{none}, where {before:.1%} had one before" if asked * before >= SILENCE else ""
 
 
 def _of_age(
     lake: Lake, guard: Outcome, where: pl.Expr, *, since: datetime, until: datetime, sticky: str | None = None
 ) -> pl.DataFrame:
     """Rows that came of age in (``since``, ``until``], and their ``value`` as it was known at that age; null: none.
+
+    ``told``: whether there was an outcome, or ``value`` is what a missing one counts as.
 
     A row is as old as the later one of its event and its request. ``sticky``: only the first row of each unit.
     """
@@ -133,7 +161,7 @@ def _of_age(
     rows = rows.with_columns(due=begun + guard.delay)
     absent = pl.lit(guard.absent, pl.Float64())
     if not lake.exists(OUTCOMES):
-        return rows.with_columns(value=absent).collect()
+        return rows.with_columns(value=absent, told=pl.lit(value=False)).collect()
     first = earliest - EARLY
     told = (pl.col("name") == guard.name) & pl.col("at").is_between(moment(first), moment(until))
     text = pl.col("value_text").str.to_lowercase()
@@ -150,7 +178,8 @@ def _of_age(
         .select("id", "value")
     )
     joined = rows.join(latest, on="id", how="left", maintain_order="left")
-    return joined.with_columns(value=pl.col("value").fill_null(absent)).collect()
+    known = pl.col("value")
+    return joined.with_columns(value=known.fill_null(absent), told=known.is_not_null()).collect()
 
 
 def _worse(rows: pl.DataFrame, guard: Outcome) -> Floats:
@@ -161,11 +190,11 @@ def _worse(rows: pl.DataFrame, guard: Outcome) -> Floats:
     return 1 - part if guard.better == "higher" else part
 
 
-def _counts(rows: pl.DataFrame, guard: Outcome, frozen: Watched) -> ArmCounts:
+def _counts(rows: pl.DataFrame, guard: Outcome, frozen: Watched, *, share: float) -> ArmCounts:
     """Of one epoch."""
     low, high = guard.between
     arm = (rows["arm"] == "challenger").to_numpy()
-    worse, share = _worse(rows, guard), float(rows["share"][0])
+    worse = _worse(rows, guard)
     told = 0.0 < share < 1.0
     return ArmCounts(
         share=share,
@@ -184,6 +213,11 @@ def _counts(rows: pl.DataFrame, guard: Outcome, frozen: Watched) -> ArmCounts:
             else ()
         ),
     )
+
+
+def _together(one: Epoch, other: Epoch) -> Epoch:
+    counts = _sum(one.counts, other.counts)
+    return Epoch(epoch=one.epoch, counts=counts, asked=one.asked + other.asked, told=one.told + other.told)
 
 
 def _sum(one: ArmCounts, other: ArmCounts) -> ArmCounts:
