@@ -97,7 +97,8 @@ SAID: list[tuple[dict[str, Any], str]] = [
         {"serve": el.Serve(cache=el.Cache(time_to_live=td(minutes=2)))},
         "the same columns get the same answer for 2 minutes, from a cache of 64,000,000 bytes",
     ),
-    ({"serve": el.Serve(log=False), "rollout": el.Direct(), "retrain": el.Manual()}, "predictions are NOT kept"),
+    ({"serve": el.Serve(log=False), "rollout": el.Direct(), "retrain": el.Manual()}, "NOT kept, only sketches of their columns"),
+    ({"serve": el.Serve(log=False), "rollout": el.Direct(), "retrain": el.Manual(), "alerts": []}, "are NOT kept; no cache"),
 ]  # fmt: skip
 
 

@@ -303,6 +303,20 @@ def test_short_forms_mean_what_the_long_ones_mean(loop: Make) -> None:
     assert loop(serve=el.Serve(log=False), rollout=el.Direct(), retrain=el.Manual()).serve.log is False
 
 
+def test_drift_is_watched_without_a_log_and_the_score_is_not(loop: Make) -> None:
+    unlogged = {"serve": el.Serve(log=False), "rollout": el.Direct()}
+    daily, rows = el.Drift(window=td(days=1)), el.Drift(columns="carrier", window=500)
+    assert loop(retrain=el.AnyOf(el.Every(td(days=7)), daily)).sketched == (), "rows are read where there are rows"
+    told = el.Drift(false_alarm_every=td(days=30))
+    alerts = [el.alert.DriftFound(false_alarm_every=td(days=30))]
+    assert loop(**unlogged, retrain=el.AnyOf(daily, rows), alerts=alerts).sketched == (daily, rows, told)
+    assert loop(**unlogged, retrain=el.Manual()).sketched == (el.Drift(),), "the default alerts ask for it"
+    assert loop(**unlogged, retrain=el.Manual(), alerts=[]).sketched == ()
+    for alert in (el.alert.Score(), el.alert.Errors(), el.alert.LabelCoverage()):
+        with pytest.raises(el.SpecError, match="only predictions that are kept"):
+            loop(**unlogged, retrain=daily, alerts=[alert])
+
+
 def test_more_parameters_than_an_estimator_lists_may_be_searched_where_it_takes_them() -> None:
     from lightgbm import LGBMClassifier
 

@@ -7,11 +7,13 @@ from typing import Any
 
 from everloop.loop.installation import Installation
 from everloop.records import Experiment, Release, Route, encode
+from everloop.spec.loop import Loop
 from everloop.spec.rollout import Canary
 from everloop.spec.serve import Meaning
 from everloop.spec.tree import to_json
 from everloop.store.files import write_atomically
 from everloop.store.ledger import experiments, releases, versions
+from everloop.watch.sketched import stretch
 
 
 def publish(installation: Installation) -> Release:
@@ -56,6 +58,7 @@ def publish(installation: Installation) -> Release:
         "salt": salt,
         "label": installation.loop.label.column,
         "log": serve.log,
+        "sketch": _stretch(installation.loop),
         "p99_ms": serve.p99.total_seconds() * 1_000 if serve.p99 else None,
         "mode": serve.mode,
         "cache": None
@@ -68,6 +71,11 @@ def publish(installation: Installation) -> Release:
     }
     write_atomically(installation.home.release_file(installation.name), encode(content))
     return release
+
+
+def _stretch(loop: Loop) -> int:
+    """Seconds for which servers sketch into one file; 0: they do not."""
+    return int(stretch([each.window for each in loop.sketched]).total_seconds()) if loop.sketched else 0
 
 
 def _meaning(meaning: Meaning | None, release: Release, package: Callable[[int], str]) -> dict[str, Any] | None:

@@ -59,8 +59,7 @@ def also(rules: tuple[Rule, ...]) -> tuple[tuple[str, Drift | Degraded], ...]:
     found: list[tuple[str, Drift | Degraded]] = []
     for rule in rules:
         if isinstance(rule, alert.DriftFound):
-            asked = Drift(columns=rule.columns, false_alarm_every=rule.false_alarm_every)
-            found.append((place(rule), asked))
+            found.append((place(rule), rule.asked))
         elif isinstance(rule, alert.Score):
             found.append((place(rule), Degraded(by=rule.by)))
     return tuple(found)

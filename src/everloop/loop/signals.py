@@ -25,6 +25,7 @@ from everloop.store.ledger import releases, snapshots, versions, watermarks
 from everloop.watch import drift, fold, triggers
 from everloop.watch.labels import Truth
 from everloop.watch.look import Champion, Seen, Watched, WatchState, begin, look
+from everloop.watch.sketched import Sketched
 
 MEMORY = "watch"
 DEFAULT_SHADOW_MARGIN = 0.01
@@ -67,6 +68,8 @@ class Watcher:
         self._known: tuple[Any, WatchState] | None = None
         """What was remembered last, as plain JSON and as it is."""
         resolved, loop = installation.resolved, installation.loop
+        self._sketched = Sketched(installation.home.sketches(installation.name)) if loop.sketched else None
+        """Requests, where they are not logged."""
         self._watched = Watched(
             truth=Truth(
                 column=loop.label.column,
@@ -94,11 +97,20 @@ class Watcher:
         watched = replace(self._watched, classes=classes, shadow_margin=self._shadow_margin(champion))
         before, remembered = self._remembered(now)
         remembered = self._as_declared(remembered)
-        seen, state = look(each.lake, watched, champion, release, remembered, now=now, busy=busy)
+        seen, state = look(
+            each.lake, watched, champion, release, remembered, now=now, busy=busy, requests=self._sketched
+        )
+        self._forget(remembered)
         fired, following = triggers.fired(
             each.loop.retrain, seen.signals, state.triggers, now, cooldown=each.loop.cooldown
         )
         return Found(seen=seen, fired=fired, before=before, after=replace(state, triggers=following))
+
+    def _forget(self, remembered: WatchState) -> None:
+        """Remove sketches that no window asks for any more: two closed ones may be held against another champion."""
+        kept = [each.closed[0].since if len(each.closed) == 2 else each.opened for each in remembered.drifts.values()]
+        if self._sketched is not None and kept:
+            self._sketched.forget(min(kept))
 
     def keep(self, connection: Connection, found: Found) -> None:
         """Remember a look, in the transaction that does what follows from it.

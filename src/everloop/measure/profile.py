@@ -27,6 +27,8 @@ from everloop.measure.space import CLUSTER, DISTANCE, LENGTH, Space, of
 from everloop.records import MISSING_INTEGER, MISSING_TEXT, ColumnType, decode, encode
 
 BINS = 10
+PREDICTION = "(prediction)"
+"""The name under which a profile may hold the model's own answers: the positive class's probability or the value."""
 QUANTILES = 401
 LEVELS = np.linspace(0, 1, QUANTILES)
 LARGEST = float(np.finfo(np.float32).max)

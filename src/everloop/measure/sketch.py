@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import struct
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -80,6 +80,12 @@ class NumberSketch:
         self.present = total
         self.least, self.most = min(self.least, least), max(self.most, most)
 
+    def recounted(self, edges: tuple[float, ...]) -> NumberSketch:
+        """The same rows in other bins, as the sketch has them."""
+        plain = replace(self, counts=None)
+        plain.counts = np.array(plain.profile(edges).counts, dtype=np.int64)
+        return plain
+
     def profile(self, edges: tuple[float, ...] | None) -> ColumnProfile:
         sketch, n = self.quantiles, self.present
         grid: tuple[float, ...] = ()
@@ -143,6 +149,11 @@ class CategorySketch:
         self.different = union.get_result()
         if other.counts is not None:
             self.counts = other.counts.copy() if self.counts is None else self.counts + other.counts
+
+    def recounted(self, listed: tuple[str, ...]) -> CategorySketch:
+        """The same rows by other values: exact up to some three thousand different ones."""
+        found = dict(self._items())
+        return replace(self, counts=np.array([found.get(value, 0) for value in listed], dtype=np.int64))
 
     def profile(self, listed: tuple[str, ...] | None) -> ColumnProfile:
         if listed is None or self.counts is None:
@@ -230,6 +241,21 @@ class Sketch:
             own = self.columns.setdefault(name, type(theirs)())
             own.merge(theirs)  # type: ignore[arg-type]
 
+    def recounted(self, like: Profile) -> Sketch:
+        """The same rows held `like` another reference, for a merge with what was held so: its bins are counted from the
+        sketches. Columns that ``like`` describes otherwise, or not at all, are left out.
+        """
+        made = Sketch(rows=self.rows)
+        for name, column in self.columns.items():
+            reference = like.columns.get(name)
+            if reference is None:
+                continue
+            if isinstance(column, NumberSketch) and reference.kind == "number":
+                made.columns[name] = column.recounted(reference.edges)
+            elif isinstance(column, CategorySketch) and reference.kind == "category":
+                made.columns[name] = column.recounted(reference.values)
+        return made
+
     def profile(self, *, like: Profile | None = None) -> Profile:
         """The profile of all rows so far, in the bins of ``like`` or in its own."""
         made: dict[str, ColumnProfile] = {}
@@ -280,7 +306,14 @@ def to_bytes(sketch: Sketch) -> bytes:
 
 
 def from_bytes(data: bytes) -> Sketch:
-    file = decode(data, _File)
+    """Raises ValueError for what `to_bytes` did not write."""
+    try:
+        return _sketch(decode(data, _File))
+    except (ValueError, IndexError, RuntimeError, MemoryError, struct.error) as error:
+        raise ValueError(f"These {len(data)} bytes are no sketch: {error}") from None
+
+
+def _sketch(file: _File) -> Sketch:
     made = Sketch(rows=file.rows)
     for name, each in file.columns.items():
         counts = None if each.counts is None else np.array(each.counts, dtype=np.int64)

@@ -72,13 +72,19 @@ def _add(page: Families, service: Service) -> None:
         ("everloop_shadow_skipped_rows_total", "Rows that the shadow had no time for.", predictor.shadow_skipped),
         ("everloop_release_switches_total", "Releases that were switched to.", follower.switches),
     ]
+    sketcher = service.sketcher
+    if sketcher is not None:
+        counters += [
+            ("everloop_sketched_rows_total", "Rows whose sketches are on disk, where none are logged.", sketcher.rows),
+            ("everloop_sketch_lost_rows_total", "Rows that no sketch holds or will.", sketcher.lost_rows),
+        ]
     for metric, words, value in counters:
         page.count(metric, words, [(name, value)])
     page.gauge("everloop_waiting_rows", "Rows that wait to be run.", [(name, predictor.batcher.waiting)])
     seconds = predictor.batcher.waiting_seconds
     page.gauge("everloop_waiting_seconds", "When they will have run, as predicted.", [(name, seconds)], "max")
     page.gauge("everloop_release_revision", "The revision that is served.", [(name, follower.revision)], "min")
-    trouble = bool(log.trouble or outcomes.trouble)
+    trouble = bool(log.trouble or outcomes.trouble or (sketcher is not None and sketcher.trouble))
     page.gauge("everloop_log_trouble", "1 while the disk takes no log or no outcomes.", [(name, trouble)], "max")
     page.gauge("everloop_model_bytes", "Memory that its models take.", [(name, follower.models.bytes_of(service.name))])
     loaded = predictor.live is not None

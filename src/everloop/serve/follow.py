@@ -4,9 +4,11 @@ Loading, verifying and warming happen in a thread while the old version goes on 
 sound is refused, said and counted; the champion that was live stays.
 """
 
+import importlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from everloop.errors import NotFound, PackageTampered, ServeError
 from everloop.serve import meaning, releases, traffic
@@ -201,6 +203,11 @@ class Follower:
             live = traffic.live_of(release, champion, None, None, cache)
         for said in meaning.ask(live, self._profile):
             say("not asked", loop=self.loop, because=said)
+        if release.sketch and not release.log:
+            # Loaded by whoever needs it: two megabytes and a library.
+            sketching: Any = importlib.import_module("everloop.serve.sketches")
+            for said in sketching.hold(self._home, live):
+                say("not sketched", loop=self.loop, because=said)
         models = (champion, *(each for each in (challenger, former) if each is not None), *besides.values())
         return Found(release=release, live=live, accepted=True, problem=problem, refused=refused, models=models)
 

@@ -64,7 +64,7 @@ class Meter:
 class Arm:
     """One live version: its model, how rows are packed for it, how its outputs become answers."""
 
-    __slots__ = ("_classes", "_probabilities", "model", "package", "packer", "recall", "version")
+    __slots__ = ("_classes", "_probabilities", "held", "model", "package", "packer", "recall", "version")
 
     experiment = ""
     """The experiment that it is an arm of."""
@@ -76,6 +76,8 @@ class Arm:
     def __init__(self, served: Served, model: Model, columns: Sequence[Column], cache: Cache | None = None) -> None:
         self.recall = None if cache is None else Recall(cache, served.package, columns, model.signature)
         """What it predicted before, if the loop declares a cache."""
+        self.held: Any = None
+        """What its requests are sketched like (`everloop.serve.sketches.Held`); None: they are not."""
         self.version = served.version
         self.package = served.package
         self.model = model

@@ -3,7 +3,7 @@
 import asyncio
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import count
 from random import Random
 from typing import Any
@@ -65,6 +65,8 @@ class Predictor:
         self.asked = 0.0
         """When somebody asked last, on the clock of time.perf_counter."""
         self.log = log
+        self.sketch: Callable[[Part, Sequence[int], int], None] = lambda part, at, seconds: None
+        """Takes what is not logged, where a release asks for sketches (`everloop.serve.sketches`)."""
         self.meters: dict[tuple[int, str], Meter] = {}
         self.batch_rows = Histogram(ROWS)
         self.shadow_skipped = 0
@@ -173,14 +175,17 @@ class Predictor:
             )
             if live.reader.has_unit:
                 batch.units = [live.reader.unit(row) or "" for row in batch.rows]
-            if live.release.log:
+            if live.release.log or live.champion.held is not None:
                 part = Part(live.champion, "champion", batch.rows, None)
                 part.prediction = np.concatenate([prediction for _, _, prediction, _, _ in ours])
                 decisions = [decision for _, _, _, decision, _ in ours if decision is not None]
                 part.decision = np.concatenate(decisions) if decisions else None
-                latency = [seconds for job, *_, seconds in ours for _ in job.rows]
-                meanings = live.meaning(batch.rows) if live.meaning is not None else []
-                self.log.add(live.release, part, batch.ids, batch.at, latency, batch.units, meanings)
+                if live.release.log:
+                    latency = [seconds for job, *_, seconds in ours for _ in job.rows]
+                    meanings = live.meaning(batch.rows) if live.meaning is not None else []
+                    self.log.add(live.release, part, batch.ids, batch.at, latency, batch.units, meanings)
+                else:
+                    self.sketch(part, batch.at, live.release.sketch)
                 part.answered()
             if live.shadows:
                 self._defer_shadow(batch)
@@ -277,7 +282,9 @@ class Predictor:
             if part.failed:
                 meter.failed += len(part.failed)
                 self.errors[part.variant] = part.error
-            if batch.live.release.log and not part.aside:
+            if part.aside:
+                pass
+            elif batch.live.release.log:
                 self.log.add(
                     batch.live.release,
                     part,
@@ -287,6 +294,8 @@ class Predictor:
                     picked(batch.units, part.places) if batch.units else [],
                     picked(batch.meanings, part.places) if batch.meanings else [],
                 )
+            elif part.arm.held is not None:
+                self.sketch(part, picked(batch.at, part.places), batch.live.release.sketch)
             part.answered()
         if batch.live.shadows and not batch.shadow:
             self._defer_shadow(batch)

@@ -93,6 +93,8 @@ class ReleaseFile(msgspec.Struct, frozen=True, kw_only=True):
     sticky: Literal["hour", "always"] = "hour"
     salt: str = ""
     log: bool = True
+    sketch: Annotated[int, msgspec.Meta(ge=0, le=86_400)] = 0
+    """Seconds of a stretch for which what is asked is sketched; 0: nothing is. Stretches divide a day."""
     p99_ms: float | None = None
     mode: Literal["throughput", "latency"] = "throughput"
     """Whether a run takes one core, or all that the process has to itself."""
@@ -132,6 +134,10 @@ def read(path: Path) -> ReleaseFile:
         raise ServeError(f"{path} is not a release file: {error}. The controller rewrites it when it starts.") from None
     if not 0.0 <= release.share <= 1.0:
         raise ServeError(f"{path} gives the share {release.share}; a share lies between 0 and 1.")
+    if release.sketch and (86_400 % release.sketch or release.sketch % 60):
+        raise ServeError(
+            f"{path} sketches stretches of {release.sketch} seconds; they are whole minutes and divide a day."
+        )
     experiment, route = release.experiment, release.route
     if experiment is not None:
         shares = [each.share for each in experiment.arms]

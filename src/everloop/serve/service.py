@@ -4,7 +4,7 @@ import asyncio
 import time
 from collections.abc import Callable
 from random import Random
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -26,6 +26,9 @@ from everloop.serve.traffic import overridden
 from everloop.serve.urgency import prefer
 from everloop.store.home import Home
 from everloop.store.segments import OutcomeFrame
+
+if TYPE_CHECKING:
+    from everloop.serve.sketches import Sketcher
 
 REQUEST_OUTCOMES = 50_000
 ID_LENGTH = 512
@@ -65,9 +68,12 @@ class Service:
     ) -> None:  # fmt: skip
         self.name = name
         self.home = home
+        self._tag = tag
         self.channel = channel
         self.log = PredictionLog(home.segments(name), f"{tag}-p")
         self.outcome_log = OutcomeLog(home.segments(name), f"{tag}-o")
+        self.sketcher: Sketcher | None = None
+        """Once a release has asked for sketches instead of the log."""
         self.predictor = Predictor(loop, self.log, random)
         self.follower = Follower(home, name, self._switch, allowance=allowance, processes=processes, models=models)
         self.parked = Parked(loop)
@@ -83,6 +89,11 @@ class Service:
         self._loop = loop
 
     def _switch(self, live: Live | None) -> None:
+        if self.sketcher is None and live is not None and any(arm.held is not None for arm in live.arms):
+            from everloop.serve.sketches import Sketcher  # the follower has loaded it already
+
+            self.sketcher = Sketcher(self.home.sketches(self.name), self._tag)
+            self.predictor.sketch = self.sketcher.add
         self.predictor.live = live
 
     @property
@@ -249,6 +260,8 @@ class Service:
             return
         try:
             self.log.flush()
+            if self.sketcher is not None:
+                self.sketcher.flush()
         except StoreError as error:
             exchange.refuse(507 if isinstance(error, StoreFull) else 500, str(error))
         else:
@@ -266,7 +279,7 @@ class Service:
         return "loading" if self.follower.loading else "resting" if self.rests else "none"
 
     def status(self) -> dict[str, Any]:
-        release, writer = self.follower.release, self.log.writer
+        release, writer, sketcher = self.follower.release, self.log.writer, self.sketcher
         return {
             "ready": self.ready,
             "state": self.state,
@@ -293,6 +306,13 @@ class Service:
                 "lost_rows": writer.lost_rows,
                 "trouble": str(writer.trouble) if writer.trouble else None,
             },
+            "sketches": None
+            if sketcher is None
+            else {
+                "rows": sketcher.rows,
+                "lost_rows": sketcher.lost_rows,
+                "trouble": str(sketcher.trouble) if sketcher.trouble else None,
+            },
             "outcomes": {
                 "taken": self.outcomes_taken,
                 "refused": self.outcomes_refused,
@@ -317,6 +337,8 @@ class Service:
         self.predictor.note_recalled()
         self.predictor.batcher.close()
         self.log.close()
+        if self.sketcher is not None:
+            self.sketcher.close()
         self.outcome_log.close()
 
 

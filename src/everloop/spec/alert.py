@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal
 
 from everloop.errors import SpecError
 from everloop.spec.conform import conform, positive, within
+from everloop.spec.retrain import Drift
 from everloop.spec.taught import taught
 
 Severity = Literal["critical", "warning"]
@@ -211,6 +212,11 @@ class DriftFound:
             raise SpecError("alert.DriftFound.columns is (); name columns, or leave it out to watch all of them.")
         positive(self.false_alarm_every, "alert.DriftFound.false_alarm_every", example="timedelta(days=90)")
 
+    @property
+    def asked(self) -> Drift:
+        """The same as a trigger, with its windows."""
+        return Drift(columns=self.columns, false_alarm_every=self.false_alarm_every)
+
 
 @taught
 @dataclass(frozen=True, kw_only=True)
@@ -317,8 +323,8 @@ Rule = (
     | RunFailed
     | ReleaseStuck
 )
-BLIND = (Errors, Latency, Unusual, DriftFound, LabelCoverage, Score)
-"""What sees nothing where predictions are not kept."""
+BLIND = (Errors, Latency, Unusual, LabelCoverage, Score)
+"""What sees nothing where predictions are not kept; drift is seen in sketches there."""
 DEFAULT: tuple[Rule, ...] = (
     DiskFull(),
     MemoryFull(),

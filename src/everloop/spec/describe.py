@@ -428,6 +428,7 @@ def _serve(loop: Loop) -> str:
     limit = loop.serve.p99
     p99 = f"99 of 100 answers within {_span(limit)}" if limit else "no limit on the time of an answer (the default)"
     log = "every prediction is kept in the log (the default)" if loop.serve.log else "predictions are NOT kept"
+    log += ", only sketches of their columns for the drift watch" if loop.sketched else ""
     mode = ", each run on all cores of its process" if loop.serve.mode == "latency" else ""
     return f"Serve over HTTP: {p99}{mode}; {log}; {_cache(loop.serve.cache)}."
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from everloop.errors import SpecError
 from everloop.records import LOOP_NAME
-from everloop.spec.alert import BLIND, Rule, name_of
+from everloop.spec.alert import BLIND, DriftFound, Rule, name_of
 from everloop.spec.alert import DEFAULT as DEFAULT_ALERTS
 from everloop.spec.checks import Check
 from everloop.spec.columns import Column, Columns
@@ -183,7 +183,7 @@ class Loop:
             )
 
     def _watched(self) -> None:
-        """Whoever wants to watch needs the log."""
+        """Whoever wants to watch more than drift needs the log."""
         if sum(isinstance(each, Pace) for each in self.notify) > 1:
             raise SpecError("Loop.notify holds two paces; write one Pace(…) for all receivers.")
         names = [(name_of(each), each.severity) for each in self.alerts]
@@ -195,7 +195,7 @@ class Loop:
                 )
         if self.serve.log:
             return
-        blind = [repr(each) for each in triggers_of(self.retrain) if isinstance(each, Drift | Degraded)]
+        blind = [repr(each) for each in triggers_of(self.retrain) if isinstance(each, Degraded)]
         if isinstance(self.rollout, Canary):
             blind.append("Canary(…)")
         if self.alerts != DEFAULT_ALERTS:
@@ -203,13 +203,22 @@ class Loop:
         if blind:
             raise SpecError(
                 f"Serve.log is False, and {' and '.join(blind)} can judge only predictions that are kept; "
-                "leave log=False out, or write rollout=Direct() and retrain=Every(…)."
+                "leave log=False out, or write rollout=Direct() and retrain=Drift(…) or Every(…)."
             )
 
     @property
     def watched_alerts(self) -> tuple[Rule, ...]:
         """Those that can see something: the default ones go without a log where there is none."""
         return tuple(each for each in self.alerts if self.serve.log or not isinstance(each, BLIND))
+
+    @property
+    def sketched(self) -> tuple[Drift, ...]:
+        """What watches sketches of the requests, because they are not logged."""
+        if self.serve.log:
+            return ()
+        asked = [each for each in triggers_of(self.retrain) if isinstance(each, Drift)]
+        told = [each.asked for each in self.watched_alerts if isinstance(each, DriftFound)]
+        return tuple(dict.fromkeys([*asked, *told]))
 
     @property
     def receivers(self) -> tuple[Receiver, ...]:

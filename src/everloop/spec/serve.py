@@ -103,7 +103,7 @@ class Cache:
 class Serve:
     """``p99``: the time within which 99 of 100 answers must leave: a request that would be later is refused.
 
-    ``log``: keep predictions (watching needs them). ``mode``: "throughput" runs the model on one core for each process
+    ``log``: keep predictions; without them drift is watched in sketches, and nothing else is. ``mode``: "throughput" runs the model on one core for each process
     of the server; "latency" on all cores that a process has to itself, which answers sooner where they would rest.
 
     ``cache``: answer what was answered before without running the model; None: every request runs it.

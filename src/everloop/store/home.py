@@ -74,6 +74,10 @@ class Home:
         """The prediction log and acknowledged outcomes, before they are folded into the lake."""
         return self._made(self.root / "segments" / _name(loop))
 
+    def sketches(self, loop: str) -> Path:
+        """What servers were asked, as sketches: where predictions are not logged."""
+        return self._made(self.root / "sketches" / _name(loop))
+
     def release_file(self, loop: str) -> Path:
         return self.releases / f"{_name(loop)}.json"
 

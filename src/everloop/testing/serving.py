@@ -229,13 +229,21 @@ class ServedHome:
         self._key = packages.generate_key(self.home.keys)
         self.versions: dict[int, str] = {}
 
-    def seal(self, version: int, signature: Signature, *, graph: bytes | None = None, bias: float = 0.0) -> str:
-        """Seal a package as ``version``. Returns its digest."""
+    def seal(
+        self,
+        version: int,
+        signature: Signature,
+        *,
+        graph: bytes | None = None,
+        bias: float = 0.0,
+        profile: bytes = b"{}",
+    ) -> str:
+        """Seal a package as ``version``, with what its rows looked like. Returns its digest."""
         digest = packages.seal(
             self.home.packages,
             {
                 packages.MODEL: graph if graph is not None else graph_of(signature, bias=bias),
-                "profile.json": b"{}",
+                "profile.json": profile,
                 "evidence.json": b'{"version":%d}' % version,
             },
             loop=self.loop,

@@ -78,6 +78,8 @@ class DriftState:
     """What the last two windows said; holds until the next window closes."""
     history: History = field(default_factory=History)
     calibration: Calibration | None = None
+    notes: tuple[str, ...] = ()
+    """What is to be said of how the newest window was read."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,7 +94,7 @@ class Against:
 
 
 class Requests(Protocol):
-    """What came to be answered, in windows: from the log of servers, or from a history that is replayed."""
+    """What came to be answered, in windows: from the log of servers, from their sketches, from a replayed history."""
 
     def closed(self, opened: datetime, length: timedelta | int, now: datetime) -> list[Window]:
         """As `windows.closed`."""
@@ -134,7 +136,9 @@ def advance(requests: Requests, trigger: Drift, state: DriftState, against: Agai
         found = signals_of(reference, observed, trigger)
         moved = [each for each in found if each.kind == "distribution"]
         top = max(moved, key=lambda each: each.psi, default=None)
-        state = replace(state, largest=top.psi if top else 0.0, column=top.column if top else None)
+        state = replace(
+            state, largest=top.psi if top else 0.0, column=top.column if top else None, notes=observed.notes
+        )
         return found
 
     kept = state.history
@@ -273,5 +277,6 @@ def described(trigger: Drift, state: DriftState) -> dict[str, Any]:
         "threshold": chosen.threshold if chosen else None,
         "limits": limits(trigger, state),
         "largest": nearest[:5],
+        "notes": list(state.notes),
         "alarms": [each.because for each in state.found.columns] if state.found else [],
     }

@@ -20,7 +20,7 @@ from everloop.spec.retrain import Degraded, Drift, Rows, Trigger
 from everloop.spec.rollout import Canary
 from everloop.store.lake import PREDICTIONS, Lake
 from everloop.watch import concept, counted, drift, releasing, score
-from everloop.watch.drift import Against, Drifted, DriftState
+from everloop.watch.drift import Against, Drifted, DriftState, Requests
 from everloop.watch.labels import Class, Truth, answers, matured, truths
 from everloop.watch.releasing import ReleaseWatch
 from everloop.watch.score import Degradation, Judged, Reference, Scored
@@ -118,8 +118,11 @@ def look(
     now: datetime,
     asked: str | None = None,
     busy: bool = False,
+    requests: Requests | None = None,
 ) -> tuple[Seen, WatchState]:
     """Look once, after `fold.fold`. Pure but for reading the lake: the same state and tables give the same answer.
+
+    ``requests``: where those lie that drift is seen in; None: in the lake.
 
     The triggers themselves are asked afterwards, with ``triggers.fired(watched.trigger, seen.signals, …)``.
     """
@@ -128,10 +131,11 @@ def look(
         state = replace(state, labelled=rows, counted=tables)
     signals = Signals(rows=state.labelled, asked=asked, busy=busy)
     seen = Seen(signals=signals)
-    if champion is not None and lake.exists(PREDICTIONS):
-        drifts, state = _drifts(lake, watched, champion, state, now)
+    logged = lake.exists(PREDICTIONS)
+    if champion is not None and (logged or requests is not None):
+        drifts, state = _drifts(requests or drift.Logged(lake), watched, champion, state, now)
         widest = max(state.drifts.values(), key=lambda each: each.largest)
-        judged = _scores(lake, watched, champion, state, now)
+        judged = _scores(lake, watched, champion, state, now) if logged else _Scores(state=state)
         degradations, scored, coverage, state = judged.worse, judged.scored, judged.coverage, judged.state
         also: dict[str, Drifted | Degradation] = dict(judged.also)
         for name, asked_also in watched.also:
@@ -170,7 +174,7 @@ def look(
 
 
 def _drifts(
-    lake: Lake, watched: Watched, champion: Champion, state: WatchState, now: datetime
+    requests: Requests, watched: Watched, champion: Champion, state: WatchState, now: datetime
 ) -> tuple[dict[Drift, Drifted], WatchState]:
     triggers = [each for _, each in placed(watched.trigger) if isinstance(each, Drift)]
     asked = dict.fromkeys([*triggers, *(each for _, each in watched.also if isinstance(each, Drift))])
@@ -182,7 +186,6 @@ def _drifts(
     )
     began = DriftState(opened=state.began or state.triggers.began)
     # Without a trigger the weeks are watched all the same: people want to see how far inputs have moved.
-    requests = drift.Logged(lake)
     states = {
         repr(each): drift.advance(requests, each, state.drifts.get(repr(each), began), against, now)
         for each in asked or [Drift()]

@@ -15,6 +15,7 @@ import polars as pl
 
 from everloop.measure import season, space
 from everloop.measure.coded import Coded, Values
+from everloop.measure.profile import PREDICTION as PREDICTION
 from everloop.measure.profile import ColumnProfile, Profile, build, counted, kind_of, places
 from everloop.measure.sketch import CategorySketch, Sketch, newcomers
 from everloop.records import MISSING_INTEGER, ColumnType, Signature
@@ -26,8 +27,6 @@ from everloop.watch.windows import Window, inside
 AT_ONCE = 200_000
 """A window with more rows than this is read a day at a time."""
 DAY_US = 86_400_000_000
-PREDICTION = "(prediction)"
-"""The name under which a profile may hold the model's own answers: the positive class's probability or the value."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,20 +40,26 @@ class Observed:
     """Rows in each slot of the reference's season."""
     newcomers: dict[str, tuple[tuple[str, int], ...]] = field(default_factory=dict)
     """Of a category column the most frequent values that the reference does not list, and their rows."""
+    notes: tuple[str, ...] = ()
+    """What is to be said of how it was read."""
 
 
 @dataclass(slots=True)
-class _Days:
+class Days:
     """Of one column: day → rows that miss it, then rows in each bin."""
 
     found: dict[int, npt.NDArray[np.float64]] = field(default_factory=dict)
+
+    def count(self, day: int, row: npt.NDArray[np.float64]) -> None:
+        """Of one day."""
+        self.found[day] = row if day not in self.found else self.found[day] + row
 
     def add(self, days: npt.NDArray[np.int64], values: Values, column: ColumnProfile) -> None:
         width = 2 + (len(column.edges) if column.kind == "number" else len(column.values))
         known, place = np.unique(days, return_inverse=True)
         table = np.bincount(place * width + places(values, column) + 1, minlength=len(known) * width)
         for day, row in zip(known.tolist(), table.reshape(-1, width).astype(np.float64), strict=True):
-            self.found[day] = row if day not in self.found else self.found[day] + row
+            self.count(day, row)
 
     def clumping(self) -> tuple[float, float]:
         """Of the values that are there, and of whether they are there."""
@@ -82,14 +87,14 @@ def observe(
     """Read a window. With ``champion`` its answers too, where the reference holds some."""
     types: dict[str, ColumnType] = {each.name: each.type for each in signature.inputs}
     answer = "value" if signature.task == "regression" else f"p_{signature.positive or 0}"
-    days: dict[str, _Days] = {}
+    days: dict[str, Days] = {}
     weights = season.weights(np.zeros(0, np.int64), reference.season)
 
     def by_day(columns: Mapping[str, Values], which: npt.NDArray[np.int64]) -> None:
         for name, values in columns.items():
             known = reference.columns.get(name)
             if known is not None and known.kind == kind_of(values, types.get(name)):
-                days.setdefault(name, _Days()).add(which, values, known)
+                days.setdefault(name, Days()).add(which, values, known)
 
     whole, parts = _slices(lake, window)
     gathered = _Exact(types, reference) if whole else _Sketched(types, reference)

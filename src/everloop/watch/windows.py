@@ -5,11 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+import numpy as np
+import numpy.typing as npt
 import polars as pl
 
+from everloop.clock import EPOCH, microseconds
 from everloop.store.lake import PREDICTIONS, Lake, moment
 from everloop.watch.recent import newest
 
+Integers = npt.NDArray[np.int64]
 WEEK = timedelta(days=7)
 STEP = timedelta(days=1)
 LEAST_ROWS = 300
@@ -39,41 +43,59 @@ def closed(lake: Lake, opened: datetime, length: timedelta | int, now: datetime)
     """
     if isinstance(length, timedelta) and now - opened < length:
         return []
-    return full(_times(lake, opened, now), opened, length, now)
+    return full(Arrivals.of(_times(lake, opened, now)), opened, length, now)
 
 
-def full(times: pl.Series, opened: datetime, length: timedelta | int, now: datetime) -> list[Window]:
-    """The same of rows with these times, from ``opened`` to ``now``, oldest first."""
+@dataclass(frozen=True, slots=True)
+class Arrivals:
+    """When rows came: ``times`` in microseconds since 1970, rising, and how many rows had come after each."""
+
+    times: Integers
+    total: Integers
+
+    @classmethod
+    def of(cls, times: pl.Series) -> Arrivals:
+        """Of one row at each of these instants, in order."""
+        found = times.to_physical().to_numpy().astype(np.int64)
+        return cls(found, np.arange(1, len(found) + 1))
+
+    def before(self, instant: datetime) -> int:
+        place = int(np.searchsorted(self.times, microseconds(instant), side="left"))
+        return int(self.total[place - 1]) if place else 0
+
+    def after(self, count: int) -> datetime | None:
+        """Just after the instant at which so many rows had come; None while they have not."""
+        place = int(np.searchsorted(self.total, count, side="left"))
+        return None if place == len(self.times) else EPOCH + timedelta(microseconds=int(self.times[place]) + 1)
+
+
+def full(arrivals: Arrivals, opened: datetime, length: timedelta | int, now: datetime) -> list[Window]:
+    """The same of rows that came then, from ``opened`` to ``now``, oldest first."""
     if isinstance(length, int):
-        return _of_rows(times, opened, length)
+        return _of_rows(arrivals, opened, length)
     found: list[Window] = []
     step = min(STEP, length)
     while now - opened >= length and len(found) < MOST_AT_ONCE:
         until = opened + length
-        before = _before(times, opened)
-        while _before(times, until) - before < LEAST_ROWS and until + step <= now:
+        before = arrivals.before(opened)
+        while arrivals.before(until) - before < LEAST_ROWS and until + step <= now:
             until += step
-        if _before(times, until) - before < LEAST_ROWS:
+        if arrivals.before(until) - before < LEAST_ROWS:
             break
         found.append(Window(since=opened, until=until))
         opened = until
     return found
 
 
-def _of_rows(times: pl.Series, opened: datetime, count: int) -> list[Window]:
+def _of_rows(arrivals: Arrivals, opened: datetime, count: int) -> list[Window]:
     found: list[Window] = []
-    place = 0
-    while place + count <= len(times) and len(found) < MOST_AT_ONCE:
-        until = times[place + count - 1] + timedelta(microseconds=1)
+    place = arrivals.before(opened)
+    while (until := arrivals.after(place + count)) is not None and len(found) < MOST_AT_ONCE:
         found.append(Window(since=opened, until=until))
-        opened, place = until, _before(times, until)
+        opened, place = until, arrivals.before(until)
     return found
 
 
 def _times(lake: Lake, since: datetime, until: datetime) -> pl.Series:
     rows = newest(lake, PREDICTIONS, since=since, columns=["at"], where=inside(since, until))
     return rows.select("at").sort("at").collect()["at"]
-
-
-def _before(times: pl.Series, instant: datetime) -> int:
-    return int(times.search_sorted(instant, side="left")) if len(times) else 0

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import polars as pl
 
 from everloop.clock import microseconds
 from everloop.loop.backtest.world import World
@@ -21,7 +20,6 @@ from everloop.measure.coded import Values
 from everloop.measure.profile import ColumnProfile, Profile, counted, kind_of, places
 from everloop.measure.season import Season
 from everloop.records import ColumnType
-from everloop.store.lake import INSTANT
 from everloop.watch import windows
 from everloop.watch.drift import Against
 from everloop.watch.observed import DAY_US, PREDICTION, Observed, array_of, clumping
@@ -65,8 +63,9 @@ class Sketches:
         key = (opened, length, now)
         if key not in self._closed:
             low, high = self._places(Window(since=opened, until=now))
-            times = pl.Series(np.asarray(self._world.timeline.times[low:high])).cast(INSTANT)
-            self._closed[key] = windows.full(times, opened, length, now)
+            times = np.asarray(self._world.timeline.times[low:high], dtype=np.int64)
+            arrivals = windows.Arrivals(times, np.arange(1, len(times) + 1))
+            self._closed[key] = windows.full(arrivals, opened, length, now)
         return self._closed[key]
 
     def observed(self, window: Window, reference: Profile, *, fit: str, served_from: int) -> Observed:

@@ -1,0 +1,156 @@
+"""Files of what one server process was asked within a stretch of time: a head, then a sketch as bytes. Knows no bins.
+
+A file is replaced as a whole while its stretch goes on, by its process alone, and never changed afterwards; whoever
+reads adds up files of many processes and stretches. ``<begin>-<minutes>m-v<version>-<tag>-<number>.sketch``; it begins
+with `MAGIC`, then come two frames as in a segment. Beside them each process keeps in ``<tag>.taken`` how many rows it
+has taken, so that it can be said how many a kill has lost.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import zlib
+from collections.abc import Iterator
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import msgspec
+
+from everloop.clock import EPOCH
+from everloop.errors import StoreError
+from everloop.store.files import write_atomically
+from everloop.store.segments import HEAD, framed
+
+MAGIC = b"EVLSKT1\n"
+SUFFIX = ".sketch"
+TAKEN = ".taken"
+NAME = re.compile(r"(\d{8}T\d{4})-(\d+)m-v(\d+)-(.+)-(\d+)\.sketch")
+
+
+class Head(msgspec.Struct, frozen=True, kw_only=True):
+    """What a file is about. Instants in microseconds since 1970, UTC."""
+
+    version: int
+    """Whose columns, and in the bins of whose profile."""
+    tag: str
+    """The process."""
+    since: int
+    until: int
+    rows: int
+    sketched: int
+    """Rows that the process had sketched in all when it wrote this."""
+    written: int
+    """When."""
+    hours: dict[int, int]
+    """Hours of the week from Monday 0:00 UTC → rows of that event time."""
+
+
+def name(version: int, tag: str, since: int, until: int, number: int) -> str:
+    """Of the file of one stretch; a stretch that goes on after its file was left has another ``number``."""
+    begin = EPOCH + timedelta(microseconds=since)
+    return f"{begin:%Y%m%dT%H%M}-{(until - since) // 60_000_000}m-v{version}-{tag}-{number}{SUFFIX}"
+
+
+def write(path: Path, head: Head, sketch: bytes, *, sync: bool = False) -> None:
+    """Replace the file in one step. Raises StoreFull or StoreError."""
+    write_atomically(path, MAGIC + framed(msgspec.json.encode(head)) + framed(sketch), sync=sync)
+
+
+def files(folder: Path) -> Iterator[tuple[Path, int]]:
+    """Every file and when its stretch ends, by its name alone."""
+    for path in sorted(folder.glob(f"*{SUFFIX}")):
+        found = NAME.fullmatch(path.name)
+        if found is not None:
+            with suppress(ValueError):
+                begin = datetime.strptime(found[1], "%Y%m%dT%H%M").replace(tzinfo=UTC)
+                yield path, (begin - EPOCH) // timedelta(microseconds=1) + int(found[2]) * 60_000_000
+
+
+def read(path: Path) -> tuple[Head, bytes]:
+    """A file's head and its sketch. Raises StoreError for one that is damaged, OSError where it cannot be read."""
+    data = path.read_bytes()
+    head, place = _head(path, data)
+    return head, _payload(path, data, place)[0]
+
+
+def taken(folder: Path) -> dict[str, tuple[int, int]]:
+    """By the tag of each process how many rows it has taken, and when it said so last, in microseconds since 1970."""
+    found: dict[str, tuple[int, int]] = {}
+    for path in folder.glob(f"*{TAKEN}"):
+        with suppress(OSError, ValueError):
+            found[path.name.removesuffix(TAKEN)] = int(path.read_bytes()), path.stat().st_mtime_ns // 1000
+    return found
+
+
+def remove(folder: Path, before: int) -> int:
+    """Remove the files whose stretch was over by then, and what is left of processes that have no other.
+
+    Returns how many stretches. What was half written when its process was killed goes with them.
+    """
+    gone = 0
+    left: set[str] = set()
+    for path, until in list(files(folder)):
+        found = NAME.fullmatch(path.name)
+        assert found is not None
+        if until > before:
+            left.add(found[4])
+            continue
+        with suppress(OSError):
+            path.unlink()
+            gone += 1
+    for path in (*folder.glob(f"*{TAKEN}"), *folder.glob(f".*{SUFFIX}.*")):
+        with suppress(OSError):
+            if path.name.removesuffix(TAKEN) not in left and path.stat().st_mtime * 1e6 < before:
+                path.unlink()
+    return gone
+
+
+class Taken:
+    """How many rows this process has taken, on disk: what is in no sketch when it is killed can be counted."""
+
+    def __init__(self, folder: Path, tag: str) -> None:
+        self._path = folder / f"{tag}{TAKEN}"
+        self._descriptor = -1
+        self._said = 0
+
+    def say(self, rows: int) -> None:
+        """Never raises: a full disk must not end the serving."""
+        if rows == self._said:
+            return
+        with suppress(OSError):
+            if self._descriptor < 0:
+                self._descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT, 0o644)
+            os.pwrite(self._descriptor, b"%020d" % rows, 0)
+            self._said = rows
+
+    def close(self) -> None:
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+
+def _head(path: Path, data: bytes) -> tuple[Head, int]:
+    if not data.startswith(MAGIC):
+        raise _damaged(path)
+    payload, place = _payload(path, data, len(MAGIC))
+    try:
+        return msgspec.json.decode(payload, type=Head), place
+    except (msgspec.MsgspecError, ValueError):
+        raise _damaged(path) from None
+
+
+def _payload(path: Path, data: bytes, place: int) -> tuple[bytes, int]:
+    if len(data) < place + HEAD.size:
+        raise _damaged(path)
+    length, checksum = HEAD.unpack_from(data, place)
+    begin = place + HEAD.size
+    payload = data[begin : begin + length]
+    if len(payload) < length or zlib.crc32(payload, length) != checksum:
+        raise _damaged(path)
+    return payload, begin + length
+
+
+def _damaged(path: Path) -> StoreError:
+    return StoreError(f"{path} is no whole sketch; what it held is not counted. Nobody reads it: it may be removed.")

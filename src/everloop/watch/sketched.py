@@ -1,0 +1,197 @@
+"""Requests as servers sketched them, where they are not logged: windows are added up from whole stretches of time.
+
+A stretch belongs to the window in which it ends, so that only what is over is judged. Counts in the bins of the version
+that answered are exact; where another one is champion by now, its bins are counted from the sketches (KS within .005).
+How much a column clumps by day comes from the counts of each day. Reads what is new; removes what no window asks for
+any more. Knows no limits and no triggers.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from everloop.clock import microseconds
+from everloop.errors import StoreError
+from everloop.measure import season
+from everloop.measure.profile import PREDICTION, Profile
+from everloop.measure.sketch import CategorySketch, NumberSketch, Sketch, from_bytes
+from everloop.store import sketches
+from everloop.store.sketches import Head
+from everloop.watch.drift import Against
+from everloop.watch.observed import DAY_US, Days, Observed
+from everloop.watch.windows import Arrivals, Window, full
+
+LATE = timedelta(seconds=10)
+"""What was asked until a stretch was over is on disk by then: servers write every few seconds."""
+SETTLED = 60_000_000
+"""Microseconds after which a process that says nothing more is taken to be gone."""
+STRETCHES = (1, 2, 5, 10, 15, 30, 60, 120, 180, 360)
+"""Minutes; each divides a day."""
+A_WINDOW = 24
+OF_ROWS = 5
+"""Minutes of a stretch where a window is a number of rows."""
+
+
+def stretch(lengths: Sequence[timedelta | int]) -> timedelta:
+    """How long servers sketch into one file, for windows of these lengths: a twenty-fourth of the shortest, and less.
+
+    >>> stretch([timedelta(days=7)]), stretch([timedelta(days=1), 1_000])
+    (datetime.timedelta(seconds=21600), datetime.timedelta(seconds=300))
+    """
+    shortest = min(OF_ROWS if isinstance(each, int) else each / timedelta(minutes=A_WINDOW) for each in lengths)
+    return timedelta(minutes=max((each for each in STRETCHES if each <= shortest), default=STRETCHES[0]))
+
+
+@dataclass(frozen=True, slots=True)
+class _File:
+    mark: tuple[int, int]
+    """Changes whenever the file is replaced."""
+    head: Head | None
+    """None: it is damaged."""
+
+
+@dataclass(slots=True)
+class Sketched:
+    """May stand wherever `watch.drift.Logged` does. Remembers the heads of files, no sketch."""
+
+    folder: Path
+    _files: dict[str, _File] = field(default_factory=dict)
+    _removed: int = 0
+
+    def closed(self, opened: datetime, length: timedelta | int, now: datetime) -> list[Window]:
+        """As `windows.closed`, of whole stretches: a window of rows has at least as many."""
+        self._look()
+        over = microseconds(now - LATE)
+        ended: dict[int, int] = {}
+        for each in self._heads():
+            if each.until <= over:
+                ended[each.until - 1] = ended.get(each.until - 1, 0) + each.rows
+        times = np.array(sorted(ended), dtype=np.int64)
+        rows = np.array([ended[time] for time in times.tolist()], dtype=np.int64)
+        return full(Arrivals(times, np.cumsum(rows)), opened, length, now - LATE)
+
+    def observed(self, window: Window, against: Against, reference: Profile) -> Observed:
+        """As `observed.observe`, with the champion's own answers."""
+        self._look()
+        whole, days, notes = Sketch(), dict[str, Days](), list[str]()
+        weights = season.weights(np.zeros(0, np.int64), reference.season)
+        since, until = microseconds(window.since), microseconds(window.until)
+        damaged = []
+        for name, file in sorted(self._files.items()):
+            head = file.head
+            if head is not None and not since < head.until <= until:
+                continue
+            found = None if head is None else self._sketch(name, head, against, reference)
+            if head is None or found is None:
+                damaged.append(name)
+                continue
+            whole.merge(found)
+            weights = weights + _weights(head.hours, reference)
+            for column, counted in _counts(found).items():
+                days.setdefault(column, Days()).count(head.since // DAY_US, counted)
+        if damaged:
+            notes.append(f"{len(damaged)} damaged files of sketches are not counted, such as {damaged[0]}")
+        if lost := self._lost(since, until):
+            notes.append(
+                f"{lost:,} rows that were answered are in no sketch: a server was killed, or its disk took nothing"
+            )
+        clumped = {name: each.clumping() for name, each in days.items()}
+        return Observed(
+            profile=whole.profile(like=reference),
+            values={name: each[0] for name, each in clumped.items()},
+            missing={name: each[1] for name, each in clumped.items()},
+            weights=weights,
+            newcomers={
+                name: column.newcomers(reference.columns[name].values)
+                for name, column in whole.columns.items()
+                if isinstance(column, CategorySketch)
+            },
+            notes=tuple(notes),
+        )
+
+    def forget(self, before: datetime) -> None:
+        """Remove the files whose stretch was over by then."""
+        instant = microseconds(before)
+        if instant > self._removed:
+            sketches.remove(self.folder, instant)
+            self._removed = instant
+
+    def _look(self) -> None:
+        """Read what is new, and what has changed since it was read."""
+        there: dict[str, _File] = {}
+        with os.scandir(self.folder) as entries:
+            for entry in entries:
+                if not sketches.NAME.fullmatch(entry.name):
+                    continue
+                try:
+                    found = entry.stat()
+                    mark = found.st_mtime_ns, found.st_ino
+                    known = self._files.get(entry.name)
+                    if known is None or known.mark != mark:
+                        known = _File(mark, _head(Path(entry.path)))
+                except OSError:
+                    continue  # it was removed meanwhile
+                there[entry.name] = known
+        self._files = there
+
+    def _heads(self) -> list[Head]:
+        return [each.head for each in self._files.values() if each.head is not None]
+
+    def _sketch(self, name: str, head: Head, against: Against, reference: Profile) -> Sketch | None:
+        try:
+            found = from_bytes(sketches.read(self.folder / name)[1])
+        except (StoreError, OSError, ValueError):
+            return None
+        if head.version != against.version:
+            found.columns.pop(PREDICTION, None)  # what another version answered
+            return found.recounted(reference)
+        for column in list(found.columns):
+            if column not in reference.columns:
+                del found.columns[column]
+        return found
+
+    def _lost(self, since: int, until: int) -> int:
+        """Rows of processes that ended within the window, as far as no file holds them."""
+        sketched: dict[str, int] = {}
+        for each in self._heads():
+            sketched[each.tag] = max(sketched.get(each.tag, 0), each.sketched)
+        taken = sketches.taken(self.folder)
+        latest = max([until, *(at for _, at in taken.values())])
+        return sum(
+            max(0, rows - sketched.get(tag, 0))
+            for tag, (rows, at) in taken.items()
+            if since <= at < until and at < latest - SETTLED
+        )
+
+
+def _head(path: Path) -> Head | None:
+    try:
+        return sketches.read(path)[0]
+    except StoreError:
+        return None
+
+
+def _counts(sketch: Sketch) -> dict[str, npt.NDArray[np.float64]]:
+    """Of each column the rows that miss it, then those in each bin, or of each listed value and of all others."""
+    found: dict[str, npt.NDArray[np.float64]] = {}
+    for name, column in sketch.columns.items():
+        if column.counts is None:
+            continue
+        other = [] if isinstance(column, NumberSketch) else [column.present - int(column.counts.sum())]
+        found[name] = np.array([column.missing, *column.counts.tolist(), *other], dtype=np.float64)
+    return found
+
+
+def _weights(hours: Mapping[int, int], reference: Profile) -> npt.NDArray[np.float64]:
+    """Rows in each slot of the reference's season."""
+    made = np.zeros(season.SLOTS[reference.season])
+    for hour, rows in hours.items():
+        made[hour % len(made)] += rows
+    return made

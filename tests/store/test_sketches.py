@@ -1,0 +1,83 @@
+"""Files of sketches are whole or not at all, and go when nobody asks for them any more."""
+
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from everloop.errors import StoreError
+from everloop.store import sketches
+from everloop.store.sketches import Head, Taken
+
+MINUTE = 60_000_000
+NOON = 1_767_268_800_000_000
+"""1 January 2026, 12:00 UTC."""
+
+
+def head(since: int = NOON, *, version: int = 3, tag: str = "0000001767268800-17", rows: int = 5) -> Head:
+    return Head(
+        version=version, tag=tag, since=since, until=since + 5 * MINUTE, rows=rows, sketched=rows, written=since,
+        hours={84: rows},
+    )  # fmt: skip
+
+
+def written(folder: Path, one: Head, number: int = 1) -> Path:
+    path = folder / sketches.name(one.version, one.tag, one.since, one.until, number)
+    sketches.write(path, one, b"sketch")
+    return path
+
+
+def test_a_file_comes_back_and_its_name_says_when_it_ends(tmp_path: Path) -> None:
+    path = written(tmp_path, head())
+    assert path.name == "20260101T1200-5m-v3-0000001767268800-17-1.sketch"
+    assert sketches.read(path) == (head(), b"sketch")
+    assert list(sketches.files(tmp_path)) == [(path, NOON + 5 * MINUTE)]
+    (tmp_path / "20269999T9999-5m-v3-x-1.sketch").write_bytes(b"no such day")
+    assert list(sketches.files(tmp_path)) == [(path, NOON + 5 * MINUTE)]
+
+
+@pytest.mark.parametrize("share", [0.0, 0.05, 0.5, 0.9, 0.999])
+def test_a_torn_file_is_told_from_a_whole_one(tmp_path: Path, share: float) -> None:
+    path = written(tmp_path, head())
+    data = path.read_bytes()
+    path.write_bytes(data[: int(share * len(data))])
+    with pytest.raises(StoreError, match="is no whole sketch"):
+        sketches.read(path)
+
+
+def test_each_changed_byte_is_found(tmp_path: Path) -> None:
+    path = written(tmp_path, head())
+    data = path.read_bytes()
+    for place in range(len(data)):
+        path.write_bytes(data[:place] + bytes([data[place] ^ 4]) + data[place + 1 :])
+        with pytest.raises(StoreError):
+            sketches.read(path)
+
+
+def test_what_no_window_asks_for_is_removed_with_what_a_kill_left(tmp_path: Path) -> None:
+    old, new = written(tmp_path, head()), written(tmp_path, head(NOON + 5 * MINUTE, tag="1-18"))
+    for tag in ("0000001767268800-17", "1-18"):
+        taken = Taken(tmp_path, tag)
+        taken.say(7)
+        taken.close()
+        os.utime(tmp_path / f"{tag}.taken", (NOON / 1e6, NOON / 1e6))
+    half = tmp_path / f".{old.name}.17.abcd"
+    half.write_bytes(b"half")
+    os.utime(half, (NOON / 1e6, NOON / 1e6))
+    assert sketches.remove(tmp_path, NOON + 5 * MINUTE) == 1
+    assert sorted(each.name for each in tmp_path.iterdir()) == sorted([new.name, "1-18.taken"])
+
+
+def test_how_many_rows_were_taken_is_told_and_a_full_disk_ends_nothing(tmp_path: Path) -> None:
+    taken = Taken(tmp_path, "1-18")
+    assert sketches.taken(tmp_path) == {}
+    taken.say(7)
+    taken.say(1_000)
+    (rows, at) = sketches.taken(tmp_path)["1-18"]
+    assert rows == 1_000
+    assert abs(at / 1e6 - time.time()) < 60
+    taken.close()
+    gone = Taken(tmp_path / "nowhere", "1-18")
+    gone.say(3)
+    gone.close()
