@@ -1,6 +1,5 @@
 """Several loops in one server: each answers for itself, memory is bounded, and who waits for one holds up nobody else."""
 
-import asyncio
 import gc
 import os
 import select
@@ -20,8 +19,9 @@ from everloop.errors import NotFound, RequestError
 from everloop.serve.exchange import Exchange
 from everloop.serve.memory import resident
 from everloop.serve.models import LEAST_BYTES, Models
-from everloop.serve.parked import BYTES, REQUESTS, Parked
+from everloop.serve.parked import BYTES, Parked
 from everloop.serve.paths import place_of
+from everloop.serve.service import LOADING
 from everloop.serve.unloaded import Unloaded
 from everloop.store.home import Home
 from everloop.testing.serving import Client, ServedHome, ServerProcess, message, signature_of
@@ -404,16 +404,15 @@ class Wire:
 
 
 def test_no_more_wait_for_a_load_than_memory_is_good_for() -> None:
-    loop = asyncio.new_event_loop()
-    parked = Parked(loop)
+    parked = Parked(LOADING)
     wire: Any = Wire()
     went_on: list[int] = []
-    for number in range(REQUESTS):
+    for number in range(LOADING.requests):
         parked.add(Exchange(wire), 10, lambda number=number: went_on.append(number))  # type: ignore[misc]
     with pytest.raises(RequestError, match="too many wait"):
         parked.add(Exchange(wire), 10, lambda: None)
     parked.go_on()
-    assert went_on == list(range(REQUESTS))
+    assert went_on == list(range(LOADING.requests))
     parked.add(Exchange(wire), BYTES - 10, lambda: None)
     with pytest.raises(RequestError, match="too many wait"):
         parked.add(Exchange(wire), 11, lambda: None)
@@ -425,7 +424,6 @@ def test_no_more_wait_for_a_load_than_memory_is_good_for() -> None:
     parked.refuse("It was not loaded.")
     assert wire.sent == 1
     assert not parked
-    loop.close()
 
 
 def test_markers_of_servers_that_were_killed_are_nobody_elses(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 import typer
 
-from everloop.cli import alerting, backtesting, dividing, watching
+from everloop.cli import alerting, backtesting, dividing, keeping, keying, watching
 from everloop.cli.extras import EXTRAS
 from everloop.cli.options import DEFAULT_HOME, AsJson, Env, HomeFolder, LoopName
 from everloop.errors import EverloopError
@@ -34,12 +34,9 @@ app = typer.Typer(
         "7 the server, 8 a release, 9 a durable run, 10 storage, 11 no such thing, 130 interrupted."
     ),
 )
-data = typer.Typer(no_args_is_help=True, help="What was taken in: batches, versions of the tables, rows.")
-package = typer.Typer(no_args_is_help=True, help="Look into a package and hold it against its signature.")
-app.add_typer(data, name="data")
-app.add_typer(package, name="package")
-keys = typer.Typer(no_args_is_help=True, help="API keys: who may ask the server. It follows them without a restart.")
-app.add_typer(keys, name="keys")
+app.add_typer(keeping.data, name="data")
+app.add_typer(keeping.package, name="package")
+app.add_typer(keying.keys, name="keys")
 app.add_typer(dividing.experiment, name="experiment")
 app.add_typer(dividing.route, name="route")
 app.add_typer(alerting.alerts, name="alerts")
@@ -384,144 +381,6 @@ def batch(
         cores=cores,
         as_json=as_json,
     )
-
-
-@data.command("log", short_help="Every batch and what it held.")
-def data_log(home: HomeFolder = DEFAULT_HOME, loop: LoopName = None, as_json: AsJson = False) -> None:
-    """Every batch: its file, its rows, what was new, a copy, an outcome or quarantined."""
-    from everloop.cli import kept
-
-    kept.data_log(home, loop=loop, as_json=as_json)
-
-
-@data.command("diff")
-def data_diff(
-    first: Annotated[int, typer.Argument(metavar="FIRST", help="A version of the raw table.")],
-    second: Annotated[int, typer.Argument(metavar="SECOND", help="A later version.")],
-    home: HomeFolder = DEFAULT_HOME,
-    loop: LoopName = None,
-    as_json: AsJson = False,
-) -> None:
-    """Rows that came between two versions of the raw table."""
-    from everloop.cli import kept
-
-    kept.data_diff(first, second, home, loop=loop, as_json=as_json)
-
-
-@data.command("show")
-def data_show(
-    table: Annotated[str, typer.Argument(metavar="TABLE", help="raw, quarantine, predictions or outcomes.")] = "raw",
-    home: HomeFolder = DEFAULT_HOME,
-    loop: LoopName = None,
-    version: Annotated[int | None, typer.Option(help="As of this version of the table.")] = None,
-    limit: Annotated[int, typer.Option(min=1, help="How many rows, the newest.")] = 10,
-    as_json: AsJson = False,
-) -> None:
-    """Rows of a table, as they are or as they were."""
-    from everloop.cli import kept
-
-    kept.data_show(table, home, loop=loop, version=version, limit=limit, as_json=as_json)
-
-
-@package.command("verify", short_help="Is every byte as it was signed?")
-def package_verify(
-    target: Annotated[
-        str, typer.Argument(metavar="TARGET", help="A package folder, a version such as v3, or a digest's beginning.")
-    ],
-    home: HomeFolder = DEFAULT_HOME,
-    loop: LoopName = None,
-    as_json: AsJson = False,
-) -> None:
-    """Hold every byte of a package against its manifest and the manifest against its signature."""
-    from everloop.cli import kept
-
-    kept.package_verify(target, home, loop=loop, as_json=as_json)
-
-
-@package.command("show")
-def package_show(
-    target: Annotated[
-        str, typer.Argument(metavar="TARGET", help="A package folder, a version such as v3, or a digest's beginning.")
-    ],
-    home: HomeFolder = DEFAULT_HOME,
-    loop: LoopName = None,
-    as_json: AsJson = False,
-) -> None:
-    """What a package takes, gives, and where it comes from."""
-    from everloop.cli import kept
-
-    kept.package_show(target, home, loop=loop, as_json=as_json)
-
-
-KeyName = Annotated[str, typer.Argument(metavar="NAME", help="Whose key it is; it stands in logs and refusals.")]
-
-
-@keys.command("add", short_help="Make a key; it is shown once.")
-def keys_add(
-    name: KeyName,
-    expires: Annotated[
-        str | None, typer.Option(help="How long it is good for, such as 90d; for ever unless given.")
-    ] = None,
-    rate: Annotated[
-        str | None, typer.Option(help="How often it may ask, in any such stretch of time: 100/s, 600/m, 1000/h.")
-    ] = None,
-    quota: Annotated[str | None, typer.Option(help="How often it may ask in a UTC day: 1000000/d.")] = None,
-    priority: Annotated[str, typer.Option(help="The highest class it may ask for: high, normal or low.")] = "normal",
-    loop: Annotated[
-        list[str] | None, typer.Option("--loop", help="Only this loop; may be given several times; all unless given.")
-    ] = None,
-    scope: Annotated[
-        list[str] | None,
-        typer.Option(help="predict, or operate (/metrics, /status); may be given several times; predict unless given."),
-    ] = None,
-    home: HomeFolder = DEFAULT_HOME,
-    as_json: AsJson = False,
-) -> None:
-    """Make a key. It is shown once; what is kept is its hash."""
-    from everloop.cli import keyed
-
-    keyed.add(
-        name,
-        home,
-        expires=expires,
-        rate=rate,
-        quota=quota,
-        priority=priority,
-        loops=loop or [],
-        scopes=scope or [],
-        as_json=as_json,
-    )
-
-
-@keys.command("list")
-def keys_list(home: HomeFolder = DEFAULT_HOME, as_json: AsJson = False) -> None:
-    """Every key with its state, its limits and what it used of its quota today."""
-    from everloop.cli import keyed
-
-    keyed.listed(home, as_json=as_json)
-
-
-@keys.command("revoke")
-def keys_revoke(name: KeyName, home: HomeFolder = DEFAULT_HOME, as_json: AsJson = False) -> None:
-    """End every key of this name now; servers follow within a moment."""
-    from everloop.cli import keyed
-
-    keyed.revoke(name, home, as_json=as_json)
-
-
-@keys.command("rotate", short_help="Make a new key beside the old one.")
-def keys_rotate(
-    name: KeyName,
-    overlap: Annotated[
-        str, typer.Option(help="How long the old key is still taken, such as 7d; 0 for not at all.")
-    ] = "7d",
-    home: HomeFolder = DEFAULT_HOME,
-    as_json: AsJson = False,
-) -> None:
-    """Make a new key with the limits of the old one, which is taken a while longer. Both share one allowance."""
-    from everloop.cli import keyed
-
-    keyed.rotate(name, home, overlap=overlap, as_json=as_json)
 
 
 def run_app(arguments: list[str] | None = None) -> int:

@@ -9,13 +9,13 @@ import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import ContextVar
-from time import perf_counter
 
 from everloop.errors import RequestError
 from everloop.forms import Image
 from everloop.measure import images
 from everloop.serve.exchange import Exchange
-from everloop.serve.urgency import NEVER
+from everloop.serve.journal import say
+from everloop.serve.parked import Cause, Parked
 
 HERE = 2**16
 """So much `work` of one request is done in the event loop: 1.6 ms of a PNG, .6 ms of a JPEG."""
@@ -23,8 +23,12 @@ MOST = 4 * images.LARGEST_PIXELS
 """More `work` is not taken in one request: 3 s of a core. A flat PNG of 100 KB may be 33 megapixels."""
 THREADS = 2
 """A PNG of the largest size that is taken needs a hundred megabytes while it is decoded."""
-REQUESTS, BYTES = 64, 64 * 2**20
-"""So many requests, and files of so many bytes, wait at most."""
+DECODING = Cause(
+    now="The pictures of other requests are being decoded",
+    at_deadline="Its pictures were still being decoded at the deadline.",
+    reason="decoding",
+    requests=64,
+)
 
 Files = Sequence[tuple[bytes, Image]]
 Decoded = list[bytes | images.NotAnImage]
@@ -66,47 +70,39 @@ def pictures(files: Files) -> Decoded | None:
 
 
 class Aside:
-    """Requests whose pictures are being decoded. Made and used in one event loop."""
+    """Requests whose pictures are being decoded. Made anywhere, used in one event loop."""
 
     def __init__(self) -> None:
         self._threads: ThreadPoolExecutor | None = None
-        self._requests = self._bytes = 0
+        self._parked = Parked(DECODING)
 
     def add(self, exchange: Exchange, large: Large, again: Callable[[], None]) -> None:
-        """``again`` is called when all is decoded. Raises RequestError (503) when too many wait."""
-        size = sum(len(data) for data, _ in large.files)
-        if self._requests and (self._requests >= REQUESTS or self._bytes + size > BYTES):
-            raise RequestError("Too many large pictures wait to be decoded; ask again.", status=503, reason="decoding")
+        """``again`` is called when all is decoded. Raises RequestError (503) when too many wait, or it comes too late."""
+
+        def known() -> None:
+            failed = asyncio.CancelledError() if made.cancelled() else made.exception()
+            if failed is not None:
+                say("decoding failed", error=repr(failed))
+                exchange.refuse(500, "The server failed on this request; its log says more.")
+                return
+            before = _known.set((*large.known, (large.files, made.result())))
+            try:
+                again()
+            finally:
+                _known.reset(before)
+
+        self._parked.add(exchange, sum(len(data) for data, _ in large.files), known)
         if self._threads is None:
             self._threads = ThreadPoolExecutor(min(THREADS, os.cpu_count() or 1), "picture")
-        self._requests += 1
-        self._bytes += size
-        done = asyncio.get_running_loop().run_in_executor(self._threads, _decode, exchange, large.files)
-        done.add_done_callback(lambda made: self._go_on(made, exchange, large, size, again))
-
-    def _go_on(
-        self, made: "asyncio.Future[Decoded]", exchange: Exchange, large: Large, size: int, again: Callable[[], None]
-    ) -> None:
-        self._requests -= 1
-        self._bytes -= size
-        if made.cancelled():
-            return
-        decoded = made.result()
-        if len(decoded) < len(large.files):
-            exchange.refuse(503, "Its pictures were still being decoded at the deadline.", reason="deadline")
-            return
-        before = _known.set((*large.known, (large.files, decoded)))
-        try:
-            again()
-        finally:
-            _known.reset(before)
+        made = asyncio.get_running_loop().run_in_executor(self._threads, _decode, exchange, large.files)
+        made.add_done_callback(lambda _: self._parked.go_on_with(exchange))
 
 
 def _decode(exchange: Exchange, files: Files) -> Decoded:
     """Fewer than there are files, where nobody waits any more."""
     found: Decoded = []
     for data, form in files:
-        if exchange.response is not None or (exchange.deadline != NEVER and perf_counter() > exchange.deadline):
+        if exchange.response is not None:
             break
         try:
             found.append(images.decode(data, form).tobytes())

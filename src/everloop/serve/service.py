@@ -18,7 +18,7 @@ from everloop.serve.live import Answer, Live
 from everloop.serve.loading import Allowance
 from everloop.serve.log import OutcomeLog, PredictionLog
 from everloop.serve.models import Models
-from everloop.serve.parked import Parked
+from everloop.serve.parked import Cause, Parked
 from everloop.serve.predictor import Form, PredictionJob, Predictor, many, one
 from everloop.serve.replay import Channel
 from everloop.serve.rows import Integer
@@ -59,6 +59,14 @@ class Resting(RequestError):
         self.service = service
 
 
+LOADING = Cause(
+    now="The model is being loaded",
+    at_deadline="The model was still being loaded at the deadline.",
+    reason="loading",
+    requests=1000,
+)
+
+
 class Service:
     """``name`` is the loop's; ``follower`` knows what is released, ``predictor`` what is live."""
 
@@ -76,7 +84,7 @@ class Service:
         """Once a release has asked for sketches instead of the log."""
         self.predictor = Predictor(loop, self.log, random)
         self.follower = Follower(home, name, self._switch, allowance=allowance, processes=processes, models=models)
-        self.parked = Parked(loop)
+        self.parked = Parked(LOADING)
         """Requests that wait until the loop is in memory again."""
         self.unloaded = False
         """It was unloaded by request, and is loaded by request only."""
