@@ -1,6 +1,7 @@
 """Outcomes from a file mean what is written there, and what a log cannot hold is refused before it is in it."""
 
 import json
+from collections.abc import Sequence
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
@@ -10,13 +11,15 @@ import pytest
 
 from everloop.errors import DataError
 from everloop.loop.outcomes import read_outcomes
+from everloop.measure.truth import Class
+from everloop.records import Task
 from everloop.store import segments
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
 
 
-def read(path: Path, *, text: bool = False) -> list[Any]:
-    found = read_outcomes(path, label="late", now=NOW, text=text)
+def read(path: Path, task: Task = "binary", classes: Sequence[Class] = (False, True)) -> list[Any]:
+    found = read_outcomes(path, label="late", now=NOW, task=task, classes=classes)
     frame = segments.OutcomeFrame(loop="l", outcomes=[(each.id, each.name, each.value, 0) for each in found])
     assert segments.decode(segments.encode(frame)) == frame, "what is written can be read again"
     return [(each.id, each.name, each.value) for each in found]
@@ -33,7 +36,7 @@ def test_a_label_of_texts_is_never_read_as_a_number(tmp_path: Path) -> None:
     path = tmp_path / "o.csv"
     path.write_text("id,value,name\na,007,\nb,12,weight\n")
 
-    assert read(path, text=True) == [("a", "late", "007"), ("b", "weight", 12)]
+    assert read(path, "multiclass", ("006", "007", "008")) == [("a", "late", "007"), ("b", "weight", 12)]
 
 
 def test_a_number_as_name_and_an_id_that_is_none_are_texts_in_the_log(tmp_path: Path) -> None:
@@ -77,3 +80,41 @@ def test_an_id_that_is_no_text_and_an_instant_beyond_all_years_are_refused(
 
     with pytest.raises(DataError, match=words):
         read(path)
+
+
+WRONG = [
+    ("binary", (False, True), "yes"),
+    ("binary", (False, True), "2"),
+    ("binary", ("no", "yes"), "1"),
+    ("regression", (), "much"),
+]
+
+
+@pytest.mark.parametrize(("task", "classes", "value"), WRONG)
+def test_a_value_that_cannot_be_the_label_is_refused_with_its_row(
+    tmp_path: Path, task: Task, classes: Sequence[Class], value: str
+) -> None:
+    path = tmp_path / "o.csv"
+    path.write_text(f"id,value,name\na,,\nb,{value},other\nc,{value},\n")
+
+    with pytest.raises(DataError, match=f"row 3: value is '?{value}'?, which is no late; .*send"):
+        read(path, task, classes)
+
+
+@pytest.mark.parametrize(
+    ("task", "classes", "value", "meant"),
+    [
+        ("binary", (0, 1), "1", 1),
+        ("binary", (False, True), "1", 1),
+        ("binary", (False, True), "TRUE", True),
+        ("multiclass", ("a", "b", "c"), "new", "new"),
+        ("regression", (), "1.5", 1.5),
+    ],
+)
+def test_a_label_may_be_written_in_several_ways_and_of_several_classes_be_a_new_one(
+    tmp_path: Path, task: Task, classes: Sequence[Class], value: str, meant: Any
+) -> None:
+    path = tmp_path / "o.csv"
+    path.write_text(f"id,value\na,{value}\n")
+
+    assert read(path, task, classes) == [("a", "late", meant)]

@@ -122,10 +122,10 @@ def test_odd_tables_are_compared_and_drawn(before: str, now: str, tmp_path: Path
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda path: None, "cannot be read"),
+        (lambda path: None, "no file or folder"),
         (lambda path: path.write_bytes(b"not parquet"), "cannot be read"),
         (lambda path: pl.DataFrame({"x": pl.Series([], dtype=pl.Float64)}).write_parquet(path), "no rows"),
-        (lambda path: path.mkdir(), "cannot be read"),
+        (lambda path: path.mkdir(), "holds no .parquet file"),
     ],
 )
 def test_what_is_no_table_is_said(make: Any, words: str, pair: tuple[Path, Path], tmp_path: Path) -> None:

@@ -73,6 +73,7 @@ def test_rollback_wins_a_tie() -> None:
     bad = guard("latency p99", (0.5, 500, 20_000, 200, 20_000), baseline=0.01)
     found = look(ReleaseEvidence(guards=(good, bad)), share=0.5)
     assert (found.rollback, found.promote) == (True, False)
+    assert "answers slower than the champion's p99 before the release: 2.50% against 1.00% in" in found.because
 
 
 def test_every_guard_must_pass_for_promotion() -> None:

@@ -176,7 +176,7 @@ def test_acknowledged_outcomes_are_on_disk_with_name_value_and_time(tmp_path: Pa
             {"id": "a", "value": True},
             {"id": "b", "value": 1.5, "name": "delay", "at": "2026-01-01T00:00:00Z"},
             {"id": "c", "value": None, "at": 5},
-            {"id": "d", "value": "ü"},
+            {"id": "d", "name": "said", "value": "ü"},
         ]
         assert client.post("/outcomes/made", sent) == (200, {"outcomes": 4})
         server.kill()

@@ -314,6 +314,7 @@ WRONG_OUTCOMES = [
     {"id": "", "value": 1}, {"value": 1}, {"id": "a"}, {"id": "a", "value": [1]}, {"id": 7, "value": 1},
     {"id": "a", "value": 1, "at": "late"}, {"id": "a", "value": 1, "at": "2026-01-01T00:00:00"},
     {"id": "a", "value": 2**64}, {"id": "a", "value": 1, "more": 2}, b"nothing",
+    [{"id": "a", "value": 1}, {"id": "b", "value": "of no class"}],
 ]  # fmt: skip
 
 

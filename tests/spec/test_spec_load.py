@@ -66,6 +66,7 @@ MISTAKES = {
         r"flights\.py:12: AttributeError: .*did you mean el\.Loop",
     ),
     "bad grammar": (HEAD + "loop = el.Loop(\n", r"flights\.py:11: .*never closed.*correct the line"),
+    "null bytes": (HEAD + "loop = 1\x00", r"^flights\.py: .*null bytes.*write it anew as text"),
     "a library that is not there": (
         "import everloop\nimport no_such_library\n",
         r"flights\.py:2: ModuleNotFoundError: .*no_such_library.*install it",

@@ -308,7 +308,7 @@ def outcomes(
     loop: LoopName = None,
     as_json: AsJson = False,
 ) -> None:
-    """Report what came true, from a file."""
+    """Report what came true, from a file. All of it or, with a row that cannot be meant, nothing."""
     from everloop.cli import kept
 
     kept.outcomes(file, home, loop=loop, as_json=as_json)

@@ -272,8 +272,13 @@ def decide(run_id: str, way: str, home: Path, *, as_json: bool) -> None:
 
 def outcomes(file: Path, home: Path, *, loop: str | None, as_json: bool) -> None:
     with opened(home, loop) as each:
-        text = any(isinstance(value, str) for value in each.resolved.classes)
-        found = read_outcomes(file, label=each.loop.label.column, now=each.clock.now(), text=text)
+        found = read_outcomes(
+            file,
+            label=each.loop.label.column,
+            now=each.clock.now(),
+            task=each.resolved.task,
+            classes=each.resolved.classes,
+        )
         report(each, found)
         emit(
             {"outcomes": len(found)},

@@ -16,11 +16,11 @@ from typing import Literal
 from everloop.clock import microseconds
 from everloop.errors import NotFound, ReleaseError, ServeError
 from everloop.loop.installation import Installation
+from everloop.measure.truth import class_name
 from everloop.records import Experiment, ExperimentArm, Route, RouteArm, Signature
 from everloop.release.divide import MOST_ARMS, RESERVED
 from everloop.release.weigh import OTHERS, weights_of
 from everloop.serve.arms import assign, bounds
-from everloop.serve.live import class_name
 from everloop.serve.rows import layout
 from everloop.store import packages
 from everloop.store.ledger import experiments, releases, versions

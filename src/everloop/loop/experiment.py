@@ -20,12 +20,13 @@ from everloop.loop.dividing import arm_of, known
 from everloop.loop.installation import Installation
 from everloop.measure import experiment as measured
 from everloop.measure.experiment import Comparison, Units
+from everloop.measure.truth import Class
 from everloop.records import Experiment
 from everloop.store import packages
 from everloop.store.ledger import versions
 from everloop.watch import experiment as watched
 from everloop.watch.experiment import ERRORS, LATENCY, SCORE, Entered, Judging, Measure
-from everloop.watch.labels import Class, Truth
+from everloop.watch.labels import Truth
 
 LOOKS = 40
 """Points of the plot over time."""

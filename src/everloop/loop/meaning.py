@@ -15,13 +15,14 @@ import polars as pl
 from everloop.errors import NotFound, PackageError
 from everloop.loop.installation import Installation
 from everloop.measure import metrics
+from everloop.measure.truth import Class
 from everloop.records import Evidence, Release, Route
 from everloop.release.weigh import MOST_CLASSES, OTHERS, Seen, Weighed, moved, weigh
 from everloop.spec.serve import Meaning
 from everloop.store import packages
 from everloop.store.lake import PREDICTIONS, moment
 from everloop.store.ledger import versions
-from everloop.watch.labels import Class, Truth, answers, matured, truths
+from everloop.watch.labels import Truth, answers, matured, truths
 
 RECENT, BEFORE = timedelta(days=7), timedelta(days=28)
 ANSWERED = ("champion", "challenger", "experiment", "route", "fallback")

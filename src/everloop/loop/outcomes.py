@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from functools import partial
@@ -15,16 +16,21 @@ import polars as pl
 from everloop.clock import microseconds
 from everloop.errors import DataError
 from everloop.loop.installation import Installation
-from everloop.records import Outcome
+from everloop.measure import truth
+from everloop.records import Outcome, Task
 from everloop.store import segments
 
 
-def read_outcomes(path: Path, *, label: str, now: datetime, text: bool = False) -> list[Outcome]:
+def read_outcomes(
+    path: Path, *, label: str, now: datetime, task: Task, classes: Sequence[truth.Class] = ()
+) -> list[Outcome]:
     """Columns ``id`` and ``value``; ``name`` (the label unless given) and ``at`` (now unless given) may be there.
 
-    ``text``: the label's values are texts, also those that look like numbers in a CSV file, such as 007. An id is a
-    text in every file. Raises DataError for a file that cannot be read or lacks a column, naming the row where one is missing.
+    Where a class is a text, the label's values are texts, also those that look like numbers in a CSV file, such as 007.
+    An id is a text in every file. Raises DataError for a file that cannot be read or lacks a column, for an id that is
+    missing and a value that cannot be such a label, naming the row.
     """
+    text = any(isinstance(each, str) for each in classes)
     frame = _frame(path)
     missing = [name for name in ("id", "value") if name not in frame.columns]
     if missing:
@@ -37,6 +43,9 @@ def read_outcomes(path: Path, *, label: str, now: datetime, text: bool = False) 
             raise DataError(f"{path}, row {number}: id is {row['id']!r}; write the text that the prediction came with.")
         name = str(row.get("name") or label)
         value = _value(row["value"], path, number, written=path.suffix == ".csv" and not (text and name == label))
+        unfit = truth.unfit(value, task, classes) if name == label else None
+        if unfit is not None:
+            raise DataError(f"{path}, row {number}: value is {value!r}, which is no {label}; {unfit}.")
         outcomes.append(
             Outcome(id=str(row["id"]), name=name, value=value, at=_instant(row.get("at"), now, path, number))
         )

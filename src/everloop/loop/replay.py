@@ -38,6 +38,7 @@ from everloop.loop.server import ServingProcess
 from everloop.loop.traffic import Answer, Traffic
 from everloop.loop.worth import gains, never_pays, words
 from everloop.measure.metrics import score as measure_score
+from everloop.measure.truth import class_name
 from everloop.records import ColumnType, Decision
 from everloop.spec.loop import Loop
 from everloop.spec.source import Parquet
@@ -347,7 +348,7 @@ class Replay:
         if resolved.task == "regression":
             return np.array(truth, dtype=np.float64), np.array([answers[i].value for i in good], dtype=np.float64)
         place = {value: position for position, value in enumerate(resolved.classes)}
-        names = [_shown(value) for value in resolved.classes]
+        names = [class_name(value) for value in resolved.classes]
         index = np.array([place[value] for value in truth], dtype=np.int64)
         table = np.array([[(answers[i].probability or {}).get(name, np.nan) for name in names] for i in good])
         return index, table.reshape(len(good), len(names))
@@ -379,11 +380,6 @@ class Replay:
 
     def close(self) -> None:
         self.installation.close()
-
-
-def _shown(value: Any) -> str:
-    """A class as it stands in an answer's keys."""
-    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _first_window(loop: Loop, frame: pl.DataFrame) -> datetime:

@@ -75,6 +75,8 @@ class Table:
     """A file or folder of Parquet, read by columns; or a CSV or JSON lines file, read at once."""
 
     def __init__(self, path: Path) -> None:
+        if not path.exists():
+            raise DataError(f"There is no file or folder {path}; correct its name.")
         self._path = path
         self._whole: pl.DataFrame | None = None
         try:
@@ -82,6 +84,8 @@ class Table:
                 self._whole = READERS[path.suffix.lower()](path)
                 self.schema, self.rows = self._whole.schema, len(self._whole)
             elif path.suffix.lower() == ".parquet" or path.is_dir():
+                if path.is_dir() and next(path.glob("**/*.parquet"), None) is None:
+                    raise DataError(f"{path} holds no .parquet file; name a folder that does, or a single file.")
                 scanned = self._scan()
                 self.schema, self.rows = scanned.collect_schema(), int(scanned.select(pl.len()).collect().item())
             else:

@@ -8,10 +8,11 @@ from datetime import datetime
 
 from everloop.errors import NotFound, PackageError
 from everloop.loop.installation import Installation
+from everloop.measure.truth import Class
 from everloop.records import Version
 from everloop.store import packages
 from everloop.store.ledger import releases
-from everloop.watch.labels import Class, Truth
+from everloop.watch.labels import Truth
 from everloop.watch.worth import Gain, gain, read, realised
 
 LEAST_RELEASES = 4

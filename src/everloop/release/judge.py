@@ -155,7 +155,7 @@ def _guard(guard: GuardEvidence, rollout: Canary, limit: float, release: Release
     )
     units = int(sum(each.challenger_units for each in guard.epochs))
     said = _percent if {low, high} == {0.0, 1.0} else _number
-    words = f"{guard.guard} {said(challenger)} against {said(champion)} in {units:,} challenger requests"
+    words = f"{_counted(guard.guard)} {said(challenger)} against {said(champion)} in {units:,} challenger requests"
     if guard.only_challenger_failed:
         words = (
             f"in shadow it alone failed on {guard.only_challenger_failed:,} rows, the champion alone on "
@@ -188,6 +188,12 @@ def _guard(guard: GuardEvidence, rollout: Canary, limit: float, release: Release
         more=more,
         hopeless=more is None,
     )
+
+
+def _counted(guard: str) -> str:
+    """What the shares of a guard are shares of, where its name alone would read as a value."""
+    latency, _, quantile = guard.partition("latency ")
+    return guard if latency or not quantile else f"answers slower than the champion's {quantile} before the release:"
 
 
 def _won(guard: GuardEvidence, which: Literal["log_worse", "log_not_worse"]) -> list[float]:

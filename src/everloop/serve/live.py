@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from everloop.errors import RequestError
+from everloop.measure.truth import class_name
 from everloop.serve.cache import Cache, Recall
 from everloop.serve.metrics import SECONDS, Histogram
 from everloop.serve.model import Model
@@ -41,11 +42,6 @@ class Estimated(msgspec.Struct, gc=False):
 
 
 Answer = Classified | Estimated
-
-
-def class_name(value: Key) -> str:
-    """How a class stands as a name in JSON: true, not True."""
-    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 class Meter:

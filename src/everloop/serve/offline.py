@@ -18,9 +18,9 @@ import polars as pl
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from everloop.errors import DataError
+from everloop.measure.truth import class_name
 from everloop.records import InputColumn, Signature
 from everloop.serve import offline_sources as sources
-from everloop.serve.live import class_name
 from everloop.serve.model import load
 from everloop.serve.offline_columns import dtype_of
 from everloop.serve.offline_lanes import Lanes, Sliced

@@ -11,8 +11,9 @@ from typing import Any
 import msgspec
 
 from everloop.measure.images import KNOWN
+from everloop.measure.truth import class_name
 from everloop.records import MISSING_INTEGER, MISSING_TEXT, TensorColumn, digest_of
-from everloop.serve.live import Key, Live, class_name
+from everloop.serve.live import Key, Live
 from everloop.serve.model import Model
 from everloop.serve.rows import REQUEST_ROWS, Column
 from everloop.serve.tensors import DTYPES

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from everloop.errors import RequestError, StoreError, StoreFull
+from everloop.measure import truth
 from everloop.serve import v2, v2_body
 from everloop.serve.exchange import Exchange
 from everloop.serve.follow import Follower
@@ -238,6 +239,13 @@ class Service:
         label = release.label if release is not None else "label"
         now = time.time_ns() // 1000 if moment is None else moment
         outcomes = [_outcome(each, label, now) for each in sent]
+        live = self.predictor.live
+        if live is not None:
+            signature = live.champion.model.signature
+            for id_, name, value, _ in outcomes:
+                unfit = truth.unfit(value, signature.task, signature.classes) if name == label else None
+                if unfit is not None:
+                    raise RequestError(f"The outcome of {id_!r} is {value!r}, which is no {label}; {unfit}.")
         if not outcomes:
             exchange.finish(200, b'{"outcomes":0}')
             return

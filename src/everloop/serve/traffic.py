@@ -19,9 +19,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from everloop.errors import RequestError
+from everloop.measure.truth import class_name
 from everloop.serve.arms import assign, bounds, draw
 from everloop.serve.cache import Cache
-from everloop.serve.live import Answer, Arm, Estimated, Live, Meter, Named, Part, class_name
+from everloop.serve.live import Answer, Arm, Estimated, Live, Meter, Named, Part
 from everloop.serve.model import Model
 from everloop.serve.releases import ExperimentFile, ReleaseFile, RouteFile, Served, Share, Way
 from everloop.serve.rows import Row

@@ -13,8 +13,9 @@ from typing import Any
 import msgspec
 
 from everloop.errors import RequestError
+from everloop.measure.truth import class_name
 from everloop.records import ColumnType, TensorColumn
-from everloop.serve.live import Answer, Classified, Live, class_name
+from everloop.serve.live import Answer, Classified, Live
 from everloop.serve.rows import KINDS, NAN, Row
 from everloop.serve.urgency import HIGH
 from everloop.serve.v2_values import (

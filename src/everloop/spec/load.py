@@ -136,6 +136,8 @@ def _told(error: BaseException, path: Path) -> str:
     if isinstance(error, SyntaxError) and error.filename == str(path):
         text = f": {error.text.strip()}" if error.text else ""
         return f"{path.name}{f':{error.lineno}' if error.lineno else ''}: {error.msg}{text}; correct the line."
+    if isinstance(error, SyntaxError):  # of the whole file: null bytes stand in no line
+        return f"{path.name}: {error.msg}; it is no Python file: write it anew as text."
     line = _line(error, path)
     where = f"{path.name}:{line}" if line else path.name
     if isinstance(error, EverloopError):

@@ -167,7 +167,6 @@ def _swap(each: augment.TokenSwap, tokens: torch.Tensor, special: Special) -> to
     words = _words(tokens, special)
     chosen &= words[:, 1:] & words[:, :-1]
     chosen[:, 1:] &= ~chosen[:, :-1].clone()
-    chosen[:, 1:] &= ~chosen[:, :-1].clone()
     place = torch.arange(length, device=tokens.device).expand_as(tokens).clone()
     ahead = functional.pad(chosen, (0, 1)).long()
     behind = functional.pad(chosen, (1, 0)).long()

@@ -14,9 +14,10 @@ import polars as pl
 
 from everloop.measure import estimate, metrics
 from everloop.measure.estimate import Calibration, Estimate
+from everloop.measure.truth import Class
 from everloop.spec.metric import Metric
 from everloop.store.lake import PREDICTIONS, Lake, moment
-from everloop.watch.labels import DRAWN, Class, Truth, answers, matured, truths
+from everloop.watch.labels import DRAWN, Truth, answers, matured, truths
 from everloop.watch.recent import newest
 
 REACH = timedelta(days=28)

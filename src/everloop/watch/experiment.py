@@ -18,11 +18,12 @@ import polars as pl
 from everloop.errors import NotFound
 from everloop.measure import metrics
 from everloop.measure.experiment import Units
+from everloop.measure.truth import Class
 from everloop.records import Experiment
 from everloop.spec.metric import Metric
 from everloop.store.lake import OUTCOMES, PREDICTIONS, RAW, Lake, moment
 from everloop.watch.fold import INPUT
-from everloop.watch.labels import Class, Truth, answers, matured, truths
+from everloop.watch.labels import Truth, answers, matured, truths
 
 REQUESTS, UNITS = "requests", "units"
 """What a ratio may be taken over besides an outcome."""

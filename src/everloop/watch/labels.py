@@ -16,11 +16,11 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from everloop.measure.truth import Class, class_name
 from everloop.records import Task
 from everloop.store.lake import INSTANT, OUTCOMES, PREDICTIONS, RAW, Lake, moment
 from everloop.watch.recent import newest
 
-Class = bool | int | float | str
 DAY = timedelta(days=1)
 DRAWN = ("champion", "experiment")
 """Arms in which a version's rows are as the world sent them: all, or a share drawn at random. Of a route they are chosen,
@@ -121,7 +121,7 @@ def _places(truth: Truth) -> pl.Expr:
     place: pl.Expr = pl.lit(-1, pl.Int64())
     for index, each in enumerate(truth.classes):
         # A client may write a number or a boolean as text; text is never read as a number.
-        same = (text == _shown(each)).fill_null(False)
+        same = (text == class_name(each)).fill_null(False)
         if not isinstance(each, str):
             same |= (number == float(each)).fill_null(False)
         place = pl.when(same).then(pl.lit(index, pl.Int64())).otherwise(place)
@@ -132,10 +132,6 @@ def _place(truth: Truth, value: Class | float) -> int | float:
     if truth.task == "regression":
         return float(value)
     return next((index for index, each in enumerate(truth.classes) if each == value), -1)
-
-
-def _shown(value: Class) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def answers(

@@ -14,6 +14,7 @@ from datetime import datetime, timedelta
 import polars as pl
 
 from everloop.measure.profile import Profile
+from everloop.measure.truth import Class
 from everloop.records import Release, ReleaseEvidence, Signature
 from everloop.spec.metric import Metric
 from everloop.spec.retrain import Degraded, Drift, Rows, Trigger
@@ -21,7 +22,7 @@ from everloop.spec.rollout import Canary
 from everloop.store.lake import PREDICTIONS, Lake
 from everloop.watch import concept, counted, drift, releasing, score
 from everloop.watch.drift import Against, Drifted, DriftState, Requests
-from everloop.watch.labels import Class, Truth, answers, matured, truths
+from everloop.watch.labels import Truth, answers, matured, truths
 from everloop.watch.releasing import ReleaseWatch
 from everloop.watch.score import Degradation, Judged, Reference, Scored
 from everloop.watch.triggers import Signals, TriggerState, placed

@@ -12,13 +12,14 @@ from datetime import datetime, timedelta
 
 import polars as pl
 
+from everloop.measure.truth import Class
 from everloop.records import Release, ReleaseEvidence
 from everloop.spec.guard import Outcome
 from everloop.spec.metric import Metric
 from everloop.spec.rollout import Canary
 from everloop.store.lake import PREDICTIONS, Lake, moment
 from everloop.watch import guarded, service
-from everloop.watch.labels import Class, Truth, matured
+from everloop.watch.labels import Truth, matured
 
 GRACE = timedelta(days=1)
 """How long after its due time a label of a shadow pair may still come."""

@@ -18,11 +18,12 @@ import numpy as np
 import polars as pl
 
 from everloop.measure import metrics
+from everloop.measure.truth import Class
 from everloop.records import ArmCounts, GuardEvidence, PairedCounts, Release
 from everloop.spec.guard import Errors, Guard, Latency, Outcome
 from everloop.spec.metric import Accuracy, Brier, Metric
 from everloop.store.lake import PREDICTIONS, Lake, moment
-from everloop.watch.labels import Class, Truth, answers
+from everloop.watch.labels import Truth, answers
 
 COLUMNS = ("id", "at", "version", "arm", "epoch", "share", "unit", "latency_us", "error")
 BASELINE_ROWS = 20_000

@@ -17,9 +17,10 @@ import numpy.typing as npt
 import polars as pl
 
 from everloop.measure import metrics
+from everloop.measure.truth import Class
 from everloop.spec.metric import Metric
 from everloop.store.lake import PREDICTIONS, Lake, moment
-from everloop.watch.labels import Class, Truth, answers, matured, truths
+from everloop.watch.labels import Truth, answers, matured, truths
 from everloop.watch.score import DAY_MICROSECONDS, LEAST_BLOCKS
 
 Z = 1.645
