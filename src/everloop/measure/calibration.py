@@ -5,7 +5,7 @@ of one day resemble each other and the budget counts days with an alarm. Docs: d
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -31,43 +31,33 @@ class Calibration:
     """The blocks it rests on: days, or windows where those are longer."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Block:
-    """A day of windows, or one longer window: of each signal the mean PSI, and the largest that two windows running
-    both reached.
-    """
-
-    mean: Mapping[str, float]
-    peak: Mapping[str, float]
-
-
-def calibrate_blocks(blocks: Sequence[Block], *, budget: float) -> Calibration | None:
+def calibrate_blocks(
+    signals: Sequence[str], means: NDArray[np.float64], peaks: NDArray[np.float64], *, budget: float
+) -> Calibration | None:
     """The limit that one block in ``budget`` exceeds on average. None below `LEAST_BLOCKS`.
 
-    The two halves of the history scale each other: a scale and the maxima that it scales from the same days give many
-    times the budget. With ``budget`` − 1 blocks or more the limit is the ⌊(N + 1)/budget⌋-th largest maximum
-    (exchangeable blocks); with fewer a Gumbel quantile of the logarithms of the maxima, widened by Student's t.
+    A block is a day of windows, or one longer window. ``means`` [blocks, signals]: of each signal the mean PSI; ``peaks``
+    [blocks, signals]: the largest that two windows running both reached; NaN where a block lacks a signal. The two halves
+    of the history scale each other: a scale and the maxima that it scales from the same days give many times the budget.
+    With ``budget`` − 1 blocks or more the limit is the ⌊(N + 1)/budget⌋-th largest maximum (exchangeable blocks); with
+    fewer a Gumbel quantile of the logarithms of the maxima, widened by Student's t.
     """
-    seen: dict[str, int] = {}
-    for block in blocks:
-        for name in block.mean:
-            seen[name] = seen.get(name, 0) + 1
-    names = [name for name, count in seen.items() if count >= LEAST_BLOCKS]
-    if len(blocks) < LEAST_BLOCKS or not names:
+    blocks = len(means)
+    told = (~np.isnan(means)).sum(axis=0) >= LEAST_BLOCKS
+    if blocks < LEAST_BLOCKS or not told.any():
         return None
-    means, peaks = (
-        np.array([[each.get(name, np.nan) for name in names] for each in side])
-        for side in ([block.mean for block in blocks], [block.peak for block in blocks])
-    )
-    half = len(blocks) // 2
-    first = np.arange(len(blocks)) < half
-    maxima = np.zeros(len(blocks))
-    for fold in (first, ~first):
-        ratios = np.where(np.isnan(peaks[fold]), 0.0, peaks[fold]) / _scales(means[~fold], means)
-        maxima[fold] = ratios.max(axis=1)
+    means, peaks = means[:, told], np.nan_to_num(peaks[:, told], nan=0.0)
+    half = blocks // 2
     scales = _scales(means, means)
+    maxima = np.concatenate(
+        [
+            (peaks[:half] / _scales(means[half:], means)).max(axis=1),
+            (peaks[half:] / _scales(means[:half], means)).max(axis=1),
+        ]
+    )
+    names = [name for name, known in zip(signals, told.tolist(), strict=True) if known]
     return Calibration(
-        scales=dict(zip(names, scales.tolist(), strict=True)), threshold=_limit(maxima, budget), days=len(blocks)
+        scales=dict(zip(names, scales.tolist(), strict=True)), threshold=_limit(maxima, budget), days=blocks
     )
 
 
@@ -81,16 +71,14 @@ def calibrate(
     x = np.asarray(quiet, dtype=np.float64)
     days = len(x) // windows_per_day
     x = x[len(x) - days * windows_per_day :]
+    if not days:
+        return None
     # Two consecutive windows must both be over, so the smaller of the two is what is calibrated.
-    pairs = np.minimum(x, np.vstack([x[:1], x[:-1]])) if len(x) else x
-    blocks = [
-        Block(
-            mean=dict(zip(columns, x[at : at + windows_per_day].mean(axis=0).tolist(), strict=True)),
-            peak=dict(zip(columns, pairs[at : at + windows_per_day].max(axis=0).tolist(), strict=True)),
-        )
-        for at in range(0, len(x), windows_per_day)
-    ]
-    return calibrate_blocks(blocks, budget=false_alarm_every / DAY)
+    pairs = np.minimum(x, np.vstack([x[:1], x[:-1]]))
+    by_day = (days, windows_per_day, len(columns))
+    return calibrate_blocks(
+        columns, x.reshape(by_day).mean(axis=1), pairs.reshape(by_day).max(axis=1), budget=false_alarm_every / DAY
+    )
 
 
 def _limit(maxima: NDArray[np.float64], budget: float) -> float:
@@ -107,11 +95,15 @@ def _limit(maxima: NDArray[np.float64], budget: float) -> float:
 
 def _scales(means: NDArray[np.float64], all_means: NDArray[np.float64]) -> NDArray[np.float64]:
     """Mean of each signal, shrunk halfway to that of all; a signal that these blocks lack takes that of all blocks."""
-    own = np.array(
-        [
-            np.mean(part[~np.isnan(part)]) if (~np.isnan(part)).any() else np.mean(whole[~np.isnan(whole)])
-            for part, whole in zip(means.T, all_means.T, strict=True)
-        ]
-    )
+    own = _mean(means)
+    own = np.where(np.isnan(own), _mean(all_means), own)
     scales: NDArray[np.float64] = np.maximum((own + own.mean()) / 2, 1e-9)
     return scales
+
+
+def _mean(table: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Of each column, of what is known; NaN where nothing is."""
+    known = ~np.isnan(table)
+    count = known.sum(axis=0)
+    sums = np.where(known, table, 0.0).sum(axis=0)
+    return np.where(count > 0, sums / np.maximum(count, 1), np.nan)

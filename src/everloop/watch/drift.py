@@ -104,6 +104,10 @@ class Requests(Protocol):
         """As `observed.observe`, with the champion's own answers."""
         ...
 
+    def signals(self, seen: Observed, reference: Profile, trigger: Drift) -> tuple[Signal, ...]:
+        """As `signals_of`, of what `observed` has given."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class Logged:
@@ -116,6 +120,9 @@ class Logged:
 
     def observed(self, window: Window, against: Against, reference: Profile) -> Observed:
         return observe(self.lake, window, against.signature, reference, champion=against.version)
+
+    def signals(self, seen: Observed, reference: Profile, trigger: Drift) -> tuple[Signal, ...]:
+        return signals_of(reference, seen, trigger)
 
 
 def advance(requests: Requests, trigger: Drift, state: DriftState, against: Against, now: datetime) -> DriftState:
@@ -133,7 +140,7 @@ def advance(requests: Requests, trigger: Drift, state: DriftState, against: Agai
     def measured(window: Window) -> tuple[Signal, ...]:
         nonlocal observed, state
         observed = requests.observed(window, against, reference)
-        found = signals_of(reference, observed, trigger)
+        found = requests.signals(observed, reference, trigger)
         moved = [each for each in found if each.kind == "distribution"]
         top = max(moved, key=lambda each: each.psi, default=None)
         state = replace(

@@ -15,7 +15,7 @@ from itertools import pairwise
 import numpy as np
 import numpy.typing as npt
 
-from everloop.measure.calibration import DAY, LEAST_BLOCKS, Block, Calibration, calibrate_blocks
+from everloop.measure.calibration import DAY, LEAST_BLOCKS, Calibration, calibrate_blocks
 from everloop.measure.drift import CALIBRATION_DAYS, Signal, expected_psi
 from everloop.watch.windows import Window
 
@@ -109,7 +109,7 @@ def _closed(history: History, now: datetime) -> History:
     days = history.days
     if now - since <= LASTING or history.alarmed_windows < LASTING_WINDOWS:
         begun = since.astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
-        days = tuple(replace(day, alarmed=False) if day.since >= begun else day for day in days)
+        days = tuple(replace(day, alarmed=False) if day.alarmed and day.since >= begun else day for day in days)
     return replace(history, days=days, alarmed_since=None, alarmed_windows=0)
 
 
@@ -135,8 +135,12 @@ def calibrated(history: History, *, false_alarm_every: timedelta) -> Calibration
     spacing = _spacing(days)
     if len(days) * spacing < CALIBRATION_DAYS * DAY:
         return None
-    blocks = [Block(mean=_named(day.mean, history.signals), peak=_named(day.peak, history.signals)) for day in days]
-    return calibrate_blocks(blocks, budget=max(false_alarm_every / spacing, 2.0))
+    count = len(history.signals)
+    means, peaks = (
+        np.array([_unpacked(each, count) for each in side])
+        for side in zip(*((day.mean, day.peak) for day in days), strict=True)
+    )
+    return calibrate_blocks(history.signals, means, peaks, budget=max(false_alarm_every / spacing, 2.0))
 
 
 def allowed(history: History, signals: Sequence[Signal]) -> tuple[Signal, ...]:
@@ -175,8 +179,3 @@ def _packed(row: npt.NDArray[np.float64]) -> bytes:
 def _unpacked(data: bytes, count: int) -> npt.NDArray[np.float64]:
     found = np.frombuffer(data, dtype="<f2").astype(np.float64) / UNIT
     return np.concatenate([found, np.full(count - len(found), np.nan)])
-
-
-def _named(data: bytes, signals: Sequence[str]) -> dict[str, float]:
-    found = _unpacked(data, len(signals)).tolist()
-    return {name: value for name, value in zip(signals, found, strict=True) if value == value}

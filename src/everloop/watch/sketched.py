@@ -20,11 +20,13 @@ import numpy.typing as npt
 from everloop.clock import microseconds
 from everloop.errors import StoreError
 from everloop.measure import season
+from everloop.measure.drift import Signal
 from everloop.measure.profile import PREDICTION, Profile
 from everloop.measure.sketch import CategorySketch, NumberSketch, Sketch, from_bytes
+from everloop.spec.retrain import Drift
 from everloop.store import sketches
 from everloop.store.sketches import Head
-from everloop.watch.drift import Against
+from everloop.watch.drift import Against, signals_of
 from everloop.watch.observed import DAY_US, Days, Observed
 from everloop.watch.windows import Arrivals, Window, full
 
@@ -115,6 +117,10 @@ class Sketched:
             },
             notes=tuple(notes),
         )
+
+    def signals(self, seen: Observed, reference: Profile, trigger: Drift) -> tuple[Signal, ...]:
+        """As `drift.signals_of`."""
+        return signals_of(reference, seen, trigger)
 
     def forget(self, before: datetime) -> None:
         """Remove the files whose stretch was over by then."""

@@ -24,11 +24,14 @@ def cell(
     if not len(truth):
         return Cell(rows=0, score=None, loss=0.0)
     metric = resolved.score
-    losses = metrics.row_loss(metric.companion, truth, prediction)
+    loss = float(metrics.row_loss(metric.companion, truth, prediction).mean())
+    figure = added_up(metric, loss, len(truth))
+    if figure is None:
+        figure = scored(metric, truth, prediction, rows=rows, positive=positive(resolved))
     return Cell(
         rows=len(truth),
-        score=scored(metric, truth, prediction, rows=rows, positive=positive(resolved)),
-        loss=float(losses.mean()),
+        score=figure if figure is not None and math.isfinite(figure) else None,
+        loss=loss,
         errors=errors(resolved, truth, prediction, threshold=threshold),
     )
 
@@ -58,15 +61,17 @@ def errors(
     """By kind, as `Cell.errors` says. ``threshold``: from which probability on a row is decided positive."""
     if resolved.task == "regression":
         return {"absolute": float(np.abs(prediction.reshape(-1) - truth).sum())}
-    decided = metrics.decisions(prediction)
-    if resolved.positive is None:
-        return {"wrong": float((decided != truth).sum())}
     yes = resolved.positive
-    if threshold is not None:
+    if yes is not None and threshold is not None:
         decided = np.where(prediction[:, yes] >= threshold, yes, 1 - yes)
-    missed = float(((truth == yes) & (decided != yes)).sum())
-    alarm = float(((truth != yes) & (decided == yes)).sum())
-    return {"wrong": missed + alarm, "missed": missed, "false alarm": alarm}
+    else:
+        decided = metrics.decisions(prediction)
+    wrong = decided != truth
+    count = float(np.count_nonzero(wrong))
+    if yes is None:
+        return {"wrong": count}
+    missed = float(np.count_nonzero(wrong & (truth == yes)))
+    return {"wrong": count, "missed": missed, "false alarm": count - missed}
 
 
 def together(cells: list[Cell]) -> tuple[float, int, dict[str, float]]:

@@ -17,11 +17,13 @@ from everloop.loop.backtest.world import World
 from everloop.measure import profile as profiles
 from everloop.measure import season, space
 from everloop.measure.coded import Values
+from everloop.measure.drift import Signal
 from everloop.measure.profile import ColumnProfile, Profile, counted, kind_of, places
 from everloop.measure.season import Season
 from everloop.records import ColumnType
+from everloop.spec.retrain import Drift
 from everloop.watch import windows
-from everloop.watch.drift import Against
+from everloop.watch.drift import Against, signals_of
 from everloop.watch.observed import DAY_US, PREDICTION, Observed, array_of, clumping
 from everloop.watch.windows import Window
 
@@ -57,6 +59,8 @@ class Sketches:
         self._kept: dict[tuple[int, int], Sketched] = {}
         self._bytes = 0
         self._observed: dict[tuple[Any, ...], Observed] = {}
+        self._signals: dict[tuple[int, tuple[str, ...] | None], tuple[Signal, ...]] = {}
+        """By the identity of what was observed, which is kept, and the columns that are watched."""
         self._closed: dict[tuple[Any, ...], list[Window]] = {}
 
     def closed(self, opened: datetime, length: timedelta | int, now: datetime) -> list[Window]:
@@ -76,6 +80,13 @@ class Sketches:
         if key not in self._observed:
             self._observed[key] = self._counted(self._sketched(low, high), reference, fit, own)
         return self._observed[key]
+
+    def signals(self, seen: Observed, reference: Profile, trigger: Drift) -> tuple[Signal, ...]:
+        """What triggers with these columns see there: whatever their alarm budget is."""
+        key = (id(seen), trigger.columns)
+        if key not in self._signals:
+            self._signals[key] = signals_of(reference, seen, trigger)
+        return self._signals[key]
 
     def _places(self, window: Window) -> tuple[int, int]:
         line = self._world.timeline
@@ -177,6 +188,9 @@ class Replayed:
 
     def observed(self, window: Window, against: Against, reference: Profile) -> Observed:
         return self.sketches.observed(window, reference, fit=self.fit, served_from=self.served_from)
+
+    def signals(self, seen: Observed, reference: Profile, trigger: Drift) -> tuple[Signal, ...]:
+        return self.sketches.signals(seen, reference, trigger)
 
 
 def _size(columns: dict[str, Array]) -> int:
