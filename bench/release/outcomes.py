@@ -63,8 +63,11 @@ def ends(world: World, runs: int, seed: int) -> list[tuple[str, int]]:
                 x[: blocks * EVERY], arm[: blocks * EVERY], rate, variance, MARGIN[world.spends] / width
             )
         )
+        met = np.cumsum(arm[: blocks * EVERY].reshape(blocks, EVERY).sum(axis=1))
+        seen = eprocess.counts(0, met[:, None], 0, (np.arange(1, blocks + 1) * EVERY - met)[:, None], SHARE)
         back = eprocess.log_mean(worse.T) >= math.log(GUARDS / ALPHA)
         on = eprocess.log_mean(not_worse.T) >= math.log(1 / PROMOTE_ALPHA)
+        on &= eprocess.enough(seen, rate, MARGIN[world.spends] / width, PROMOTE_ALPHA, variance=variance)
         either = back | on
         place = int(np.argmax(either))
         action = "open" if not either.any() else "rolled back" if back[place] else "promoted"

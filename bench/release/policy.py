@@ -35,11 +35,15 @@ AT_MARGIN = (
     World(name="wrong 10 → 12 %", champion=USUAL, challenger=(0.02, 0.05, 0.12), margins=WIDE),
     World(name="errors .1 → .3 %", champion=RARER, challenger=(0.003, 0.01, 0.10), margins=NARROWER),
 )
+RARE_HARM = World(name="errors .1 → .4 %", champion=RARER, challenger=(0.004, 0.01, 0.10), margins=NARROWER)
 BEYOND = (
     World(name="errors 2 → 4 %", champion=USUAL, challenger=(0.04, 0.05, 0.10), margins=WIDE),
-    World(name="errors .1 → .4 %", champion=RARER, challenger=(0.004, 0.01, 0.10), margins=NARROWER),
+    RARE_HARM,
     World(name="wrong 10 → 13 %", champion=USUAL, challenger=(0.02, 0.05, 0.13), margins=WIDE),
 )
+
+
+SEEDS = (13, 113, 213, 313, 413)
 
 
 def ends(world: World, runs: int, *, seed: int, requests: int = REQUESTS) -> list[End]:
@@ -111,7 +115,8 @@ def rows(runs: int) -> list[Row]:
             )
         )
     for world in BEYOND:
-        found = ends(world, runs, seed=13)
+        # Rare failures are where luck passes for proof: five seeds.
+        found = [each for seed in (SEEDS if world is RARE_HARM else SEEDS[:1]) for each in ends(world, runs, seed=seed)]
         back = [each.canary for each in found if each.action == "rolled back"]
         made += [
             Row(
@@ -119,7 +124,7 @@ def rows(runs: int) -> list[Row]:
                 ours=share(found, "promoted"),
                 target=0.0,
                 unit="of runs",
-                rounds=runs,
+                rounds=len(found),
             ),
             Row(
                 what=f"worse than the margin, {world.name}: rolled back after, median",

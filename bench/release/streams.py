@@ -100,6 +100,7 @@ def end_of(
             observed = guard.counts(part, w)
             back |= eprocess.rollback(observed, guard.baseline) >= limit
             if on.any():
+                on &= eprocess.enough(observed, guard.baseline, guard.margin, PROMOTE_ALPHA)
                 on &= eprocess.promotion(observed, guard.baseline, guard.margin) >= needed
         if not (back.any() or on.any()):
             continue

@@ -327,3 +327,32 @@ def test_a_mean_at_its_margin_is_hardly_ever_promoted_and_an_equal_one_is_as_for
     assert forecast is not None
     assert 0.5 < forecast / float(np.median(took)) < 1.6
     assert eprocess.more_to_promote_bounded([0.0] * 4, 0.004, m, margin, variance, 0.02, share) is None
+
+
+def test_a_handful_of_failures_that_did_not_come_promotes_nobody() -> None:
+    """Rare failures, .1 % and a margin of .2 points: four times as many pass by luck once in 300 runs, and not here."""
+    random, share, every = np.random.default_rng(4), 0.1, 50
+    m, worse, margin, runs, blocks = 0.001, 0.004, 0.002, 3_000, 800
+    n1 = random.binomial(every, share, (runs, blocks))
+    k1, k0 = random.binomial(n1, worse), random.binomial(every - n1, m)
+    ours, met, theirs = (np.cumsum(each, axis=1)[..., None].astype(np.float64) for each in (k1, n1, k0))
+    others = np.arange(every, every * blocks + 1, every)[:, None] - met
+    observed = eprocess.counts(ours, met, theirs, others, share)
+    passes = eprocess.promotion(observed, m, margin) >= math.log(50)
+    harmed = np.maximum.accumulate(eprocess.rollback(observed, m) >= math.log(60), axis=1)
+    assert (passes & ~harmed).any(axis=1).mean() > 0.001, "K alone"
+    assert not (passes & ~harmed & eprocess.enough(observed, m, margin, 0.02)).any()
+
+
+@pytest.mark.parametrize(
+    ("m", "margin", "variance", "about"),
+    [(0.001, 0.002, None, 5_000), (1e-5, 0.01, None, 652), (0.02, 0.01, None, 500), (0.1, 0.02, None, 125), (0.99, 0.002, 1e-4, 1)],
+)  # fmt: skip
+def test_how_many_are_enough(m: float, margin: float, variance: float | None, about: int) -> None:
+    nothing = eprocess.counts(0, 0, 0, 0, 0.1)
+    more = eprocess.more_until_enough(nothing, m, margin, 0.02, 0.1, variance=variance)
+    assert more * 0.1 == pytest.approx(about, rel=0.02, abs=1)
+    for units, said in ((more * 0.98 - 10, False), (more * 1.02, True)):
+        if units > 0:
+            observed = eprocess.counts(0, units * 0.1, 0, units * 0.9, 0.1)
+            assert bool(eprocess.enough(observed, m, margin, 0.02, variance=variance)) is said

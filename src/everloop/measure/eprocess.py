@@ -32,6 +32,10 @@ LEAST_VARIANCE = 50.0
 """How many times smaller a variance may be taken for than that of 0 and 1 with the same mean."""
 LARGEST_LOSS = 0.9
 """The largest share of its wealth that one promotion bet may lose on one unit."""
+LEAST_EVENTS = 15.0
+"""So many events a challenger at its margin would have had before it may be shown not worse; or:"""
+AMPLE = 1.5
+"""so many times the requests that an equal challenger needs on average to be shown so."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -199,6 +203,64 @@ def promotion(observed: Counts, baseline: float, margin: float) -> Floats:
         axis=-2,
     )
     return log_mean(np.sum(cells[..., None, :, :] * log_factors, axis=(-2, -1)))
+
+
+def enough(
+    observed: Counts, baseline: float, margin: float, alpha: float, *, variance: float | None = None
+) -> NDArray[np.bool_]:
+    """Whether enough is seen, [...], for `promotion` to count at all.
+
+    K keeps its level alpha at the margin from the first unit on. Of rare events it gets there by a handful that did not
+    come, and the same luck passes one time in some hundreds who lies beyond the margin. From t units on that chance is
+    at most alpha·E[K_t], and E[K_t] falls as (1 − λ·what it lies beyond)^t. So K counts once `LEAST_EVENTS` were to be
+    expected at the margin; where next to none is usual, once `AMPLE` times as many requests came as an equal one needs.
+    ``variance`` as in `promotion_bounded`: what hardly varies needs fewer.
+
+    >>> [bool(enough(counts(0, n, 0, 9 * n, 0.1), 0.001, 0.002, 0.02)) for n in (4_900, 5_000)]
+    [False, True]
+    """
+    events, grown = _seen(observed, baseline, margin, variance)
+    return (events >= LEAST_EVENTS) | (grown >= AMPLE * math.log(1 / alpha))
+
+
+def more_until_enough(
+    observed: Counts, baseline: float, margin: float, alpha: float, share: float, *, variance: float | None = None
+) -> int:
+    """How many more requests (both arms, at ``share``) until `enough`; 0 when it is."""
+    events, grown = (float(each) for each in _seen(observed, baseline, margin, variance))
+    a_request = _events_a_unit(baseline, margin, variance) * share
+    growth = float(_growth_if_equal(np.array([share]), baseline, margin, variance)[0])
+    waits = [(LEAST_EVENTS - events) / a_request]
+    if growth > 0:
+        waits.append((AMPLE * math.log(1 / alpha) - grown) / growth)
+    return max(0, math.ceil(min(waits)))
+
+
+def _seen(observed: Counts, baseline: float, margin: float, variance: float | None) -> tuple[Floats, Floats]:
+    """Events to be expected of a challenger at the margin, and ln K of an equal one, [...]."""
+    events = np.sum(observed.challenger_units, axis=-1) * _events_a_unit(baseline, margin, variance)
+    growth = _growth_if_equal(observed.share, baseline, margin, variance)
+    units = observed.challenger_units + observed.champion_units
+    return events, np.sum(units * growth, axis=-1)
+
+
+def _events_a_unit(baseline: float, margin: float, variance: float | None) -> float:
+    m = _inside(baseline)
+    return (m + margin) if variance is None else (m + margin) * max(1.0, m * (1 - m) / variance)
+
+
+def _growth_if_equal(share: Floats, baseline: float, margin: float, variance: float | None) -> Floats:
+    """What ln K grows by with a request of either arm, on average, [..., epochs]; the best of the stakes."""
+    m = _inside(baseline)
+    if variance is not None:
+        stakes = _stakes(share, m, margin, variance)
+        spread = (variance * (1 / share + 1 / (1 - share)))[..., None, :]
+        bounded: Floats = np.max(stakes * margin - stakes**2 * (spread + margin**2) / 2, axis=-2)
+        return bounded
+    chances = np.stack([share * m, share * (1 - m), (1 - share) * m, (1 - share) * (1 - m)], axis=-2)
+    log_factors = _promotion_log_factors(share, m, margin)
+    growth: Floats = np.max(np.sum(log_factors * chances[..., None, :, :], axis=-2), axis=-2)
+    return growth
 
 
 def promotion_by_ratio(observed: Counts, ratio: float) -> Floats:

@@ -161,6 +161,10 @@ def _guard(guard: GuardEvidence, rollout: Canary, limit: float, release: Release
             f"in shadow it alone failed on {guard.only_challenger_failed:,} rows, the champion alone on "
             f"{guard.only_champion_failed:,}" + (f"; {words}" if units else "")
         )
+    told = (baseline, guard.margin, rollout.promote_alpha)
+    enough = bool(eprocess.enough(observed, *told, variance=guard.variance))
+    if more is not None and not enough:
+        more = max(more, eprocess.more_until_enough(observed, *told, share, variance=guard.variance))
     if guard.silent:
         words, more = f"{words}; {guard.silent}", None
     needed = math.log(1 / rollout.promote_alpha)
@@ -180,10 +184,11 @@ def _guard(guard: GuardEvidence, rollout: Canary, limit: float, release: Release
                 "only_champion_failed": guard.only_champion_failed,
                 "not_worse": _e_value(log_passes),
                 "not_worse_limit": 1 / rollout.promote_alpha,
+                "enough": enough,
             },
         ),
         log_worse=log_worse,
-        passes=log_passes >= needed and not guard.silent,
+        passes=log_passes >= needed and enough and not guard.silent,
         words=words,
         more=more,
         hopeless=more is None,
