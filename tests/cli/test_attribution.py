@@ -17,8 +17,9 @@ from everloop.clock import microseconds
 from everloop.durable.engine import Engine
 from everloop.errors import DataError, NotFound
 from everloop.jobs.process import ProcessExecutor
-from everloop.loop.attribution import attribute, importance
+from everloop.loop.attribution import attribute
 from everloop.loop.controller import Controller
+from everloop.loop.importance import importance
 from everloop.loop.installation import Installation, install, reopen
 from everloop.loop.server import ServingProcess
 from everloop.loop.traffic import Traffic

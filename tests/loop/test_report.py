@@ -2,7 +2,7 @@ from datetime import UTC, datetime, timedelta
 from html.parser import HTMLParser
 
 from everloop.loop.account import Account, Period
-from everloop.loop.attribution import Importance, Weight
+from everloop.loop.importance import Importance, Weight
 from everloop.loop.report import page
 from everloop.records import Decision, Verdict, Version
 
@@ -61,14 +61,18 @@ class Seen(HTMLParser):
 
 
 def test_the_report_needs_nothing_from_outside_and_escapes_what_users_wrote() -> None:
-    weight = Weight(name="<b>miles</b>", mean=0.5, quantiles=(-1.0, -0.5, 0.0, 0.5, 1.0))
+    quantiles = (-1.0, -0.5, 0.0, 0.5, 1.0)
+    weight = Weight(name="<b>miles</b>", mean=0.5, quantiles=quantiles)
+    photo = Weight(name="<b>photo</b>", mean=0.4, quantiles=quantiles, parts=((0.1, 0.2), (0.0, 0.1)))
+    letter = Weight(name="letter", mean=0.3, quantiles=quantiles, words=(("<s>", 0.2, 9), ("$5", -0.1, 2)))
     moved = Importance(
-        loop="a<b", version=1, rows=9, method="its graph", scale="log odds", subject="late", weights=(weight,)
-    )
+        loop="a<b", version=1, rows=9, method="its gradients", scale="log odds", subject="late",
+        weights=(weight, photo, letter),
+    )  # fmt: skip
     html = page(account(), moved)
     seen = Seen()
     seen.feed(html)
-    assert seen.tags.count("svg") == 4
+    assert seen.tags.count("svg") == 6
     assert seen.outside == []
     assert "a&lt;b" in html
     assert "&lt;b&gt;miles" in html

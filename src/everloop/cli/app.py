@@ -204,6 +204,10 @@ def why(
     of_class: Annotated[
         str | None, typer.Option("--class", help="With --explain: whose probability; the positive or decided class.")
     ] = None,
+    by_graph: Annotated[
+        bool,
+        typer.Option("--by-graph", help="With --explain: ask the served graph, whatever the model itself can tell."),
+    ] = False,
     out: Annotated[Path | None, typer.Option(help="With --explain: a picture, .svg or .png.")] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -211,10 +215,10 @@ def why(
     if explain:
         from everloop.cli import explained
 
-        explained.explain(subject, home, loop=loop, subject=of_class, out=out, as_json=as_json)
+        explained.explain(subject, home, loop=loop, subject=of_class, by_graph=by_graph, out=out, as_json=as_json)
         return
-    if out is not None or of_class is not None:
-        raise typer.BadParameter("--out and --class go with --explain; write that, too.")
+    if out is not None or of_class is not None or by_graph:
+        raise typer.BadParameter("--out, --class and --by-graph go with --explain; write that, too.")
     from everloop.cli import kept
 
     kept.why(subject, home, loop=loop, as_json=as_json)

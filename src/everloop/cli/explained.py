@@ -9,7 +9,8 @@ from rich.console import Console
 
 from everloop.cli.kept import opened, version_number
 from everloop.cli.show import Usage, emit, table
-from everloop.loop.attribution import Attribution, Importance, attribute, importance, pixels_of
+from everloop.loop.attribution import Attribution, attribute, pixels_of
+from everloop.loop.importance import Importance, importance
 from everloop.loop.installation import Installation
 from everloop.loop.turn import plain
 
@@ -18,12 +19,18 @@ WIDTH = 24
 MOST_WORDS = 12
 
 
-def explain(id: str, home: Path, *, loop: str | None, subject: str | None, out: Path | None, as_json: bool) -> None:
+def explain(
+    id: str, home: Path, *, loop: str | None, subject: str | None, by_graph: bool, out: Path | None, as_json: bool
+) -> None:
     if out is not None and out.suffix not in (".svg", ".png"):
         raise Usage(f"--out is {out.name}; write a name that ends in .svg or .png.")
     with opened(home, loop) as each:
         number = version_number(id)
-        told = importance(each, number, subject=subject) if number is not None else attribute(each, id, subject=subject)
+        told = (
+            importance(each, number, subject=subject, by_graph=by_graph)
+            if number is not None
+            else attribute(each, id, subject=subject, by_graph=by_graph)
+        )
         drawn = [] if out is None else _drawn(each, told, out)
 
     def people(console: Console) -> None:
@@ -38,19 +45,22 @@ def explain(id: str, home: Path, *, loop: str | None, subject: str | None, out: 
 
 
 def _drawn(installation: Installation, told: Attribution | Importance, out: Path) -> list[Path]:
-    """The pictures' files: one of the columns, and one of each image among them beside it."""
+    """The pictures' files: one of the columns, and beside it one of each image and text among them."""
     from everloop.loop import attribution_plot as plots
 
     if isinstance(told, Importance):
-        plots.save(plots.of_version(told), out)
-        return [out]
-    plots.save(plots.of_prediction(told), out)
-    written = [out]
-    for part in told.contributions:
-        if part.parts:
-            beside = out.with_stem(f"{out.stem}-{part.name}")
-            plots.save(plots.of_image(told, part, pixels_of(installation, told, part.name)), beside)
-            written.append(beside)
+        figures = [("", plots.of_version(told)), *plots.inside(told)]
+    else:
+        figures = [("", plots.of_prediction(told))]
+        for part in told.contributions:
+            if part.parts:
+                figures.append((part.name, plots.of_image(told, part, pixels_of(installation, told, part.name))))
+            elif part.words:
+                figures.append((part.name, plots.of_words(told, part)))
+    written = []
+    for name, figure in figures:
+        written.append(out.with_stem(f"{out.stem}-{name}") if name else out)
+        plots.save(figure, written[-1])
     return written
 
 
@@ -65,9 +75,12 @@ def _prediction(console: Console, told: Attribution) -> None:
     console.print(f"{told.loop} {told.id}, version {told.version}: {answer}{served}", markup=False)
     console.print(
         f"by {told.method}, in {told.scale}: usual {told.base:+.4f}, all contributions {told.total - told.base:+.4f}, "
-        f"together {told.total:+.4f}",
+        f"together {told.total:+.4f}"
+        + (f"; {told.gap:+.4f} is missed by summing gradients up in steps" if abs(told.gap) >= 5e-5 else ""),
         markup=False, style="dim",
     )  # fmt: skip
+    if told.note is not None:
+        console.print(told.note, markup=False, style="dim")
     longest = max((abs(each.contribution) for each in told.contributions), default=0.0) or 1.0
     sampled = any(each.error > 0 for each in told.contributions)
     rows: list[tuple[Any, ...]] = []

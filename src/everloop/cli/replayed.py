@@ -14,9 +14,9 @@ from rich.console import Console
 from everloop.cli.show import Usage, check_page, emit, parse_duration, parse_instant
 from everloop.errors import DataError, EverloopError
 from everloop.loop.account import Account
-from everloop.loop.attribution import Importance, importance
 from everloop.loop.consequences import world_of
 from everloop.loop.demo import DATASETS, prepare
+from everloop.loop.importance import Importance, importance
 from everloop.loop.inject import Span
 from everloop.loop.installation import Installation, chosen
 from everloop.loop.narrate import Narrator, summary

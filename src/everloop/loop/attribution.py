@@ -1,25 +1,27 @@
 """What made one prediction what it is: each column's contribution, from the sealed version that gave it and its logged row.
 
-Boosted models tell their own contributions (exact, from the file that was kept beside the candidate and whose digest the
-package's signature covers); everything else is asked through its served graph with columns exchanged for those of other
-rows. Nothing is unpickled and no user's module is imported.
+Boosted models tell their own contributions (exact), networks theirs by their gradients, both from the file that was kept
+beside the candidate and whose digest the package's signature covers; everything else is asked through its served graph with
+columns exchanged for those of other rows. Nothing is unpickled; only for gradients the stored declaration is imported.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from everloop.errors import DataError, NotFound
+from everloop.errors import DataError, NotFound, TrainError
+from everloop.loop import by_gradients
 from everloop.loop.asked import Asked
+from everloop.loop.contribution import Contribution, Method, Scale, largest_first, shown, sigmoid
 from everloop.loop.installation import Installation
-from everloop.loop.of_version import Made, made_of
+from everloop.loop.of_version import Made, Network, made_of
 from everloop.package.pack import decoded
 from everloop.records import Signature, digest_of
 from everloop.serve.tensors import digests
@@ -27,33 +29,18 @@ from everloop.store.ledger import versions
 from everloop.watch import fold
 
 Numbers = npt.NDArray[np.float64]
-Scale = Literal["log odds", "margin before softmax", "value", "log1p of the value"]
 AGREES = 1e-4
 """How near the probability that contributions add up to must be to the one that was served."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Contribution:
-    name: str
-    value: Any
-    """What the row held; None where it was missing."""
-    contribution: float
-    error: float = 0.0
-    """Its standard error, where it was sampled."""
-    words: tuple[tuple[str, float], ...] = ()
-    """Of a free text: what each of its words brought, in the text's order."""
-    parts: tuple[tuple[float, ...], ...] = ()
-    """Of an image: what each part of a grid over it brought, rows from the top."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Attribution:
-    """``base`` and all contributions sum to ``total``, on ``scale``."""
+    """``base``, all contributions and ``gap`` sum to ``total``, on ``scale``."""
 
     loop: str
     version: int
     id: str
-    method: Literal["the model's own", "its graph"]
+    method: Method
     scale: Scale
     subject: str | None
     """The class whose answer is explained; None for numbers."""
@@ -65,10 +52,17 @@ class Attribution:
     """What ``total`` means: the class's probability, or the value."""
     contributions: tuple[Contribution, ...]
     """The largest first."""
+    gap: float = 0.0
+    """What gradients miss, which are summed up at some points of a way and not at all of them."""
+    note: str | None = None
+    """Why the graph was asked where gradients could have told more."""
 
 
-def attribute(installation: Installation, id: str, *, subject: str | None = None) -> Attribution:
+def attribute(
+    installation: Installation, id: str, *, subject: str | None = None, by_graph: bool = False
+) -> Attribution:
     """Explain the logged prediction ``id``. ``subject``: the class to explain, as text; None: the positive or decided one.
+    ``by_graph``: by asking the served graph, whatever the model could tell itself.
 
     Raises NotFound where the log has no such prediction or no raw columns of it.
     """
@@ -92,10 +86,11 @@ def attribute(installation: Installation, id: str, *, subject: str | None = None
             f"The log does not hold the raw columns of {id!r} ({', '.join(absent[:5])}), so it cannot be explained; "
             "log=True in el.Serve keeps columns; images are found where their row came in under the prediction's id."
         )
-    place = _place(signature, subject, row)
+    place = place_of(signature, subject, row)
     served = _served(signature, row, place)
     frame = pl.DataFrame(raw)
-    found = explained(made, frame, place, served=served, seed=int(digest_of(id.encode())[:8], 16))
+    seed = int(digest_of(id.encode())[:8], 16)
+    found = Explaining(made, place, by_graph=by_graph).row(frame, served=served, seed=seed)
     return Attribution(
         loop=installation.name, version=version.number, id=id, served=served,
         subject=str(signature.classes[place]) if signature.classes else None, **found,
@@ -134,7 +129,7 @@ def pixels_of(installation: Installation, told: Attribution, name: str) -> npt.N
     return pixels
 
 
-def _place(signature: Signature, subject: str | None, row: pl.DataFrame) -> int:
+def place_of(signature: Signature, subject: str | None, row: pl.DataFrame) -> int:
     """Which column of the answer is explained."""
     if not signature.classes:
         if subject is not None:
@@ -157,14 +152,44 @@ def _served(signature: Signature, row: pl.DataFrame, place: int) -> float | None
     return None if value is None else float(value)
 
 
-def explained(
-    made: Made, frame: pl.DataFrame, place: int, *, served: float | None, seed: int, inside: bool = True
-) -> dict[str, Any]:
-    """Fields of the `Attribution` of one row. ``inside``: texts by their words and images by their parts, too."""
-    own = _own(made, frame, place)
-    if own is not None and (served is None or math.isclose(own["answer"], served, rel_tol=AGREES, abs_tol=AGREES)):
-        return own
-    return _asked(made, frame, place, seed, inside)
+class Explaining:
+    """Explains rows of one version for class ``place``, each in the first way that gives what was served."""
+
+    def __init__(self, made: Made, place: int, *, by_graph: bool = False) -> None:
+        self._made, self._place, self._by_graph = made, place, by_graph
+        self._note: str | None = None
+
+    def row(self, frame: pl.DataFrame, *, served: float | None, seed: int, inside: bool = True) -> dict[str, Any]:
+        """Fields of the `Attribution` of one raw row. ``inside``: the graph tells words and parts of images apart, too."""
+        for way in () if self._by_graph else (self._own, self._by_gradients):
+            found = way(frame)
+            if found is not None and (
+                served is None or math.isclose(found["answer"], served, rel_tol=AGREES, abs_tol=AGREES)
+            ):
+                return found
+        return {**_asked(self._made, frame, self._place, seed, inside), "note": self._note}
+
+    def _own(self, frame: pl.DataFrame) -> dict[str, Any] | None:
+        return _own(self._made, frame, self._place)
+
+    def _by_gradients(self, frame: pl.DataFrame) -> dict[str, Any] | None:
+        if self._network is None:
+            return None
+        try:
+            return by_gradients.told(self._network, frame, self._place)
+        except TrainError as error:
+            self._note = str(error)
+            return None
+
+    @cached_property
+    def _network(self) -> Network | None:
+        try:
+            return self._made.network()
+        except ImportError as error:
+            self._note = f"gradients need PyTorch and captum ({error}): pip install 'everloop[explain]'"
+        except TrainError as error:
+            self._note = f"gradients need the network itself: {error}"
+        return None
 
 
 def _own(made: Made, frame: pl.DataFrame, place: int) -> dict[str, Any] | None:
@@ -182,7 +207,7 @@ def _own(made: Made, frame: pl.DataFrame, place: int) -> dict[str, Any] | None:
         logarithmic = made.resolved.loop.label.scale == "log1p"
         scale, answer = ("log1p of the value", math.expm1(total)) if logarithmic else ("value", total)
     elif made.signature.task == "binary":
-        scale, answer = "log odds", _sigmoid(total)
+        scale, answer = "log odds", sigmoid(total)
     else:
         shares, base = said[place]
         total = outputs[place]
@@ -190,12 +215,12 @@ def _own(made: Made, frame: pl.DataFrame, place: int) -> dict[str, Any] | None:
         scale, answer = "margin before softmax", float(weights[place] / weights.sum())
     names = features.columns
     contributions = [
-        Contribution(name=name, value=_shown(features[name][0]), contribution=float(share))
+        Contribution(name=name, value=shown(features[name][0]), contribution=float(share))
         for name, share in zip(names, shares, strict=True)
     ]
     return {
         "method": "the model's own", "scale": scale, "base": float(base), "total": total, "answer": answer,
-        "contributions": _sorted(contributions),
+        "contributions": largest_first(contributions),
     }  # fmt: skip
 
 
@@ -215,93 +240,13 @@ def _asked(made: Made, frame: pl.DataFrame, place: int, seed: int, inside: bool)
         parts = asked.parts(frame, column, seed) if isinstance(value, bytes) and inside else ()
         contributions.append(
             Contribution(
-                name=column, value=_shown(value), contribution=float(share), error=float(error), words=words,
+                name=column, value=shown(value), contribution=float(share), error=float(error), words=words,
                 parts=parts,
             )
         )  # fmt: skip
     classes = bool(made.signature.classes)
     return {
         "method": "its graph", "scale": "log odds" if classes else "value", "base": shares.base,
-        "total": shares.total, "answer": _sigmoid(shares.total) if classes else shares.total,
-        "contributions": _sorted(contributions),
+        "total": shares.total, "answer": sigmoid(shares.total) if classes else shares.total,
+        "contributions": largest_first(contributions),
     }  # fmt: skip
-
-
-def _sorted(contributions: Sequence[Contribution]) -> tuple[Contribution, ...]:
-    return tuple(sorted(contributions, key=lambda each: (-abs(each.contribution), each.name)))
-
-
-def _sigmoid(value: float) -> float:
-    return 1.0 / (1.0 + math.exp(-value)) if value >= 0 else math.exp(value) / (1.0 + math.exp(value))
-
-
-def _shown(value: Any) -> Any:
-    if isinstance(value, float) and math.isnan(value):
-        return None
-    if isinstance(value, bytes):
-        return f"{len(value):,} bytes"
-    return value if value is None or isinstance(value, bool | int | float | str) else str(value)
-
-
-# Many rows
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Weight:
-    """How one column moves answers: ``mean`` of the absolute contributions, and the contributions' quantiles."""
-
-    name: str
-    mean: float
-    quantiles: tuple[float, float, float, float, float]
-    """5, 25, 50, 75 and 95 percent."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Importance:
-    """What moves a version's answers on rows that it was tested on."""
-
-    loop: str
-    version: int
-    rows: int
-    method: str
-    scale: str
-    subject: str | None
-    weights: tuple[Weight, ...]
-    """The largest mean first."""
-
-
-MANY, FEW = 300, 24
-"""Rows of a summary: by the model's own contributions, by its graph."""
-
-
-def importance(installation: Installation, number: int, *, subject: str | None = None) -> Importance:
-    """Contributions over test rows of version ``number``, evenly from the oldest to the newest. Raises NotFound."""
-    with installation.ledger.read() as connection:
-        version = versions.get(connection, installation.name, number)
-    made = made_of(installation, version)
-    signature = made.signature
-    if any(each.image is None for each in signature.tensors):
-        raise NotFound(f"Version {number} answers arrays, which have no columns to tell apart.")
-    place = _place(signature, subject, pl.DataFrame({"decision": [0]}))
-    rows = made.test_rows(MANY)
-    first = explained(made, rows.head(1), place, served=None, seed=0, inside=False)
-    if first["method"] == "its graph":
-        rows = made.test_rows(FEW)
-    found: dict[str, list[float]] = {}
-    for at in range(len(rows)):
-        each = explained(made, rows[at : at + 1], place, served=None, seed=at, inside=False)
-        for one in each["contributions"]:
-            found.setdefault(one.name, []).append(one.contribution)
-    weights = [
-        Weight(
-            name=name,
-            mean=float(np.abs(values).mean()),
-            quantiles=tuple(float(each) for each in np.quantile(values, (0.05, 0.25, 0.5, 0.75, 0.95))),  # type: ignore[arg-type]
-        )
-        for name, values in found.items()
-    ]
-    return Importance(
-        loop=installation.name, version=number, rows=len(rows), method=first["method"], scale=first["scale"],
-        subject=str(signature.classes[place]) if signature.classes else None,
-        weights=tuple(sorted(weights, key=lambda each: (-each.mean, each.name))),
-    )  # fmt: skip

@@ -9,11 +9,15 @@ import matplotlib as mpl
 from matplotlib.figure import Figure
 
 from everloop.errors import DataError
-from everloop.loop.attribution import Attribution, Contribution, Importance
+from everloop.loop.attribution import Attribution
+from everloop.loop.contribution import Contribution
+from everloop.loop.importance import Importance, Weight
 from everloop.loop.page import BAD, BLUE, GRID, INK, MUTED, as_svg, new_figure
 
 MOST_SHOWN = 14
 """Columns with a line of their own; the rest are one line."""
+MOST_WORDS = 40
+"""Words of a text that are drawn: those that brought most, in the text's order."""
 LONGEST = 34
 
 
@@ -72,6 +76,57 @@ def of_image(told: Attribution, part: Contribution, pixels: Any) -> Figure:
     return figure
 
 
+def of_words(told: Attribution, part: Contribution) -> Figure:
+    """A bar for each word, in the text's order: blue towards the answer, red away from it."""
+    strongest = sorted(range(len(part.words)), key=lambda at: -abs(part.words[at][1]))[:MOST_WORDS]
+    shown = [part.words[at] for at in sorted(strongest)]
+    figure = _words(
+        [(word, share) for word, share in shown], f"contribution, {told.scale}" + (f" of {told.subject}" if told.subject else "")
+    )  # fmt: skip
+    left_out = len(part.words) - len(shown)
+    rest = f" ({left_out} weaker ones left out)" if left_out else ""
+    figure.axes[0].set_title(
+        f"{told.loop} {told.id}, version {told.version}: {part.name}{rest}", loc="left", color=INK, fontsize=11
+    )
+    return figure
+
+
+def of_vocabulary(told: Importance, weight: Weight) -> Figure:
+    """The words that move a version's answers most: what each brings where it stands."""
+    figure = _words(
+        [(f"{word}  {often}×", share) for word, share, often in weight.words],
+        f"mean contribution, {told.scale}" + (f" of {told.subject}" if told.subject else ""),
+    )
+    figure.axes[0].set_title(
+        f"{told.loop}, version {told.version}: words of {weight.name} ({told.rows} test rows)",
+        loc="left", color=INK, fontsize=11,
+    )  # fmt: skip
+    return figure
+
+
+def of_pixels(told: Importance, weight: Weight) -> Figure:
+    """Where in the image a version looks: the mean size of each pixel's contributions."""
+    figure = Figure(figsize=(5.4, 4.8), layout="constrained")
+    axes = figure.subplots()
+    drawn = axes.imshow(weight.parts, cmap="Blues", vmin=0)
+    figure.colorbar(drawn, ax=axes, shrink=0.8, label=f"mean size of contributions, {told.scale}")
+    axes.set_axis_off()
+    axes.set_title(
+        f"{told.loop}, version {told.version}: where in {weight.name} ({told.rows} test rows)",
+        loc="left", color=INK, fontsize=11,
+    )  # fmt: skip
+    return figure
+
+
+def inside(told: Importance) -> list[tuple[str, Figure]]:
+    """Of each column that is more than one value, its name and what is within it, where gradients told."""
+    return [
+        (each.name, of_pixels(told, each) if each.parts else of_vocabulary(told, each))
+        for each in told.weights
+        if each.parts or each.words
+    ]
+
+
 def of_version(told: Importance) -> Figure:
     """A line for each column: thin from 5 to 95 percent of its contributions, thick for the middle half, a dot at the median."""
     shown = told.weights[:MOST_SHOWN]
@@ -112,6 +167,20 @@ def short(value: Any) -> str:
     text = f"{value:.6g}" if isinstance(value, float) else str(value)
     text = " ".join(text.split()).replace("$", r"\$")
     return text if len(text) <= LONGEST else text[: LONGEST - 1] + "…"
+
+
+def _words(shown: list[tuple[str, float]], label: str) -> Figure:
+    figure, axes = new_figure(1.3 + 0.24 * len(shown), dates=False)
+    _plain(axes)
+    places = range(len(shown))
+    axes.barh(
+        places, [share for _, share in shown], color=[BLUE if share >= 0 else BAD for _, share in shown], height=0.7
+    )
+    axes.set_yticks(places, [short(word) for word, _ in shown], fontsize=8)
+    axes.invert_yaxis()
+    axes.axvline(0.0, color=MUTED, linewidth=0.8)
+    axes.set_xlabel(label, color=MUTED)
+    return figure
 
 
 def _plain(axes: Any) -> None:

@@ -196,14 +196,7 @@ def make(work: Work, rows: Samples, snapshot: Snapshot, *, folder: Path, watch: 
     champion.leave(folder, shipped.fitted, shipped.encoding)
     if resolved.loop.warm:
         warm.leave(folder, shipped)
-    own = kept(shipped.fitted)
-    explain: dict[str, Any] = {}
-    if own is not None:
-        name, content = own
-        table = encode(shipped.encoding)
-        (folder / name).write_bytes(content)
-        (folder / ENCODING).write_bytes(table)
-        explain = {"file": name, "sha256": digest_of(content), "encoding": digest_of(table)}
+    explain = explaining(folder, shipped, resolved)
     details = {
         "explain": explain,
         "curve": getattr(shipped.fitted.model, "history", ()),
@@ -228,6 +221,24 @@ def make(work: Work, rows: Samples, snapshot: Snapshot, *, folder: Path, watch: 
         score=figure,
         seconds=watch.seconds,
     )
+
+
+def explaining(folder: Path, made: Trained, resolved: Resolved) -> dict[str, Any]:
+    """Keep what tells the model's own contributions; what the package says of it, so that its signature covers it."""
+    own = kept(made.fitted)
+    if own is not None:
+        name, content = own
+        table = encode(made.encoding)
+        (folder / name).write_bytes(content)
+        (folder / ENCODING).write_bytes(table)
+        return {"file": name, "sha256": digest_of(content), "encoding": digest_of(table)}
+    if made.fitted.kind != "torch" or not isinstance(resolved.loop.trains[made.winner].estimator, Torch):
+        return {}  # what a function of the user's has built nobody else can build again
+    weights, table = (folder / champion.WEIGHTS).read_bytes(), (folder / champion.TABLE).read_bytes()
+    return {
+        "file": champion.WEIGHTS, "sha256": digest_of(weights), "encoding": digest_of(table), "place": made.winner,
+        "centre": made.fitted.model.centre, "spread": made.fitted.model.spread,
+    }  # fmt: skip
 
 
 def trained(

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,16 +16,22 @@ from everloop.data.snapshot import samples
 from everloop.forms import Terms, Tokens
 from everloop.loop.asked import BACKGROUND
 from everloop.loop.installation import FOUND, Installation, read_found
-from everloop.measure.encode import apply
+from everloop.measure.encode import apply, inputs
+from everloop.measure.tensors import Tensors
 from everloop.package.build import columns_of
 from everloop.package.predict import Predictor
 from everloop.records import Encoding, Signature, Version, decode, digest_of
 from everloop.spec import codec
 from everloop.spec.resolve import Resolved, resolve
+from everloop.spec.torch import Torch
 from everloop.spec.tree import inputs_of
 from everloop.spec.wholes import forms_of
 from everloop.store import packages
 from everloop.store.ledger import snapshots
+from everloop.train import champion
+
+if TYPE_CHECKING:
+    from everloop.train.gradients import Brought
 
 ENCODING = "encoding.json"
 Table = list[tuple[npt.NDArray[np.float64], float]]
@@ -47,9 +54,8 @@ class Made:
     @cached_property
     def resolved(self) -> Resolved:
         """The loop as it was declared when this version was made. No user's module is imported."""
-        folder = self.installation.home.code / self.opened.manifest.lineage["code"]
-        loop = codec.from_bytes((folder / "loop.json").read_bytes())
-        schema, facts = read_found(folder / FOUND)
+        loop = codec.from_bytes((self._code / "loop.json").read_bytes())
+        schema, facts = read_found(self._code / FOUND)
         return resolve(loop, schema, facts)
 
     @cached_property
@@ -85,22 +91,16 @@ class Made:
 
         None where the model keeps no contributions, or its file is gone or not the one that was sealed.
         """
-        kept = self.opened.manifest.lineage.get("explain")
-        if not kept or "file" not in kept:
+        kept = self._kept
+        if kept.get("file", champion.WEIGHTS) == champion.WEIGHTS:
             return None
-        folder = self.installation.home.candidates / kept["candidate"]
-        try:
-            content, table = (folder / kept["file"]).read_bytes(), (folder / ENCODING).read_bytes()
-        except OSError:
+        found = self._sealed(ENCODING)
+        if found is None:
             return None
-        if (digest_of(content), digest_of(table)) != (kept["sha256"], kept["encoding"]):
-            return None
+        content, encoding = found
         from everloop.train.contributions import contributions
 
-        encoding = decode(table, Encoding)
-        instants = [name for name, kind in self.resolved.schema.items() if kind == "instant"]
-        zones = dict.fromkeys(instants, self.resolved.loop.source.time_zone)
-        features = render(self.resolved.features, frame, self.resolved.schema, zones)
+        features = self._features(frame)
         matrix: Any = apply(encoding, columns_of(features))
         if hasattr(matrix, "toarray"):
             matrix = matrix.toarray()
@@ -108,6 +108,81 @@ class Made:
         starts = np.cumsum([0, *(each.width for each in encoding.features)])[:-1]
         shares = [(np.add.reduceat(each[:-1], starts), float(each[-1])) for each in said]
         return features.select(each.name for each in encoding.features), shares
+
+    def network(self) -> Network | None:
+        """The trained network itself, built again as it was declared.
+
+        None where there is none: another model, one that a function of the user's has built, weights that are gone or not
+        the sealed ones. Raises ImportError where PyTorch or captum is not installed, TrainError where it cannot be built.
+        """
+        kept = self._kept
+        if kept.get("file") != champion.WEIGHTS:
+            return None
+        found = self._sealed(champion.TABLE)
+        if found is None:
+            return None
+        from everloop.train import gradients
+
+        form = self.resolved.loop.trains[kept["place"]].estimator
+        assert isinstance(form, Torch)
+        weights, encoding = found
+        others = inputs(encoding, columns_of(self._features(self.background())))
+        assert isinstance(others, Tensors)
+        lineage = self.opened.manifest.lineage
+        module = gradients.again(
+            form.trying(lineage["parameters"]), weights, others, outputs=max(1, len(self.signature.classes)),
+            source=self._code / "declaration.py", folder=self.installation.folder,
+        )  # fmt: skip
+        return Network(self, module, encoding, others)
+
+    @property
+    def scaled_by(self) -> tuple[float, float]:
+        """Centre and spread of a network's labels: its answer times the spread and the centre is on the scale that was fitted."""
+        return self._kept.get("centre", 0.0), self._kept.get("spread", 1.0)
+
+    @property
+    def _kept(self) -> dict[str, Any]:
+        kept: dict[str, Any] = self.opened.manifest.lineage.get("explain", {})
+        return kept
+
+    @property
+    def _code(self) -> Path:
+        return self.installation.home.code / str(self.opened.manifest.lineage["code"])
+
+    def _sealed(self, table: str) -> tuple[bytes, Encoding] | None:
+        """The model's file and its encoding; None where they are gone or not the ones that were sealed."""
+        folder = self.installation.home.candidates / self._kept["candidate"]
+        try:
+            content, written = (folder / self._kept["file"]).read_bytes(), (folder / table).read_bytes()
+        except OSError:
+            return None
+        if (digest_of(content), digest_of(written)) != (self._kept["sha256"], self._kept["encoding"]):
+            return None
+        return content, decode(written, Encoding)
+
+    def _features(self, frame: pl.DataFrame) -> pl.DataFrame:
+        instants = [name for name, kind in self.resolved.schema.items() if kind == "instant"]
+        zones = dict.fromkeys(instants, self.resolved.loop.source.time_zone)
+        return render(self.resolved.features, frame, self.resolved.schema, zones)
+
+
+@dataclass(frozen=True)
+class Network:
+    """A trained network that can be asked for its gradients."""
+
+    made: Made
+    module: Any
+    encoding: Encoding
+    others: Tensors
+
+    def brought(self, frame: pl.DataFrame, place: int | None) -> tuple[pl.DataFrame, Brought]:
+        """Features of the one raw row, and what its tensors brought. Raises TrainError where gradients tell nothing."""
+        from everloop.train import gradients
+
+        features = self.made._features(frame)
+        row = inputs(self.encoding, columns_of(features))
+        assert isinstance(row, Tensors)
+        return features, gradients.brought(self.module, row, self.others, place=place)
 
 
 def made_of(installation: Installation, version: Version) -> Made:

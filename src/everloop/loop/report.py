@@ -7,8 +7,8 @@ from datetime import datetime
 from itertools import pairwise
 
 from everloop.loop.account import Account, Period
-from everloop.loop.attribution import Importance
-from everloop.loop.attribution_plot import of_version
+from everloop.loop.attribution_plot import inside, of_version
+from everloop.loop.importance import Importance
 from everloop.loop.page import (
     AMBER,
     BAD,
@@ -75,7 +75,11 @@ def _moved(told: Importance | None) -> tuple[str, ...]:
         "Contributions of each column: thin from 5 to 95 percent of them, thick for the middle half, a dot at the median; "
         "beside the name their mean size."
     )
-    return "<h2>What moves its answers</h2>", pictured(as_svg(of_version(told)), caption)
+    within = (
+        pictured(as_svg(figure), f"Within {html.escape(name)}, by the network's gradients over the same rows.")
+        for name, figure in inside(told)
+    )
+    return "<h2>What moves its answers</h2>", pictured(as_svg(of_version(told)), caption), *within
 
 
 def _tiles(account: Account) -> str:

@@ -79,6 +79,12 @@ def ids(content: str, length: int, texts: Sequence[str | None]) -> NDArray[np.in
     return np.array([each.ids for each in made], np.int64).reshape(len(texts), length)
 
 
+def spelled(content: str, length: int, text: str | None) -> tuple[str, ...]:
+    """The tokens of one text as the tokenizer writes them, special ones with them, without what only fills up."""
+    made = _opened(content, length).encode(_shown(text, length))
+    return tuple(token for token, there in zip(made.tokens, made.attention_mask, strict=True) if there)
+
+
 def probed(content: str, length: int) -> list[list[int]]:
     """What this machine's library makes of `PROBES`."""
     return ids(content, length, PROBES).tolist()  # type: ignore[no-any-return]

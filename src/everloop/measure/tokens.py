@@ -50,6 +50,19 @@ def ids(table: TokenTable, texts: Sequence[str | None]) -> NDArray[np.int64]:
     return made
 
 
+def spelled(table: TokenTable, text: str | None) -> tuple[str, ...]:
+    """The tokens of one text as people read them, in the order of `ids`; those that only fill up are left out.
+
+    >>> spelled(learn(Tokens(length=4, vocabulary=9, analyzer="word", lowercase=True), ["a b", "a b"]), "A, never b")
+    ('a', 'never', 'b')
+    """
+    if table.tokenizer:
+        return subwords.spelled(table.tokenizer, table.form.length, text)
+    found = letters.find([text], table.form.analyzer, lowercase=table.form.lowercase)
+    pieces = [found.codes[first:last] for first, last in zip(found.first, found.last, strict=True)]
+    return tuple(each.tobytes().decode("utf-32-le", "replace") for each in pieces[: table.form.length])
+
+
 def unknown_share(found: NDArray[np.int64]) -> float:
     """Of all tokens of some texts how many the vocabulary does not hold."""
     tokens = int(np.count_nonzero(found))
