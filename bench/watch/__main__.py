@@ -22,7 +22,7 @@ from bench.watch.parts import Part
 
 from bench import rows as table
 
-PARTS = ("cost", "curve", "sketch", "quiet", "concept", "business", "unstructured", "nab", "real")
+PARTS = ("cost", "replica", "curve", "sketch", "quiet", "concept", "business", "unstructured", "nab", "real")
 """Each is a module here with ``part(quick=)``."""
 
 

@@ -18,6 +18,7 @@ WIDTH = 118
 PAGE = ROOT / "docs" / "watch-figures.md"
 TITLES = {
     "cost": "What a drift report and a watched prediction cost",
+    "replica": "What it costs to watch without a log",
     "curve": "A million rows by the number of columns",
     "sketch": "How far sketches are from exact",
     "quiet": "Quiet data, and shifts that are found",
@@ -35,7 +36,7 @@ rounds, and the peer runs on the same tables in the same run.
 
 ```text
 make bench-watch                        # everything, about half an hour; Evidently gets an environment of its own
-make bench-watch ARGS="quiet concept"   # some parts: cost curve sketch quiet concept business unstructured nab real
+make bench-watch ARGS="quiet concept"   # some parts: cost replica curve sketch quiet concept business unstructured nab real
 python -m bench.watch --quick cost      # fewer rounds, nothing is kept; --json for machines
 ```
 

@@ -17,7 +17,7 @@ NOON = 1_767_268_800_000_000
 
 def head(since: int = NOON, *, version: int = 3, tag: str = "0000001767268800-17", rows: int = 5) -> Head:
     return Head(
-        version=version, tag=tag, since=since, until=since + 5 * MINUTE, rows=rows, sketched=rows, written=since,
+        version=version, tag=tag, first=1, since=since, until=since + 5 * MINUTE, rows=rows, sketched=rows, written=since,
         hours={84: rows},
     )  # fmt: skip
 

@@ -57,7 +57,7 @@ class Servers:
                 hours, rows = np.unique(season.slot_of(times[here], "week"), return_counts=True)
                 since = place * HOUR
                 head = sketches.Head(
-                    version=version, tag=tag, since=since, until=since + HOUR, rows=sketch.rows,
+                    version=version, tag=tag, first=1, since=since, until=since + HOUR, rows=sketch.rows,
                     sketched=self.seen[tag], written=since, hours=dict(zip(hours.tolist(), rows.tolist(), strict=True)),
                 )  # fmt: skip
                 path = self.folder / sketches.name(version, tag, since, since + HOUR, 1)

@@ -11,18 +11,19 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from everloop.errors import PackageError, StoreError
-from everloop.measure import profile as profiles
 from everloop.measure import season, space
 from everloop.measure.coded import Coded, Values
-from everloop.measure.profile import PREDICTION, Profile
+from everloop.measure.profile import PREDICTION, ColumnProfile, Profile
 from everloop.measure.sketch import Sketch, to_bytes
 from everloop.records import MISSING_INTEGER, ColumnType, Signature, digest_of
 from everloop.serve.journal import say
@@ -38,14 +39,27 @@ ASKED = frozenset({"champion", "challenger", "experiment", "route"})
 TURN_SECONDS = 0.05
 """How often it is said how many rows were taken."""
 SKETCH_SECONDS = 0.5
-GROUP_ROWS = 4096
-"""Rows that are sketched in one go: more would hold up the event loop, which shares the interpreter."""
+GROUP_ROWS = 512
+"""Rows that are sketched in one go: more would hold up the event loop, which shares the interpreter, and memory."""
 WRITE_SECONDS = 1.0
 WRITE_BYTES = 65_536
 """Written in a second on average, at most: large sketches are written less often."""
 NOTED_BYTES = 32 * 2**20
 """What waits to be sketched; beyond it the oldest rows are lost, and counted."""
 ROW_BYTES = 16
+
+
+class _Column(msgspec.Struct):
+    kind: Literal["number", "category"]
+    edges: tuple[float, ...] = ()
+    values: tuple[str, ...] = ()
+
+
+class _Profile(msgspec.Struct):
+    """What is wanted of a package's profile: its quantiles and seasons would only take memory here."""
+
+    columns: dict[str, _Column]
+    spaces: dict[str, space.Space] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +69,7 @@ class Held:
     version: int
     signature: Signature
     reference: Profile
-    """Bins, values and spaces of its profile; nothing else of it is kept in memory."""
+    """Bins, values and spaces of its profile, and nothing else of it."""
     types: Mapping[str, ColumnType]
 
     def columns(self, packed: Mapping[str, NDArray[Any]]) -> dict[str, Values]:
@@ -90,12 +104,15 @@ def held(home: Home, model: Model, version: int) -> Held:
     if file is None or digest_of(data) != file.sha256:
         raise PackageError(f"{PROFILE} of package {model.digest[:12]} does not match its manifest.")
     try:
-        whole = profiles.from_json(data)
+        found = msgspec.json.decode(data, type=_Profile)
     except (ValueError, RecursionError) as error:
         raise PackageError(f"{PROFILE} of package {model.digest[:12]} describes no rows: {error}.") from None
-    columns = {name: replace(each, quantiles=(), slots=(), ends=()) for name, each in whole.columns.items()}
+    columns = {
+        name: ColumnProfile(kind=each.kind, rows=0, missing=0, edges=each.edges, values=each.values)
+        for name, each in found.columns.items()
+    }
     types: dict[str, ColumnType] = {each.name: each.type for each in model.signature.inputs}
-    return Held(version, model.signature, replace(whole, columns=columns), types)
+    return Held(version, model.signature, Profile(rows=0, columns=columns, spaces=found.spaces), types)
 
 
 def hold(home: Home, live: Live) -> list[str]:
@@ -116,7 +133,10 @@ class Stretch:
     held: Held
     since: int
     until: int
-    path: Path
+    first: int
+    """The number of its first file."""
+    path: Path | None = None
+    """The file that holds it as it was written last."""
     sketch: Sketch = field(default_factory=Sketch)
     hours: NDArray[np.int64] = field(default_factory=lambda: np.zeros(season.SLOTS["week"], np.int64))
     unwritten: int = 0
@@ -149,6 +169,8 @@ class Sketcher:
         self._notes: list[Note] = []
         self._bytes = 0
         self._count = 0
+        self._waiting = 0
+        """Rows that are not sketched yet; those in ``_count`` are all that ever came."""
         self._sketched = 0
         self._files = 0
         self._taken = sketches.Taken(folder, tag)
@@ -156,6 +178,7 @@ class Sketcher:
         self._guard = threading.Lock()  # over the notes: held for moments only
         self._making = threading.Lock()  # over the stretches
         self._wake = threading.Event()
+        self._full = threading.Event()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="sketches", daemon=True)
         self._thread.start()
@@ -169,10 +192,13 @@ class Sketcher:
             self._notes.append(note)
             self._bytes += note.size
             self._count += len(at)
+            self._waiting += len(at)
             if self._bytes > NOTED_BYTES:
                 self._drop()
         if not self._wake.is_set():
             self._wake.set()
+        if self._waiting >= GROUP_ROWS and not self._full.is_set():
+            self._full.set()
 
     def _drop(self) -> None:
         dropped = 0
@@ -190,10 +216,11 @@ class Sketcher:
             if not self._notes and not any(each.unwritten for each in self._open.values()):
                 self._wake.wait()
             self._wake.clear()
-            self._stop.wait(TURN_SECONDS)
+            self._full.wait(TURN_SECONDS)
+            self._full.clear()
             self._taken.say(self._count)
             now = time.monotonic()
-            if now - sketched >= SKETCH_SECONDS:
+            if now - sketched >= SKETCH_SECONDS or self._waiting >= GROUP_ROWS:
                 sketched = now
                 with self._making:
                     self._sketch()
@@ -202,7 +229,7 @@ class Sketcher:
     def _sketch(self) -> None:
         with self._guard:
             notes, self._notes = self._notes, []
-            self._bytes = 0
+            self._bytes = self._waiting = 0
         for group in grouped(notes):
             rows = sum(len(note.at) for note in group)
             try:
@@ -260,14 +287,13 @@ class Sketcher:
         self._sketched += rows
 
     def _begun(self, reference: Held, since: int, width: int) -> Stretch:
-        self._files += 1
-        name = sketches.name(reference.version, self._tag, since, since + width, self._files)
-        return Stretch(reference, since, since + width, self._folder / name)
+        return Stretch(reference, since, since + width, self._files + 1)
 
     def _head(self, stretch: Stretch) -> sketches.Head:
         return sketches.Head(
             version=stretch.held.version,
             tag=self._tag,
+            first=stretch.first,
             since=stretch.since,
             until=stretch.until,
             rows=stretch.sketch.rows,
@@ -287,15 +313,21 @@ class Sketcher:
                 del self._open[key]
 
     def _put(self, stretch: Stretch, *, sync: bool) -> None:
-        data = to_bytes(stretch.sketch)
+        data, before = to_bytes(stretch.sketch), stretch.path
+        self._files += 1
+        name = sketches.name(stretch.held.version, self._tag, stretch.since, stretch.until, self._files)
         try:
-            sketches.write(stretch.path, self._head(stretch), data, sync=sync)
+            sketches.write(self._folder / name, self._head(stretch), data, sync=sync)
         except StoreError as error:
             if self.trouble is None:
                 say("sketches not written", because=str(error))
             self.trouble = error
             stretch.next = time.monotonic() + WRITE_SECONDS
             return
+        stretch.path = self._folder / name
+        if before is not None:
+            with suppress(OSError):
+                before.unlink()
         self.trouble = None
         self.rows += stretch.unwritten
         stretch.unwritten = 0
@@ -316,6 +348,7 @@ class Sketcher:
         """Stop the thread and write the rest; what the disk refuses is lost, and counted."""
         self._stop.set()
         self._wake.set()
+        self._full.set()
         self._thread.join()
         try:
             self.flush()

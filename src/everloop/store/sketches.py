@@ -1,9 +1,10 @@
 """Files of what one server process was asked within a stretch of time: a head, then a sketch as bytes. Knows no bins.
 
-A file is replaced as a whole while its stretch goes on, by its process alone, and never changed afterwards; whoever
-reads adds up files of many processes and stretches. ``<begin>-<minutes>m-v<version>-<tag>-<number>.sketch``; it begins
-with `MAGIC`, then come two frames as in a segment. Beside them each process keeps in ``<tag>.taken`` how many rows it
-has taken, so that it can be said how many a kill has lost.
+A file is never changed. While its stretch goes on a process writes one more that holds all of it, then removes the one
+before: what is removed soon never reaches the disk, where a file that is replaced would be forced to it. Whoever reads
+takes the fullest of one stretch, and adds up those of many processes and stretches.
+``<begin>-<minutes>m-v<version>-<tag>-<number>.sketch``: `MAGIC`, then two frames as in a segment. Beside them each
+process keeps in ``<tag>.taken`` how many rows it has taken, so that it can be said how many a kill has lost.
 """
 
 from __future__ import annotations
@@ -36,6 +37,8 @@ class Head(msgspec.Struct, frozen=True, kw_only=True):
     """Whose columns, and in the bins of whose profile."""
     tag: str
     """The process."""
+    first: int
+    """The number of its first file of this stretch: the fullest that says the same holds what all of them hold."""
     since: int
     until: int
     rows: int
@@ -48,13 +51,13 @@ class Head(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def name(version: int, tag: str, since: int, until: int, number: int) -> str:
-    """Of the file of one stretch; a stretch that goes on after its file was left has another ``number``."""
+    """Of a file; ``number`` rises from one that its process writes to the next."""
     begin = EPOCH + timedelta(microseconds=since)
     return f"{begin:%Y%m%dT%H%M}-{(until - since) // 60_000_000}m-v{version}-{tag}-{number}{SUFFIX}"
 
 
 def write(path: Path, head: Head, sketch: bytes, *, sync: bool = False) -> None:
-    """Replace the file in one step. Raises StoreFull or StoreError."""
+    """Whole or not at all. Raises StoreFull or StoreError."""
     write_atomically(path, MAGIC + framed(msgspec.json.encode(head)) + framed(sketch), sync=sync)
 
 

@@ -34,6 +34,7 @@ LATE = timedelta(seconds=10)
 """What was asked until a stretch was over is on disk by then: servers write every few seconds."""
 SETTLED = 60_000_000
 """Microseconds after which a process that says nothing more is taken to be gone."""
+LOOKS = 5
 STRETCHES = (1, 2, 5, 10, 15, 30, 60, 120, 180, 360)
 """Minutes; each divides a day."""
 A_WINDOW = 24
@@ -64,7 +65,9 @@ class Sketched:
     """May stand wherever `watch.drift.Logged` does. Remembers the heads of files, no sketch."""
 
     folder: Path
+    _known: dict[str, _File] = field(default_factory=dict)
     _files: dict[str, _File] = field(default_factory=dict)
+    """Of those known the ones that count: of each stretch of a process the fullest, and what is damaged."""
     _removed: int = 0
 
     def closed(self, opened: datetime, length: timedelta | int, now: datetime) -> list[Window]:
@@ -131,7 +134,25 @@ class Sketched:
 
     def _look(self) -> None:
         """Read what is new, and what has changed since it was read."""
-        there: dict[str, _File] = {}
+        for _ in range(LOOKS):
+            there, gone = self._there()
+            if not gone:  # else its next one may have come after this look at the folder had passed its place
+                break
+        fullest: dict[tuple[str, int, int, int], str] = {}
+        for name, file in there.items():
+            if file.head is not None:
+                key = file.head.tag, file.head.first, file.head.version, file.head.since
+                known = fullest.get(key)
+                other = None if known is None else there[known].head
+                if other is None or file.head.rows > other.rows:
+                    fullest[key] = name
+        chosen = set(fullest.values())
+        self._known = there
+        self._files = {name: file for name, file in there.items() if file.head is None or name in chosen}
+
+    def _there(self) -> tuple[dict[str, _File], bool]:
+        """All files, and whether one was removed while they were looked at."""
+        there, gone = dict[str, _File](), False
         with os.scandir(self.folder) as entries:
             for entry in entries:
                 if not sketches.NAME.fullmatch(entry.name):
@@ -139,13 +160,13 @@ class Sketched:
                 try:
                     found = entry.stat()
                     mark = found.st_mtime_ns, found.st_ino
-                    known = self._files.get(entry.name)
+                    known = self._known.get(entry.name)
                     if known is None or known.mark != mark:
                         known = _File(mark, _head(Path(entry.path)))
+                    there[entry.name] = known
                 except OSError:
-                    continue  # it was removed meanwhile
-                there[entry.name] = known
-        self._files = there
+                    gone = True
+        return there, gone
 
     def _heads(self) -> list[Head]:
         return [each.head for each in self._files.values() if each.head is not None]
