@@ -11,7 +11,8 @@ from typing import Any
 from bench.backtest.sets import Set
 from bench.rows import Row
 
-from everloop.loop.backtest.run import Backtest, Setting
+from everloop.loop.backtest.run import Backtest
+from everloop.loop.backtest.setting import Setting
 from everloop.spec.policy import Policy
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import polars as pl
 
-from everloop.loop.backtest.run import Setting
+from everloop.loop.backtest.setting import Setting
 from everloop.spec.load import Declaration, load
 from everloop.spec.window import Everything, Last
 

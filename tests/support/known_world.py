@@ -9,7 +9,8 @@ import numpy as np
 import polars as pl
 
 from everloop.loop.backtest.result import BacktestResult
-from everloop.loop.backtest.run import Backtest, Setting
+from everloop.loop.backtest.run import Backtest
+from everloop.loop.backtest.setting import Setting
 from everloop.spec.load import Declaration, load
 from everloop.spec.policy import Policy
 

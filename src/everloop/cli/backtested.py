@@ -21,11 +21,13 @@ from everloop.loop.backtest.answer import Answer, answer
 from everloop.loop.backtest.budget import Asked
 from everloop.loop.backtest.calibrate import Calibrated, calibrated
 from everloop.loop.backtest.grid import Windows
+from everloop.loop.backtest.progress import Progress as HowFar
+from everloop.loop.backtest.progress import Told
 from everloop.loop.backtest.report import page
 from everloop.loop.backtest.result import BacktestResult, Prices
-from everloop.loop.backtest.run import Backtest, Setting, Told
-from everloop.loop.backtest.run import Progress as HowFar
+from everloop.loop.backtest.run import Backtest
 from everloop.loop.backtest.search import searched
+from everloop.loop.backtest.setting import Setting
 from everloop.loop.backtest.what_if import Change, changed
 from everloop.loop.environment import Environment
 from everloop.loop.installation import chosen

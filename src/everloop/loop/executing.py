@@ -9,8 +9,8 @@ from everloop.loop.preload import modules
 from everloop.spec.loop import Loop
 
 
-def executor_of(environment: Environment, loop: Loop) -> ProcessExecutor:
-    """One that stands by with what the fit needs."""
+def executor_of(environment: Environment, loop: Loop, *, standing: bool = True) -> ProcessExecutor:
+    """One that stands by with what the fit needs, unless its jobs stay for long themselves (``standing=False``)."""
     if environment.executor == "ray":
         return ray(environment.ray)
-    return ProcessExecutor(preload=modules(loop))
+    return ProcessExecutor(preload=modules(loop) if standing else ())

@@ -202,7 +202,8 @@ def _said(
     chance = measure.false_alarm_chance(trigger.false_alarm_every, per_day, max(len(now), 1))
     assert observed is not None
     alarms = measure.in_both(before, now, chance, state.calibration)
-    then = season.expected(reference, observed.weights).columns if alarms else {}
+    named = {each.column: reference.columns[each.column] for each in alarms}
+    then = season.expected(replace(reference, columns=named), observed.weights).columns if alarms else {}
     known = {(each.column, each.kind): each for each in now}
     return Drifted(
         columns=tuple(_column(alarm, known[alarm.column, alarm.signal], then, observed) for alarm in alarms),

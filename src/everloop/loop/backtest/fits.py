@@ -202,16 +202,17 @@ class Fits:
         """Letters that workers have."""
         return len(self._letters)
 
-    def collect(self) -> bool:
-        """Take in what workers have answered; whether there was anything."""
-        answered = self._post.collect()
-        for letter, answers in answered:
+    def collect(self) -> set[str]:
+        """Take in what workers have answered: the fits that something is newly known of."""
+        told: set[str] = set()
+        for letter, answers in self._post.collect():
             asks = self._letters.pop(letter)
             if len(answers) < len(asks):  # the whole letter failed
                 answers = answers[:1] * len(asks)
             for ask, answer in zip(asks, answers, strict=True):
                 self._take_in(ask, answer)
-        return bool(answered)
+                told.add(ask.fit)
+        return told
 
     def _send(self, asks: list[Ask]) -> None:
         letter = self._post.send([_task(each) for each in asks])

@@ -9,8 +9,10 @@ from pathlib import Path
 from everloop.jobs.job import Executor
 from everloop.loop.backtest import choices
 from everloop.loop.backtest.grid import Windows
+from everloop.loop.backtest.progress import Told
 from everloop.loop.backtest.result import BacktestResult, Prices
-from everloop.loop.backtest.run import Backtest, Setting, Told
+from everloop.loop.backtest.run import Backtest
+from everloop.loop.backtest.setting import Setting
 from everloop.loop.declared import file_of
 from everloop.spec.loop import Loop
 from everloop.spec.policy import Policy

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
-import dataclasses
-import importlib.metadata
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from datetime import datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -17,18 +14,21 @@ import numpy as np
 
 from everloop.clock import instant, microseconds
 from everloop.data import sources
-from everloop.errors import DataError, SpecError
+from everloop.errors import DataError
 from everloop.jobs.job import Executor
 from everloop.loop.backtest import choices
 from everloop.loop.backtest.asks import Ask, AskCells
-from everloop.loop.backtest.cells import positive, scored
+from everloop.loop.backtest.code import code_of
+from everloop.loop.backtest.conclusion import concluded
 from everloop.loop.backtest.costs import check as check_prices
-from everloop.loop.backtest.costs import costs
+from everloop.loop.backtest.driving import drive, finish
 from everloop.loop.backtest.fits import Fits
 from everloop.loop.backtest.floor import floor
-from everloop.loop.backtest.grid import Grid, Windows, begin, grid, usual
+from everloop.loop.backtest.grid import Grid, begin, grid, usual
 from everloop.loop.backtest.post import Post
-from everloop.loop.backtest.result import BacktestResult, Fit, PolicyRun, Prices
+from everloop.loop.backtest.progress import Told
+from everloop.loop.backtest.result import BacktestResult, Fit, PolicyRun
+from everloop.loop.backtest.setting import Setting
 from everloop.loop.backtest.simulation import Simulation
 from everloop.loop.backtest.timeline import Timeline, prepare
 from everloop.loop.backtest.world import World
@@ -36,75 +36,14 @@ from everloop.loop.environment import Environment
 from everloop.loop.executing import executor_of
 from everloop.loop.installation import label_facts
 from everloop.loop.preload import modules
-from everloop.measure import metrics
-from everloop.records import Encoding, FeatureEncoding, digest_of, encode
+from everloop.records import encode
 from everloop.spec import codec
-from everloop.spec.load import functions_of
 from everloop.spec.loop import Loop
-from everloop.spec.metric import Custom
 from everloop.spec.policy import Policy
 from everloop.spec.resolve import LabelFacts, Resolved, resolve
-from everloop.spec.train import Estimator
 from everloop.store.files import write_folder_atomically
 from everloop.store.home import Home
 from everloop.train import threads, warm
-from everloop.train.compete import Trained
-from everloop.train.fit import Fitted
-
-SHORTEST_SLEEP, LONGEST_SLEEP = 0.0005, 0.005
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Progress:
-    """How far a backtest is."""
-
-    made: int
-    """Fits that were made so far, in this run."""
-    under_way: int
-    """Letters that workers have."""
-    done: int
-    """Windows that policies have gone through, of all policies together."""
-    wanted: int
-    """Windows times policies."""
-    finished: int
-    """Policies that are through."""
-    policies: int
-
-
-Told = Callable[[Progress], None]
-
-
-@dataclass(slots=True, kw_only=True)
-class Setting:
-    """What is backtested, besides the policies. A window of None is as long as is usual for the history."""
-
-    windows: Windows | None = None
-    start: datetime | None = None
-    end: datetime | None = None
-    takes: timedelta | None = None
-    looks: int = 1
-    later: timedelta = timedelta(0)
-    """Labels come so much later than declared."""
-    labels: float = 1.0
-    """The share of labels that ever come."""
-    prices: Prices | None = None
-    oracle: bool = False
-    """Ask every fit about every window that it could have served."""
-
-    def check(self) -> None:
-        """Raises SpecError with the value and what to write instead."""
-        if isinstance(self.windows, timedelta) and self.windows < timedelta(minutes=1):
-            raise SpecError(f"windows is {self.windows}; write at least a minute, such as 7d.")
-        if isinstance(self.windows, int) and self.windows < 20:
-            raise SpecError(f"windows is {self.windows} rows; write at least 20: fewer have no score.")
-        if not 0 < self.labels <= 1:
-            raise SpecError(f"labels is {self.labels:g}; write a share above 0, at most 1.")
-        if self.looks < 1:
-            raise SpecError(f"looks is {self.looks}; write at least 1.")
-        if self.takes is not None and self.takes < timedelta(0):
-            raise SpecError(f"takes is {self.takes}; write 0 or more.")
-        if self.later < timedelta(0):
-            raise SpecError(f"later is {self.later}; a label cannot come before its event: write 0 or more.")
 
 
 @dataclass(slots=True)
@@ -176,7 +115,7 @@ class Backtest:
         write_folder_atomically(place.code / code, kept)
         count = workers or threads.share()
         own = executor is None
-        used = executor or executor_of(environment, loop)
+        used = executor or executor_of(environment, loop, standing=False)
         arguments = {
             "cache": str(place.backtests),
             "declaration": str(place.code / code / "declaration.py"),
@@ -200,7 +139,7 @@ class Backtest:
             _fits=Fits(place.backtests, post),
             _executor=used,
             _own=own,
-            _code=_code(resolved, source),
+            _code=code_of(resolved, source),
             _told=told or (lambda progress: None),
             _began=began,
             _seconds={"prepare": time.perf_counter() - began},
@@ -291,87 +230,11 @@ class Backtest:
 
     def drive(self, simulations: Sequence[Simulation]) -> None:
         """Let each go on as soon as what it asked for is known."""
-        steps = {place: each.steps() for place, each in enumerate(simulations)}
-        asked: dict[int, tuple[Ask, ...]] = dict.fromkeys(steps, ())
-        finished = 0
-        sleep = SHORTEST_SLEEP
-        fresh = True
-        while steps:
-            # Nobody can go on before something has come: to ask them all at every poll would cost more than they do.
-            for place in list(steps) if fresh else ():
-                if not all(self._fits.have(each) for each in asked[place]):
-                    continue
-                following = self._advanced(steps[place])
-                if following is None:
-                    del steps[place]
-                    finished += 1
-                else:
-                    asked[place] = following
-                    self._fits.ask(following)
-            fresh = self._fits.collect()
-            if fresh:
-                sleep = SHORTEST_SLEEP
-                done = sum(len(each.windows) for each in simulations)
-                self._told(
-                    Progress(
-                        made=self._fits.made,
-                        under_way=self._fits.under_way,
-                        done=done,
-                        wanted=len(simulations) * len(self.grid),
-                        finished=finished,
-                        policies=len(simulations),
-                    )
-                )
-            elif steps:
-                time.sleep(sleep)
-                sleep = min(sleep * 1.5, LONGEST_SLEEP)
-
-    def _advanced(self, steps: Any) -> tuple[Ask, ...] | None:
-        """What a simulation asks for next that is not known; None when it is through."""
-        with contextlib.suppress(StopIteration):
-            while True:
-                asked: tuple[Ask, ...] = next(steps)
-                if not all(self._fits.have(each) for each in asked):
-                    return asked
-        return None
+        drive(simulations, self._fits, windows=len(self.grid), told=self._told)
 
     def concluded(self, run: Simulation) -> PolicyRun:
         """What a simulation that is through has found."""
-        world, resolved = self.world, self.resolved
-        figure = None
-        if run.windows:
-            parts = []
-            truths = []
-            for _, fit, low, high in run.segments:
-                places, truth = world.timeline.truths(low, high)
-                truths.append(truth)
-                parts.append(world.fits.answers(fit, low, high)[places - low])
-            rows = None
-            if isinstance(resolved.score, Custom):
-                low, high = world.grid.places[0], world.grid.places[len(run.windows)]
-                rows = world.timeline.raw(low, high, world.timeline.truths(low, high)[0])
-            truth, said = np.concatenate(truths), np.concatenate(parts)
-            figure = scored(resolved.score, truth, said, rows=rows, positive=positive(resolved))
-            if figure is not None and not isinstance(resolved.score, Custom):
-                moved = metrics.influence(resolved.score, truth, said, positive=positive(resolved))
-                of = np.repeat([window for window, *_ in run.segments], [len(each) for each in truths])
-                sums = np.bincount(of, weights=moved, minlength=len(run.windows))
-                run.windows = [
-                    dataclasses.replace(each, influence=float(sum_))
-                    for each, sum_ in zip(run.windows, sums, strict=True)
-                ]
-        sign = 1 if resolved.score.greater_is_better else -1
-        judged = [each for each in run.windows if each.score is not None]
-        worst = min(judged, key=lambda each: sign * (each.score or 0.0), default=None)
-        return PolicyRun(
-            policy=run.policy,
-            windows=tuple(run.windows),
-            retrains=tuple(run.retrains),
-            score=figure,
-            costs=costs(run.retrains, run.windows, run.used, self.setting.prices),
-            worst=worst.window if worst is not None else 0,
-            problem=run.problem,
-        )
+        return concluded(run, self.setting.prices)
 
     # What was found.
 
@@ -452,10 +315,7 @@ class Backtest:
             )
             if spans:
                 asks.append(AskCells(fit=fit, windows=spans))
-        self._fits.ask(asks)
-        while not all(self._fits.have(each) for each in asks):
-            if not self._fits.collect():
-                time.sleep(LONGEST_SLEEP)
+        finish(asks, self._fits)
         self._seconds["oracle"] = time.perf_counter() - began
 
 
@@ -489,36 +349,6 @@ def _grid(
 def _check_warm(loop: Loop, policies: Sequence[Policy]) -> None:
     if any(each.warm for each in policies):
         warm.check(loop.trains, "A policy has")
-
-
-def _code(resolved: Resolved, source: bytes) -> str:
-    """Digest of all that a fit depends on besides rows, features and seed."""
-    loop = resolved.loop
-    meaning = {
-        "train": codec.to_json(loop.train if isinstance(loop.train, tuple) else (loop.train,)),
-        "score": codec.to_json(resolved.score),
-        "label": codec.to_json(loop.label),
-        "source": digest_of(source) if functions_of(loop) else None,
-        "libraries": sorted(set(_libraries(loop))),
-        # Models are kept as they are in memory: of another form they could not be read again.
-        "kept": [
-            [each.name for each in dataclasses.fields(kind)] for kind in (Trained, Fitted, Encoding, FeatureEncoding)
-        ],
-    }
-    return digest_of(encode(meaning))
-
-
-def _libraries(loop: Loop) -> list[str]:
-    """Versions of the libraries that fit: another one may fit otherwise."""
-    found = [f"everloop {importlib.metadata.version('everloop')}"]
-    for each in loop.trains:
-        if isinstance(each.estimator, Estimator):
-            name = {"sklearn": "scikit-learn", "xgboost": "xgboost-cpu"}.get(
-                top := each.estimator.path.partition(".")[0], top
-            )
-            with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-                found.append(f"{name} {importlib.metadata.version(name)}")
-    return found
 
 
 def _plain(facts: LabelFacts | None) -> Any:

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Generator
 from datetime import datetime
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from everloop.clock import instant, microseconds
 from everloop.loop.backtest.asks import Ask, AskProfile, SeasonAsked
 from everloop.loop.backtest.sketches import Replayed
+from everloop.loop.backtest.versions import Version
 from everloop.loop.backtest.world import MICROSECOND, World
 from everloop.loop.fit_job import signature_of
 from everloop.spec.policy import Policy
@@ -23,9 +23,6 @@ from everloop.watch.drift import Against, Drifted, DriftState
 from everloop.watch.look import LONGEST
 from everloop.watch.score import Degradation, Reference
 from everloop.watch.triggers import Fired, Signals, TriggerState, placed
-
-if TYPE_CHECKING:
-    from everloop.loop.backtest.versions import Version
 
 
 class Signalling:

@@ -13,7 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from everloop.clock import microseconds
-from everloop.loop.backtest.world import World
+from everloop.loop.backtest.fits import Fits
+from everloop.loop.backtest.timeline import Timeline
 from everloop.measure import profile as profiles
 from everloop.measure import season, space
 from everloop.measure.coded import Values
@@ -21,6 +22,7 @@ from everloop.measure.drift import Signal
 from everloop.measure.profile import ColumnProfile, Profile, counted, kind_of, places
 from everloop.measure.season import Season
 from everloop.records import ColumnType
+from everloop.spec.resolve import Resolved
 from everloop.spec.retrain import Drift
 from everloop.watch import windows
 from everloop.watch.drift import Against, signals_of
@@ -52,9 +54,8 @@ class Sketched:
 class Sketches:
     """Of one history, shared by all policies."""
 
-    def __init__(self, world: World) -> None:
-        self._world = world
-        resolved = world.resolved
+    def __init__(self, timeline: Timeline, resolved: Resolved, fits: Fits) -> None:
+        self._timeline, self._resolved, self._fits = timeline, resolved, fits
         self._types: dict[str, ColumnType] = {name: resolved.schema[name] for name in resolved.inputs}
         self._kept: dict[tuple[int, int], Sketched] = {}
         self._bytes = 0
@@ -67,7 +68,7 @@ class Sketches:
         key = (opened, length, now)
         if key not in self._closed:
             low, high = self._places(Window(since=opened, until=now))
-            times = np.asarray(self._world.timeline.times[low:high], dtype=np.int64)
+            times = np.asarray(self._timeline.times[low:high], dtype=np.int64)
             arrivals = windows.Arrivals(times, np.arange(1, len(times) + 1))
             self._closed[key] = windows.full(arrivals, opened, length, now)
         return self._closed[key]
@@ -89,12 +90,12 @@ class Sketches:
         return self._signals[key]
 
     def _places(self, window: Window) -> tuple[int, int]:
-        line = self._world.timeline
+        line = self._timeline
         return line.place(microseconds(window.since)), line.place(microseconds(window.until))
 
     def _sketched(self, low: int, high: int) -> Sketched:
         if (low, high) not in self._kept:
-            line = self._world.timeline
+            line = self._timeline
             raw = line.raw(low, high)
             columns = {name: array_of(raw[name]) for name in self._types}
             times = np.asarray(line.times[low:high])
@@ -170,8 +171,8 @@ class Sketches:
     def _said(self, fit: str, low: int, high: int) -> Array:
         if high <= low:
             return np.zeros(0)
-        answers = self._world.fits.answers(fit, low, high)
-        return answers if answers.ndim == 1 else answers[:, self._world.resolved.positive or 0]
+        answers = self._fits.answers(fit, low, high)
+        return answers if answers.ndim == 1 else answers[:, self._resolved.positive or 0]
 
 
 @dataclass(frozen=True, slots=True)

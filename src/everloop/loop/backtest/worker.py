@@ -46,7 +46,8 @@ Array = npt.NDArray[Any]
 
 QUEUE, TAKEN, DONE, STOP = "queue", "taken", "done", "stop"
 RECORD, MODEL, LOG = "fit.json", "model.pickle", "made.log"
-KEPT_MODELS = 64
+KEPT_BYTES = 256 << 20
+"""Models that are held in memory, by what they are when written down; one always is."""
 SHORTEST_SLEEP, LONGEST_SLEEP = 0.0005, 0.01
 
 
@@ -108,7 +109,9 @@ class Worker:
         self._cores = int(arguments["cores"])
         self.predicting = 0.0
         """CPU seconds that models took to predict, in the last letter."""
-        self._models: OrderedDict[str, Trained] = OrderedDict()
+        self._models: OrderedDict[str, tuple[Trained, int]] = OrderedDict()
+        """With the bytes that each of them is when written down."""
+        self._bytes = 0
         self._custom = isinstance(self._resolved.score, Custom)
         self._goal = Goal(
             task=self._resolved.task,
@@ -158,7 +161,6 @@ class Worker:
             "problem": problem,
         }
         if made is not None:
-            self._keep(digest, made)
             self._save(name, made, beside)
         (beside / RECORD).write_bytes(encode(record))
         for search in beside.glob("search-*"):
@@ -278,29 +280,32 @@ class Worker:
         if fit not in self._models:
             path = fit_folder(self._cache, fit) / MODEL
             try:
-                with path.open("rb") as file:
-                    self._keep(fit, pickle.load(file))
+                data = path.read_bytes()
+                self._keep(fit, pickle.loads(data), len(data))
             except FileNotFoundError:
                 raise TrainError(
                     f"The model of the fit {fit[:12]} could not be kept (it does not pickle) and is gone; return a model "
                     "that pickles from the training function."
                 ) from None
         self._models.move_to_end(fit)
-        return self._models[fit]
+        return self._models[fit][0]
 
-    def _keep(self, fit: str, made: Trained) -> None:
-        self._models[fit] = made
-        while len(self._models) > KEPT_MODELS:
-            self._models.popitem(last=False)
+    def _keep(self, fit: str, made: Trained, size: int) -> None:
+        self._models[fit] = made, size
+        self._bytes += size
+        while self._bytes > KEPT_BYTES and len(self._models) > 1:
+            self._bytes -= self._models.popitem(last=False)[1][1]
 
     def _save(self, name: FitName, made: Trained, folder: Path) -> None:
         """The model, or, where it cannot be written down, all that it will ever be asked for."""
         try:
             data = pickle.dumps(made, protocol=pickle.HIGHEST_PROTOCOL)
         except (pickle.PicklingError, TypeError, AttributeError):
+            self._keep(name.digest, made, KEPT_BYTES)
             low, high = self._timeline.place(name.since), len(self._timeline)
             _save_array(folder / f"{low}-{high}.npy", self._predicted(name.digest, low, high))
             return
+        self._keep(name.digest, made, len(data))
         (folder / MODEL).write_bytes(data)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +22,7 @@ from everloop.loop.backtest.cells import cell, positive
 from everloop.loop.backtest.fits import Fits
 from everloop.loop.backtest.grid import Grid
 from everloop.loop.backtest.result import Cell, FitName
+from everloop.loop.backtest.sketches import Sketches
 from everloop.loop.backtest.timeline import Timeline
 from everloop.loop.backtest.worker import known_share
 from everloop.spec.metric import Custom
@@ -29,9 +30,6 @@ from everloop.spec.resolve import Resolved
 from everloop.spec.window import Everything, Last
 from everloop.watch import score as scores
 from everloop.watch.score import Judged, Reference, Scored
-
-if TYPE_CHECKING:
-    from everloop.loop.backtest.sketches import Sketches
 
 Array = npt.NDArray[Any]
 Integers = npt.NDArray[np.int64]
@@ -83,10 +81,8 @@ class World:
     _degraded: dict[tuple[Any, ...], Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        from everloop.loop.backtest.sketches import Sketches
-
         line = self.timeline
-        self.sketches = Sketches(self)
+        self.sketches = Sketches(line, self.resolved, self.fits)
         self._late = self.delay // MICROSECOND
         self.known = line.labelled
         if self.share < 1.0:
