@@ -18,6 +18,7 @@ import os
 import platform
 import sys
 from collections.abc import Iterator
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,8 @@ from bench.columns.replays import EXAMPLES, Ran, history, home, kept, replayed
 from bench.columns.served import Answered, asked
 from bench.rows import Row, parser, show
 
+from everloop.loop.installation import Installation
+
 RESULTS = Path(__file__).parents[1] / "results" / "columns.json"
 QUICK_DAYS = 3
 DOMAINS = ("photo", "art_painting", "cartoon")
@@ -35,6 +38,8 @@ HOG = {"never": 0.3006, "retrained": 0.4628}
 TFIDF = {"never": 0.8637, "retrained": 0.9773}
 LIBRARIES = ("everloop", "torch", "onnxruntime", "onnxruntime-extensions", "pillow", "scikit-learn", "polars")
 PARITY = 1e-4
+MAILS = ("never", "tfidf", "transformer")
+"""The loops over mails; the first is what the others stand beside."""
 Found = tuple[list[Row], dict[str, Any]]
 
 
@@ -121,26 +126,29 @@ def _noticed(ours: Ran) -> Iterator[Row]:
 
 def text(*, quick: bool, seconds: float | None) -> Found:
     days = QUICK_DAYS if quick else None
-    names = ("never", "tfidf", "transformer")
     served: dict[str, Answered] = {}
     found: dict[str, Ran] = {}
-    for name in names:
+    for name in MAILS:
         network = module("enron").Reader(2) if name == "transformer" else None
         with home() as folder:
             found[name] = replayed(
                 history("enron", f"enron-{name}"), folder, days=days, seconds=seconds,
-                then=lambda installation, rows, name=name, network=network: served.update(
-                    {name: asked(installation, rows, network)}
-                ),
+                then=partial(_asking, served, name, network),
             )  # fmt: skip
     rows: list[Row] = []
-    for name in ("tfidf", "transformer"):
+    for name in MAILS[1:]:
         rows += _pair(
             f"enron, {name}", found[name], found["never"], None if quick else TFIDF["retrained"],
             "TF-IDF as published, every 1,000",
         )  # fmt: skip
         rows += _cost(f"enron, {name}", found[name], served[name])
     return rows, {name: kept(each, None) for name, each in found.items()}
+
+
+def _asking(
+    served: dict[str, Answered], name: str, network: Any, installation: Installation, rows: pl.DataFrame
+) -> None:
+    served[name] = asked(installation, rows, network)
 
 
 def _pair(what: str, ours: Ran, never: Ran, published: float | None, named: str) -> Iterator[Row]:

@@ -36,9 +36,9 @@ def drawn(replays: dict[str, Any]) -> Figure:
 
 def _by_day(axes: Axes, replays: dict[str, Any]) -> None:
     for name, words, colour in SERIES:
-        days, shares = zip(*replays[name]["accuracy_by_day"], strict=True)
-        axes.plot(range(len(days)), shares, marker="o", color=colour, label=words)
-        axes.set_xticks(range(len(days)), [each[5:] for each in days], rotation=45, fontsize=8)
+        answered = dict(replays[name]["accuracy_by_day"])
+        axes.plot(range(len(answered)), list(answered.values()), marker="o", color=colour, label=words)
+        axes.set_xticks(range(len(answered)), [day[5:] for day in answered], rotation=45, fontsize=8)
     days = [day for day, _ in replays["pacs"]["accuracy_by_day"]]
     fitted = {each["at"][:10] for each in replays["pacs"]["decisions"] if each["action"] in ("released", "promoted")}
     places = [place for place, day in enumerate(days) if day in fitted]
