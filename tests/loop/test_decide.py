@@ -23,6 +23,7 @@ STEADY = Release(
 )
 SHADOW = replace(STEADY, stage="shadow", challenger=4, started=NOW - timedelta(hours=1), since=NOW - timedelta(hours=1))
 CANARY = replace(SHADOW, stage="canary", share=0.1)
+LATE = replace(SHADOW, stage="canary", share=0.5, started=NOW - timedelta(days=15), since=NOW - timedelta(days=9))
 PAUSED = replace(STEADY, paused=True, paused_at=NOW - timedelta(hours=2))
 PRICE = Experiment(
     loop="parcels",
@@ -38,6 +39,7 @@ DRIFT = Fired(because="drift of distance", evidence=(Evidence(name="psi", value=
 WEEK = Fired(because="every 7 days", evidence=())
 HARM = Judgement(rollback=True, promote=False, because="errors 9% against 1%")
 PROOF = Judgement(rollback=False, promote=True, because="shown not worse", requests=10_000)
+LEANING = Judgement(rollback=False, promote=False, because="leaning to harm, not shown", hold=True, requests=900)
 NOTHING = Judgement(rollback=False, promote=False, because="no labelled pairs yet")
 
 
@@ -92,6 +94,38 @@ CASES: list[tuple[str, State, Event, list[str]]] = [
         state(turn="turn-1", waiting=WEEK),
         Looked(fired=DRIFT),
         ["keep: drift of distance", "note: kept"],
+    ),
+    (
+        "who waits beyond its time gives way to a trigger",
+        state(LATE),
+        Looked(fired=DRIFT, judgement=LEANING),
+        ["rolled back: 3/None steady 0", "turn: drift of distance"],
+    ),
+    (
+        "to one that waited too",
+        state(LATE, waiting=WEEK),
+        Looked(judgement=LEANING),
+        ["rolled back: 3/None steady 0", "keep: nothing", "turn: every 7 days"],
+    ),
+    ("but not to nothing", state(LATE), Looked(judgement=LEANING), []),
+    (
+        "nor while too few have met it, for the next one would count anew",
+        state(LATE, waiting=WEEK),
+        Looked(judgement=replace(LEANING, requests=199)),
+        [],
+    ),
+    ("nor during a turn", state(LATE, waiting=WEEK, turn="turn-1"), Looked(judgement=LEANING), []),
+    (
+        "nor where it is promoted",
+        state(LATE, waiting=WEEK),
+        Looked(judgement=replace(LEANING, hold=False)),
+        ["promoted: 4/None steady 0", "keep: nothing", "turn: every 7 days"],
+    ),
+    (
+        "who leans to harm in shadow gives way as well",
+        state(replace(LATE, stage="shadow", share=0.0)),
+        Looked(fired=DRIFT, judgement=LEANING),
+        ["rolled back: 3/None steady 0", "turn: drift of distance"],
     ),
     ("the same trigger is kept once", state(turn="turn-1", waiting=WEEK), Looked(fired=WEEK), []),
     ("what waits is said once, not at every look", state(turn="turn-1", waiting=WEEK), Looked(), []),

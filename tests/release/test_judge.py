@@ -85,6 +85,17 @@ def test_every_guard_must_pass_for_promotion() -> None:
     assert found.because.startswith("shown not worse: errors 1.00% against 1.00%")
 
 
+def test_a_challenger_below_its_margin_is_not_beyond_it_when_both_arms_left_their_baseline() -> None:
+    """The whole service became slow: nothing can be shown any more, which says nothing against the challenger."""
+    both_slow = guard("latency p99", (0.5, 42, 109, 56, 110), baseline=0.01)
+    found = look(ReleaseEvidence(guards=(both_slow,)), share=0.5)
+    assert not found.promote
+    assert not found.beyond
+    assert "more requests are unlikely to show" in found.because
+    slower = guard("latency p99", (0.5, 56, 110, 42, 109), baseline=0.01)
+    assert look(ReleaseEvidence(guards=(slower,)), share=0.5).beyond
+
+
 def test_low_traffic_waits_and_says_about_how_many_more_requests() -> None:
     found = look(ReleaseEvidence(guards=(guard("errors", (0.1, 2, 100, 18, 900)),), requests=100))
     assert (found.rollback, found.promote, found.hold) == (False, False, False)

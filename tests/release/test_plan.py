@@ -1,5 +1,6 @@
 """Shadow → shares → champion, or back: every step, every way out, in event time."""
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -164,6 +165,22 @@ def test_when_the_time_is_over_nobody_is_promoted_whom_too_few_have_met() -> Non
     assert change.action == "promoted"
     assert "no sign of harm in 200 answers, not proved" in change.because
     assert plan.waits(at(0.5), ROLLOUT, judged(requests=200), now=over) is None
+
+
+def test_who_waits_beyond_its_time_gives_way_to_what_asks_for_a_newer_version_and_says_why() -> None:
+    over = START + ROLLOUT.longest
+    for judgement in (judged(requests=200, hold=True), judged(requests=200, beyond=True)):
+        change = plan.gives_way(at(0.5), ROLLOUT, judgement, now=over, to="drift of distance")
+        assert change is not None
+        assert (change.action, change.release.champion, change.release.challenger) == ("rolled back", 1, None)
+        assert "after 14 days it is not shown good" in change.because
+        assert change.because.endswith("a newer version is due: drift of distance")
+        assert plan.gives_way(at(0.5), ROLLOUT, judgement, now=over - DAY, to="drift") is None
+        assert (
+            plan.gives_way(replace(at(0.5), paused=True, paused_at=over), ROLLOUT, judgement, now=over, to="d") is None
+        )
+    assert plan.gives_way(at(0.5), ROLLOUT, judged(requests=199, hold=True), now=over, to="drift") is None
+    assert plan.gives_way(at(0.5), ROLLOUT, judged(requests=200, promote=True), now=over, to="drift") is None
 
 
 def test_when_the_time_is_over_it_ends_as_declared_and_never_claims_a_proof() -> None:

@@ -36,12 +36,12 @@ def decide(state: State, event: Event, now: datetime) -> tuple[Command, ...]:
 
 def _looked(state: State, event: Looked, now: datetime) -> tuple[Command, ...]:
     commands: list[Command] = []
-    release = state.release
+    release, advanced = state.release, False
     if event.judgement is not None and not release.paused:
         change = plan.advance(release, state.rollout, event.judgement, now=now)
         if change is not None:
             commands.append(ChangeRelease(change=change, version=release.challenger))
-            release = change.release
+            release, advanced = change.release, True
     if event.weights is not None and not release.paused:
         wanted_weights = event.weights
         change = divide.reweigh(release, wanted_weights.route, wanted_weights.because, wanted_weights.evidence, now)
@@ -53,6 +53,11 @@ def _looked(state: State, event: Looked, now: datetime) -> tuple[Command, ...]:
     wanted = event.fired or state.waiting
     if wanted is None:
         return tuple(commands)
+    if event.judgement is not None and state.turn is None and not advanced:
+        ended = plan.gives_way(release, state.rollout, event.judgement, now=now, to=wanted.because)
+        if ended is not None:
+            commands.append(ChangeRelease(change=ended, version=release.challenger))
+            release = ended.release
     hindrance = _hindrance(state, release, paused=release.paused)
     if hindrance is None:
         if state.waiting is not None:

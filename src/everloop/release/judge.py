@@ -52,6 +52,9 @@ class _Finding:
     words: str
     more: int | None
     hopeless: bool = False
+    """More of the same would hardly show its absence."""
+    beyond: bool = False
+    """The estimate lies at the margin or beyond it, or there is none."""
 
 
 def judge(rollout: Canary | Direct, evidence: ReleaseEvidence, *, release: Release, now: datetime) -> Judgement:
@@ -112,7 +115,7 @@ def judge(rollout: Canary | Direct, evidence: ReleaseEvidence, *, release: Relea
         evidence=told,
         about_more=more,
         hold=hold,
-        beyond=any(each.hopeless for each in waiting),
+        beyond=any(each.beyond for each in waiting),
         requests=requests,
     )
 
@@ -192,6 +195,8 @@ def _guard(guard: GuardEvidence, rollout: Canary, limit: float, release: Release
         words=words,
         more=more,
         hopeless=more is None,
+        # Where both arms changed since the baseline was frozen, nothing may be shown any more: that alone is no harm.
+        beyond=gap >= guard.margin or bool(guard.silent),
     )
 
 
@@ -251,6 +256,7 @@ def _score(evidence: ReleaseEvidence, rollout: Canary, limit: float) -> _Finding
         words=words,
         more=found.more,
         hopeless=pairs.pairs > 0 and found.more is None,
+        beyond=pairs.pairs > 0 and found.more is None,
     )
 
 

@@ -12,6 +12,9 @@ The rule for each step, and why it keeps the promises of the judge:
 - Where `then` is "wait", the end of `longest` promotes only what `minimum_requests` have met at the last share without a
   sign of harm. Whoever has met fewer, leans to harm or lies beyond a margin goes on waiting, and that is said (`waits`):
   time alone is no evidence.
+- **Nobody waits for ever**: a release whose time is over, which enough have met and which is not shown good all the same,
+  gives way to the next trigger (`gives_way`). What nobody could show in its time is worth less than a fit on newer rows;
+  one that too few have met keeps its place, for the next one would begin to count anew.
 - Where `then` is "rollback", nothing goes on unshown: the end of a stage's time is the end of the release.
 - **Pause** keeps the share and takes no decision; its time counts for none of the limits. Commands work all the same.
 - **The champion of before** stays in shadow for `former` after a promotion, so that what it gained can be seen; it decides
@@ -136,6 +139,25 @@ def waits(release: Release, rollout: Canary | Direct, judgement: Judgement, *, n
         f"{_days(rollout.longest)} and {judgement.requests:,} answers{least} too little is seen to promote it; "
         f"{judgement.because}"
     )
+
+
+def gives_way(
+    release: Release, rollout: Canary | Direct, judgement: Judgement, *, now: datetime, to: str
+) -> Change | None:
+    """The end of a release that waits beyond its time, because something asks for a newer version; None: it goes on.
+
+    ``to``: what asks, as words.
+    """
+    if release.paused or release.challenger is None or isinstance(rollout, Direct):
+        return None
+    if _elapsed(release, now) < rollout.longest or judgement.promote:
+        return None
+    if release.stage == "canary" and judgement.requests < rollout.minimum_requests:
+        return None
+    because = (
+        f"after {_days(rollout.longest)} it is not shown good ({judgement.because}), and a newer version is due: {to}"
+    )
+    return _back(release, now, because, judgement.evidence)
 
 
 def divided(release: Release) -> str | None:

@@ -30,7 +30,8 @@ class Canary:
     ``alpha``: how often an equal version may be turned back. ``promote_alpha``: how often one at the margin may pass.
     ``unit``: a column whose callers stay on one side (and are what is counted), anew each hour or always. ``longest``:
     then it ends as ``then`` says, with the record "no sign of harm": "wait" promotes only what ``minimum_requests`` have met
-    at the last share without a sign of harm, and goes on waiting otherwise; "promote" whatever was not shown worse;
+    at the last share without a sign of harm, and goes on waiting otherwise, until a trigger asks for a newer version;
+    "promote" whatever was not shown worse;
     "rollback" nothing that was not shown good. ``minimum`` and ``minimum_requests``: not sooner.
     ``former``: so long after a promotion the champion of before goes on answering in shadow, so that what the release
     gained can be seen; it ends sooner when the next release begins.
