@@ -45,4 +45,8 @@ def test_drift_is_found_in_sketches_and_a_new_version_serves(unlogged: tuple[Acc
     ]
     assert not [each for each in frames if isinstance(each, segments.PredictionFrame)]
     kept = [sketches.read(path)[0] for path, _ in sketches.files(home.sketches(name))]
-    assert kept
+    later = made_rows(2_000, days=18).filter(pl.col("sent") >= (account.started + DAY).replace(tzinfo=None))
+    assert sum(each.rows for each in kept) == len(later), "each row since the first look once, put together or not"
+    together = [each for each in kept if each.tag == "together"]
+    assert {each.until - each.since for each in together} == {6 * 3_600_000_000}, "for the alert's windows of a week"
+    assert max(each.rows for each in together) > 20

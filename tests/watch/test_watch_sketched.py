@@ -1,6 +1,7 @@
 """Windows added up from sketches say what windows of logged rows say, whoever is champion by now."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from datetime import timedelta as td
 from pathlib import Path
@@ -21,7 +22,8 @@ from everloop.store.lake import Lake
 from everloop.watch import drift
 from everloop.watch.drift import Against, DriftState, Logged
 from everloop.watch.fold import fold
-from everloop.watch.sketched import LATE, Sketched, stretch
+from everloop.watch.observed import Observed
+from everloop.watch.sketched import LATE, Sketched, Wanted, stretch
 from everloop.watch.windows import Window
 
 START = datetime(2024, 1, 1, tzinfo=UTC)
@@ -215,7 +217,7 @@ def test_a_damaged_file_is_left_out_and_said_and_old_ones_go(
     assert seen.profile.rows == PER_DAY - 25
     (note,) = seen.notes
     assert note.startswith("2 damaged files of sketches are not counted, such as 20240101T0000-60m-v1-")
-    requests.forget(at(0.5))
+    requests.tidy([Wanted(length=DAY, since=at(0.5))])
     assert min(until for _, until in sketches.files(servers.folder)) == microseconds(at(13 / 24))
     assert requests.observed(window, against(known, signatures), known).notes == ()
 
@@ -226,3 +228,52 @@ def test_the_shortest_window_says_how_long_a_stretch_is() -> None:
     assert stretch([td(days=366)]) == td(hours=6)
     assert stretch([300]) == td(minutes=5)
     assert all(td(days=1) % stretch([td(minutes=length)]) == td(0) for length in range(1, 2_000))
+
+
+def test_short_stretches_that_only_long_windows_ask_for_are_put_together(
+    servers: Servers, signatures: dict[str, Signature]
+) -> None:
+    known = learned(range(-28, 0))
+    for day in range(3):
+        servers.asked(*drawn(day), known)
+    asked, window = against(known, signatures), Window(since=at(0.02), until=at(2.5))
+    requests = Sketched(servers.folder)
+    whole = requests.observed(window, asked, known)
+    wanted = [
+        Wanted(length=DAY, since=at(2), edges=(at(2), at(3))),
+        Wanted(length=7 * DAY, since=at(0), edges=(at(0), at(1.1))),
+    ]
+
+    def same(seen: Observed) -> None:
+        assert (seen.profile.rows, seen.weights.tolist()) == (whole.profile.rows, whole.weights.tolist())
+        assert (seen.values, seen.missing, seen.newcomers) == (whole.values, whole.missing, whole.newcomers)
+        for name, column in whole.profile.columns.items():
+            found = seen.profile.columns[name]
+            assert (found.counts, found.value_counts, found.missing) == (
+                column.counts, column.value_counts, column.missing
+            )  # fmt: skip
+
+    before = {path: path.read_bytes() for path, _ in sketches.files(servers.folder)}
+    assert len(before) == 3 * 24 * 2
+    with sketches.alone(servers.folder) as mine:
+        assert mine
+        requests.tidy(wanted)
+        assert len(list(sketches.files(servers.folder))) == 144, "somebody else does it"
+    requests = Sketched(servers.folder)
+    requests.tidy(wanted)
+    kept = [path.name for path, _ in sketches.files(servers.folder)]
+    together = [name for name in kept if "together" in name]
+    assert len(together) == 7, "of the eight quarters of two days not the one in which a window ends"
+    assert len(kept) == 7 + 6 * 2 + 24 * 2
+    same(requests.observed(window, asked, known))
+    same(Sketched(servers.folder).observed(window, asked, known))
+    for path, data in before.items():  # as if it had been killed before they were removed
+        path.write_bytes(data)
+    again = Sketched(servers.folder)
+    same(again.observed(window, asked, known))
+    again.tidy(wanted)
+    same(again.observed(window, asked, known))
+    assert len([path for path, _ in sketches.files(servers.folder) if "together" in path.name]) == 7
+    again.tidy([replace(wanted[0], since=at(3)), replace(wanted[1], since=at(0.5))])
+    same_rows = again.observed(Window(since=at(0.5), until=at(3)), asked, known)
+    assert same_rows.profile.rows == round(2.5 * PER_DAY)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import msgspec
 from sqlalchemy import Connection
 
-from everloop.errors import NotFound, PackageError, ReleaseConflict
+from everloop.errors import NotFound, PackageError, ReleaseConflict, StoreError
 from everloop.loop import readings
 from everloop.loop.installation import Installation
 from everloop.loop.turn import plain
@@ -25,7 +26,7 @@ from everloop.store.ledger import releases, snapshots, versions, watermarks
 from everloop.watch import drift, fold, triggers
 from everloop.watch.labels import Truth
 from everloop.watch.look import Champion, Seen, Watched, WatchState, begin, look
-from everloop.watch.sketched import Sketched
+from everloop.watch.sketched import Sketched, Wanted
 
 MEMORY = "watch"
 DEFAULT_SHADOW_MARGIN = 0.01
@@ -100,17 +101,25 @@ class Watcher:
         seen, state = look(
             each.lake, watched, champion, release, remembered, now=now, busy=busy, requests=self._sketched
         )
-        self._forget(remembered)
+        self._tidy(remembered)
         fired, following = triggers.fired(
             each.loop.retrain, seen.signals, state.triggers, now, cooldown=each.loop.cooldown
         )
         return Found(seen=seen, fired=fired, before=before, after=replace(state, triggers=following))
 
-    def _forget(self, remembered: WatchState) -> None:
-        """Remove sketches that no window asks for any more: two closed ones may be held against another champion."""
-        kept = [each.closed[0].since if len(each.closed) == 2 else each.opened for each in remembered.drifts.values()]
-        if self._sketched is not None and kept:
-            self._sketched.forget(min(kept))
+    def _tidy(self, remembered: WatchState) -> None:
+        """Let go of sketches as far as that look is remembered: its closed windows may be held against another champion."""
+        if self._sketched is None:
+            return
+        wanted = []
+        for each in self._installation.loop.sketched:
+            state = remembered.drifts.get(repr(each))
+            if state is None:
+                return  # a trigger that has not looked yet may ask for all of them
+            edges = (*(end for window in state.closed for end in (window.since, window.until)), state.opened)
+            wanted.append(Wanted(length=each.window, since=edges[0], edges=edges))
+        with suppress(StoreError):  # a full disk ends no look
+            self._sketched.tidy(wanted)
 
     def keep(self, connection: Connection, found: Found) -> None:
         """Remember a look, in the transaction that does what follows from it.

@@ -9,11 +9,12 @@ process keeps in ``<tag>.taken`` how many rows it has taken, so that it can be s
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
 import zlib
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -48,6 +49,17 @@ class Head(msgspec.Struct, frozen=True, kw_only=True):
     """When."""
     hours: dict[int, int]
     """Hours of the week from Monday 0:00 UTC → rows of that event time."""
+    parts: tuple[tuple[str, int, int, int, int], ...] = ()
+    """Of a file that was put together from others what they were, as `part`: they count no more, should they still be there."""
+
+    @property
+    def part(self) -> tuple[str, int, int, int, int]:
+        return self.tag, self.first, self.since, self.until, self.sketched
+
+    @property
+    def key(self) -> tuple[str, int, int, int, int]:
+        """The same for all files of which only the fullest counts."""
+        return self.tag, self.first, self.since, self.until, self.version
 
 
 def name(version: int, tag: str, since: int, until: int, number: int) -> str:
@@ -108,6 +120,18 @@ def remove(folder: Path, before: int) -> int:
             if path.name.removesuffix(TAKEN) not in left and path.stat().st_mtime * 1e6 < before:
                 path.unlink()
     return gone
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[bool]:
+    """Whether nobody else puts files together in this folder meanwhile."""
+    with (folder / "together.lock").open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            yield False
+        else:
+            yield True
 
 
 class Taken:

@@ -3,13 +3,14 @@
 A stretch belongs to the window in which it ends, so that only what is over is judged. Counts in the bins of the version
 that answered are exact; where another one is champion by now, its bins are counted from the sketches (KS within .005).
 How much a column clumps by day comes from the counts of each day. Reads what is new; removes what no window asks for
-any more. Knows no limits and no triggers.
+any more, and puts together what only long windows ask for. Knows no limits and no triggers.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -22,7 +23,7 @@ from everloop.errors import StoreError
 from everloop.measure import season
 from everloop.measure.drift import Signal
 from everloop.measure.profile import PREDICTION, Profile
-from everloop.measure.sketch import CategorySketch, NumberSketch, Sketch, from_bytes
+from everloop.measure.sketch import CategorySketch, NumberSketch, Sketch, from_bytes, to_bytes
 from everloop.spec.retrain import Drift
 from everloop.store import sketches
 from everloop.store.sketches import Head
@@ -35,6 +36,7 @@ LATE = timedelta(seconds=10)
 SETTLED = 60_000_000
 """Microseconds after which a process that says nothing more is taken to be gone."""
 LOOKS = 5
+TOGETHER = "together"
 STRETCHES = (1, 2, 5, 10, 15, 30, 60, 120, 180, 360)
 """Minutes; each divides a day."""
 A_WINDOW = 24
@@ -50,6 +52,16 @@ def stretch(lengths: Sequence[timedelta | int]) -> timedelta:
     """
     shortest = min(OF_ROWS if isinstance(each, int) else each / timedelta(minutes=A_WINDOW) for each in lengths)
     return timedelta(minutes=max((each for each in STRETCHES if each <= shortest), default=STRETCHES[0]))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """What one trigger may still ask for: windows of this length, none before ``since``."""
+
+    length: timedelta | int
+    since: datetime
+    edges: tuple[datetime, ...] = ()
+    """Where its windows begin and end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +80,7 @@ class Sketched:
     _known: dict[str, _File] = field(default_factory=dict)
     _files: dict[str, _File] = field(default_factory=dict)
     """Of those known the ones that count: of each stretch of a process the fullest, and what is damaged."""
-    _removed: int = 0
+    _tidied: tuple[Wanted, ...] = ()
 
     def closed(self, opened: datetime, length: timedelta | int, now: datetime) -> list[Window]:
         """As `windows.closed`, of whole stretches: a window of rows has at least as many."""
@@ -125,12 +137,57 @@ class Sketched:
         """As `drift.signals_of`."""
         return signals_of(reference, seen, trigger)
 
-    def forget(self, before: datetime) -> None:
-        """Remove the files whose stretch was over by then."""
-        instant = microseconds(before)
-        if instant > self._removed:
-            sketches.remove(self.folder, instant)
-            self._removed = instant
+    def tidy(self, wanted: Sequence[Wanted]) -> None:
+        """Remove what nobody asks for any more, and put short stretches together that only longer windows ask for.
+
+        Costs nothing while no window closes. Nothing is lost or counted twice by a kill. Raises StoreError.
+        """
+        asked = tuple(wanted)
+        if not asked or asked == self._tidied:
+            return
+        sketches.remove(self.folder, microseconds(min(each.since for each in asked)))
+        widths = {each: stretch([each.length]) for each in asked}
+        edges = [microseconds(instant) for each in asked for instant in each.edges]
+        for width in sorted(set(widths.values()))[1:]:
+            before = min(each.since for each in asked if widths[each] < width)
+            with sketches.alone(self.folder) as nobody_else:
+                if nobody_else:
+                    self._put_together(width // timedelta(microseconds=1), microseconds(before), edges)
+        self._tidied = asked
+
+    def _put_together(self, width: int, before: int, edges: Sequence[int]) -> None:
+        self._look()
+        groups: dict[tuple[int, int], list[str]] = {}
+        for name, file in self._files.items():
+            if file.head is None or file.head.until - file.head.since >= width:
+                continue
+            begin = file.head.since // width * width
+            if begin + width <= before and not any(begin < edge < begin + width for edge in edges):
+                groups.setdefault((begin, file.head.version), []).append(name)
+        for (begin, version), names in sorted(groups.items()):
+            whole, hours, parts = Sketch(), dict[int, int](), list[tuple[str, int, int, int, int]]()
+            done = []
+            for name in names:
+                try:
+                    head, data = sketches.read(self.folder / name)
+                    whole.merge(from_bytes(data))
+                except (StoreError, OSError, ValueError):
+                    continue  # it is told of when a window asks for it
+                for hour, rows in head.hours.items():
+                    hours[hour] = hours.get(hour, 0) + rows
+                parts += [head.part, *head.parts]
+                done.append(name)
+            number = 1
+            while (path := self.folder / sketches.name(version, TOGETHER, begin, begin + width, number)).exists():
+                number += 1
+            made = Head(
+                version=version, tag=TOGETHER, first=number, since=begin, until=begin + width, rows=whole.rows, sketched=0,
+                written=begin + width, hours=hours, parts=tuple(parts),
+            )  # fmt: skip
+            sketches.write(path, made, to_bytes(whole), sync=True)
+            for name in done:
+                with suppress(OSError):
+                    (self.folder / name).unlink()
 
     def _look(self) -> None:
         """Read what is new, and what has changed since it was read."""
@@ -138,14 +195,14 @@ class Sketched:
             there, gone = self._there()
             if not gone:  # else its next one may have come after this look at the folder had passed its place
                 break
-        fullest: dict[tuple[str, int, int, int], str] = {}
+        within = {part[:4] for file in there.values() if file.head is not None for part in file.head.parts}
+        fullest: dict[tuple[str, int, int, int, int], str] = {}
         for name, file in there.items():
-            if file.head is not None:
-                key = file.head.tag, file.head.first, file.head.version, file.head.since
-                known = fullest.get(key)
+            if file.head is not None and file.head.part[:4] not in within:
+                known = fullest.get(file.head.key)
                 other = None if known is None else there[known].head
                 if other is None or file.head.rows > other.rows:
-                    fullest[key] = name
+                    fullest[file.head.key] = name
         chosen = set(fullest.values())
         self._known = there
         self._files = {name: file for name, file in there.items() if file.head is None or name in chosen}
@@ -188,13 +245,14 @@ class Sketched:
         """Rows of processes that ended within the window, as far as no file holds them."""
         sketched: dict[str, int] = {}
         for each in self._heads():
-            sketched[each.tag] = max(sketched.get(each.tag, 0), each.sketched)
+            for tag, _, _, _, count in (each.part, *each.parts):
+                sketched[tag] = max(sketched.get(tag, 0), count)
         taken = sketches.taken(self.folder)
         latest = max([until, *(at for _, at in taken.values())])
         return sum(
-            max(0, rows - sketched.get(tag, 0))
+            max(0, rows - sketched[tag])
             for tag, (rows, at) in taken.items()
-            if since <= at < until and at < latest - SETTLED
+            if tag in sketched and since <= at < until and at < latest - SETTLED
         )
 
 
