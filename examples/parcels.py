@@ -35,7 +35,10 @@ loop = el.Loop(
     ),
     score=el.metric.LogLoss(),
     gate=el.NotWorse(margin=0.02),
-    rollout=el.Canary(shares=(0.1, 0.5), guards=[el.guard.Errors(), el.guard.Latency()], longest=td(days=8)),
+    # Ninety parcels a day: half of them for two days is all that a release of eight days can meet at its last share.
+    rollout=el.Canary(
+        shares=(0.1, 0.5), guards=[el.guard.Errors(), el.guard.Latency()], longest=td(days=8), minimum_requests=80
+    ),
     # The backlog breathes with the season: watching it for drift would cry wolf.
     retrain=el.AnyOf(
         el.Every(td(days=28)),

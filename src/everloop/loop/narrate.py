@@ -28,6 +28,8 @@ MARKS = {
 BAR = 12
 INDENT = " " * 20
 """Where a reason goes on: under its beginning."""
+MOST_LINES = 2
+"""So much of a reason why nothing was done; the report and the ledger have all of it."""
 
 
 class Narrator:
@@ -87,7 +89,10 @@ class Narrator:
         mark, colour = MARKS.get(each.action, ("·", "dim"))
         version = f" v{each.version}" if each.version is not None else ""
         head = f"{each.at:%Y-%m-%d %H:%M}  {mark} {each.action}{version}"
-        lines = textwrap.wrap(f"{head}  {each.because}", self._console.width, subsequent_indent=INDENT) or [head]
+        lines = textwrap.wrap(
+            f"{head}  {each.because}", self._console.width, subsequent_indent=INDENT,
+            max_lines=MOST_LINES if colour == "dim" else None, placeholder=" …",
+        ) or [head]  # fmt: skip
         first = lines[0][len(head) :]
         self._console.print(f"[{colour}]{escape(head)}[/{colour}]{escape(first)}", highlight=False, soft_wrap=True)
         for line in lines[1:]:
