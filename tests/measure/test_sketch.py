@@ -164,3 +164,57 @@ def test_nothing_and_a_constant_are_no_trouble() -> None:
 def test_columns_of_different_lengths_are_refused() -> None:
     with pytest.raises(ValueError, match="one length"):
         Sketch().update({"x": np.ones(3), "y": np.ones(4)})
+
+
+@pytest.mark.parametrize("rows", [100, 5_000])
+def test_values_on_an_edge_lie_below_it_however_many_there_are(rows: int) -> None:
+    random = np.random.default_rng(8)
+    reference = profile.build({"x": random.poisson(4, 1_000).astype(np.float64)})
+    values = random.poisson(5, rows).astype(np.float64)
+    whole = Sketch()
+    whole.update({"x": values}, like=reference)
+    assert (
+        whole.profile(like=reference).columns["x"].counts
+        == profile.build({"x": values}, like=reference).columns["x"].counts
+    )
+
+
+def test_another_references_bins_are_counted_from_the_sketch() -> None:
+    random = np.random.default_rng(9)
+    first, second = (profile.build(columns(random, 4_000, shift)) for shift in (0.0, 0.3))
+    made = columns(random, 20_000, 0.1)
+    held = merged(made, first)
+    other = held.recounted(second)
+    exact = profile.build(made, like=second).columns
+    found = other.profile(like=second).columns
+    for name, column in exact.items():
+        assert (found[name].rows, found[name].missing) == (column.rows, column.missing)
+        if column.kind == "category":
+            assert found[name].value_counts == column.value_counts
+        else:
+            apart = np.cumsum(np.array(found[name].counts) - np.array(column.counts))
+            assert np.abs(apart).max() <= 0.005 * len(made["number"])
+    both = merged(made, second)
+    both.merge(other)
+    assert both.profile(like=second).columns["flag"].value_counts == tuple(
+        2 * each for each in exact["flag"].value_counts
+    )
+    strange = profile.build({"number": NAMES[:100], "text": NAMES[:100]})
+    assert list(held.recounted(strange).columns) == ["text"], "what is something else there is left out"
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"nothing",
+        b'{"rows":1}',
+        b'{"rows":1,"columns":{"x":{"kind":"number","sketches":["AAAA"],"missing":0,"present":1,"moments":"","counts":null}}}',
+        b'{"rows":1,"columns":{"x":{"kind":"number","sketches":[],"missing":0,"present":1,"moments":"'
+        + b"A" * 42 + b'=","counts":null}}}',
+        b'{"rows":1,"columns":{"x":{"kind":"category","sketches":["AAAA","AAAA"],"missing":0,"present":1,"moments":"","counts":null}}}',
+    ],
+)  # fmt: skip
+def test_what_is_no_sketch_is_told(data: bytes) -> None:
+    with pytest.raises(ValueError, match="bytes are no sketch"):
+        sketch.from_bytes(data)

@@ -357,3 +357,22 @@ def test_a_stretch_that_divides_no_day_is_refused(tmp_path: Path, known: Profile
     served.release(1, log=False, sketch=420)
     with pytest.raises(ServeError, match="divide a day"):
         releases.read(served.home.release_file("made"))
+
+
+def test_pictures_are_sketched_by_what_drift_is_seen_in(tmp_path: Path) -> None:
+    random = np.random.default_rng(6)
+    usual = random.random((400, 3, 8, 8)).astype(np.float32)
+    spaces, later = space.learned({}, {}, {"photo": usual})
+    known = profile.with_spaces(profile.build({}), spaces, later)
+    served = ServedHome(tmp_path)
+    served.seal(1, signature_of({"photo": "FP32[3,8,8]"}), profile=profile.to_json(known))
+    served.release(1, log=False, sketch=300)
+    dark = usual[:60] * 0.1
+    with served.serve() as server:
+        ask(server, [{"photo": each.tolist()} for each in dark], at_once=20)
+        reached(lambda: sum(each.rows for each in heads(served)) == 60)
+    seen = Sketched(served.home.sketches("made")).observed(window(), against(known), known)
+    (far,) = (each for each in profile.compare(known, seen.profile) if each.column == "photo (distance)")
+    assert far.novel == 1.0
+    exact = profile.build(space.replaced({"photo": space.summary(dark)}, known.spaces), like=known).columns
+    assert seen.profile.columns["photo (cluster)"].value_counts == exact["photo (cluster)"].value_counts

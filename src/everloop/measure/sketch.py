@@ -38,6 +38,8 @@ FREQUENT = 12
 DISTINCT = 11
 """Binary logarithm of the registers of HLL: the number of different values within about 2 %."""
 
+MANY = 512
+
 
 @dataclass(slots=True)
 class NumberSketch:
@@ -55,9 +57,7 @@ class NumberSketch:
     def update(self, values: NDArray[np.float64], missing: int, edges: tuple[float, ...] | None) -> None:
         self.missing += missing
         if edges is not None:
-            # Nine comparisons of all values take a tenth of the time that a search for each of them does.
-            below = np.array([0, *(np.count_nonzero(values <= each) for each in edges), len(values)], dtype=np.int64)
-            found = below[1:] - below[:-1]
+            found = _binned(values, edges)
             self.counts = found if self.counts is None else self.counts + found
         if not len(values):
             return
@@ -120,6 +120,14 @@ class NumberSketch:
             deviation=math.sqrt(self.squares / n) if n else None,
             distinct=len(set(grid)),
         )
+
+
+def _binned(values: NDArray[np.float64], edges: tuple[float, ...]) -> NDArray[np.int64]:
+    if len(values) < MANY:
+        return np.bincount(np.searchsorted(np.array(edges), values, side="left"), minlength=len(edges) + 1)
+    # Nine comparisons of all values cost less than a search for each of them.
+    below = np.array([0, *(np.count_nonzero(values <= each) for each in edges), len(values)], dtype=np.int64)
+    return below[1:] - below[:-1]
 
 
 @dataclass(slots=True)
