@@ -18,7 +18,9 @@ from everloop.data.columns import DTYPES, column_type, guessed, typed
 from everloop.errors import DataError, SchemaChanged
 from everloop.records import ColumnType
 from everloop.spec.source import Csv, Fixed, JsonLines, Parquet, Source
+from everloop.store import delta
 
+PARQUET = ".parquet"
 KEY, EVENT_TIME, BATCH = "_key", "_event_time", "_batch"
 RESERVED = (KEY, EVENT_TIME, BATCH, "_reason", "_at", "_label")
 
@@ -29,14 +31,36 @@ HEADS = 20
 
 
 def files(source: Source, folder: Path) -> list[Path]:
-    """The files that match now, sorted by path."""
+    """The files that match now, sorted by path. Of a Delta table those of its newest version."""
     return [Path(place) for place in places(source, folder) if os.path.isfile(place)]  # noqa: PTH113
 
 
 def places(source: Source, folder: Path) -> list[str]:
-    """All that matches now, folders too, sorted by path."""
+    """All that matches now, folders too, sorted by path; in place of a Delta table the files of its newest version.
+
+    Raises DataError for a table that cannot be read, and for a pattern that reaches into one: beside the files that it
+    consists of there are those of earlier versions.
+    """
     found = glob.glob(str(Path(folder) / source.path), recursive=True)  # noqa: PTH207
+    if isinstance(source, Parquet):
+        tables = [place for place in found if not place.endswith(PARQUET) and delta.is_table(place)]
+        for inside in {os.path.dirname(place) for place in found if place.endswith(PARQUET)}:  # noqa: PTH120
+            _not_inside(source, Path(inside), Path(folder))
+        for table in tables:
+            found.remove(table)
+            found += [str(each.path) for each in delta.files(Path(table)).files]
     return sorted(found, key=lambda place: place.split(os.sep))  # noqa: PTH206
+
+
+def _not_inside(source: Source, place: Path, folder: Path) -> None:
+    table = place
+    while "=" in table.name:
+        table = table.parent
+    if delta.is_table(table):
+        raise DataError(
+            f"{source.path!r} reaches into {table}, which is a Delta table and keeps files of earlier versions beside its "
+            f'own. Name the table: "{os.path.relpath(table, folder)}".'
+        )
 
 
 def digest_of_file(path: Path) -> str:
@@ -187,6 +211,7 @@ def _head_types(source: Source, path: Path) -> dict[str, ColumnType]:
         except (pl.exceptions.PolarsError, OSError, pl.exceptions.PanicException) as error:
             raise _unreadable(path, error) from error
         kinds = {name: _kind(source, pl.Series(name, [], dtype), False) for name, dtype in schema.items()}
+        kinds |= {name: _kind(source, value, False) for name, value in delta.partition(path).items()}
         _zone_declared(source, schema, path)
     else:
         head = _raw(source, path, HEAD)
@@ -229,7 +254,7 @@ def _zone_declared(source: Source, schema: Mapping[str, pl.DataType], path: Path
 def _raw(source: Source, path: Path, head: int | None = None) -> pl.DataFrame:
     try:
         if isinstance(source, Parquet):
-            return pl.read_parquet(path, n_rows=head, glob=False, hive_partitioning=False)
+            return parquet(pl.scan_parquet(path, n_rows=head, glob=False, hive_partitioning=False), path)
         if isinstance(source, Csv):
             if path.stat().st_size == 0:
                 return pl.DataFrame()
@@ -241,6 +266,13 @@ def _raw(source: Source, path: Path, head: int | None = None) -> pl.DataFrame:
         raise
     except (pl.exceptions.PolarsError, OSError, ValueError, pl.exceptions.PanicException) as error:
         raise _unreadable(path, error) from error
+
+
+def parquet(rows: pl.LazyFrame, path: Path) -> pl.DataFrame:
+    """Rows of a Parquet file, with what the partition of a Delta table says of them all."""
+    found = rows.collect()
+    said = {name: value for name, value in delta.partition(path).items() if name not in found.columns}
+    return found.with_columns(pl.lit(value).first().alias(name) for name, value in said.items()) if said else found
 
 
 def _json_lines(path: Path, head: int | None) -> pl.DataFrame:

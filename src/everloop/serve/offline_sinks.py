@@ -17,8 +17,9 @@ from everloop.errors import DataError, EverloopError, StoreError, StoreFull
 from everloop.serve import offline_sources as sources
 from everloop.serve.offline_columns import Bad
 from everloop.serve.offline_journal import Committed, Done, Head, Journal
-from everloop.serve.offline_sources import LOG, Found, Part
+from everloop.serve.offline_sources import Found, Part
 from everloop.serve.offline_targets import Aside, Target, clean, form_of, place_it
+from everloop.store import delta
 
 FORMS = {"parquet": ".parquet", "csv": ".csv", "jsonl": ".jsonl"}
 DELTA = "delta"
@@ -63,7 +64,7 @@ def sink_of(source: str, target: Path, form: str | None, *, package: str, keep: 
     if form not in (None, DELTA, *FORMS):
         raise DataError(f"--format is {form!r}; write {', '.join(FORMS)} or {DELTA}.")
     found = sources.find(source)
-    is_table = (target / LOG).is_dir()
+    is_table = delta.is_table(target)
     if is_table and form not in (None, DELTA):
         raise DataError(f"{target} is a Delta table and --format says {form}; leave it out, or name another target.")
     if target.suffix and not target.is_dir() and form != DELTA:
@@ -265,7 +266,7 @@ class TableSink(FolderSink):
         return self.journal.committed
 
     def _schema(self) -> pl.Schema | None:
-        if (self.folder / LOG).is_dir():
+        if delta.is_table(self.folder):
             table = _opened(self.folder)
             if table.metadata().partition_columns:
                 raise DataError(
@@ -278,7 +279,7 @@ class TableSink(FolderSink):
 
     def _settle(self) -> None:
         """A run that was killed after its commit and before its line: the table itself tells."""
-        if self.journal.fresh and (self.folder / LOG).is_dir():
+        if self.journal.fresh and delta.is_table(self.folder):
             table = _opened(self.folder)
             if table.transaction_version(self._application) == self.journal.lines:
                 self.journal.add(Committed(version=int(table.version())))
@@ -302,7 +303,7 @@ class TableSink(FolderSink):
             custom_metadata={"package": self.journal.head.package, "source": self.journal.head.source},
         )
         try:
-            if (self.folder / LOG).is_dir():
+            if delta.is_table(self.folder):
                 _opened(self.folder).create_write_transaction(
                     actions, mode="append", schema=schema, commit_properties=properties
                 )

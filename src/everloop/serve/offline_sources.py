@@ -20,6 +20,7 @@ from everloop.errors import DataError
 from everloop.records import ColumnType, Signature
 from everloop.serve.offline_columns import Bad
 from everloop.serve.rows import TYPES
+from everloop.store import delta
 
 Kind = Literal["parquet", "csv", "jsonl"]
 SUFFIXES: dict[str, Kind] = {".parquet": "parquet", ".csv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl"}
@@ -28,7 +29,6 @@ BLOCK_BYTES = 8 << 20
 """Of JSON lines, read at once."""
 PAGE_BYTES = 1 << 20
 """Of each column of a Parquet file, read at once."""
-LOG = "_delta_log"
 JSON_TYPES: dict[ColumnType, Any] = {
     "number": pl.Float64, "integer": pl.Int64, "boolean": pl.Boolean, "text": pl.String, "instant": pl.String,
 }  # fmt: skip
@@ -92,7 +92,7 @@ def find(source: str, *, version: int | None = None) -> Found:
     if path.is_file():
         return Found(parts=(_part(path, PurePosixPath(path.name)),), several=False)
     if path.is_dir():
-        if (path / LOG).is_dir():
+        if delta.is_table(path):
             return _of_table(path, version)
         found = sorted(_inside(path))
         strange = [each for each in found if kind_of(each) is None]
@@ -147,34 +147,15 @@ def _named(folder: str) -> tuple[str, str | None]:
 
 
 def _of_table(path: Path, version: int | None) -> Found:
-    from deltalake import DeltaTable  # only for those who have such a table
-    from deltalake.exceptions import DeltaError
-
-    try:
-        table = DeltaTable(path, version=version)
-        features = set(table.protocol().reader_features or ())
-        files = table.get_add_actions(flatten=False)
-    except DeltaError as error:
-        raise DataError(f"The Delta table {path} cannot be read: {str(error).splitlines()[0]}") from error
-    beyond = features & {"deletionVectors", "columnMapping"}
-    if beyond:
-        raise DataError(
-            f"The Delta table {path} uses {', '.join(sorted(beyond))}, so its files cannot be scored one by one. "
-            "Purge or rewrite it, or score a copy in Parquet."
-        )
+    table = delta.files(path, version)
     parts = []
-    for row in pl.DataFrame(files).to_dicts():
-        relative = PurePosixPath(unquote(row["path"]))
-        given = row.get("partition") or row.get("partition_values") or {}
-        partition = {name: None if value is None else str(value) for name, value in given.items()}
-        place = path / relative
-        found = place.stat()
+    for each in table.files:
+        found = each.path.stat()
         parts.append(
-            Part(path=place, relative=relative, kind="parquet", size=found.st_size, modified=found.st_mtime_ns,
-                 partition=partition)
+            Part(path=each.path, relative=each.relative, kind="parquet", size=found.st_size, modified=found.st_mtime_ns,
+                 partition=dict(each.partition))
         )  # fmt: skip
-    parts.sort(key=lambda part: part.relative)
-    return Found(parts=tuple(parts), several=True, version=int(table.version()))
+    return Found(parts=tuple(parts), several=True, version=table.version)
 
 
 # Rows

@@ -86,7 +86,7 @@ def known_zone(name: str, where: str) -> None:
 @taught
 @dataclass(frozen=True, kw_only=True)
 class Parquet(_Files):
-    """A folder of Parquet files: each new file is a batch.
+    """A folder of Parquet files, or of a Delta table: each new file is a batch.
 
     >>> Parquet("flights/*.parquet", key="id", event_time="departure").key
     ('id',)

@@ -224,10 +224,7 @@ def _write(resolved: Resolved, files: Sequence[Path], folder: Path, digest: str,
     targets: list[Array] = []
     keys: list[Array] = []
     count = 0
-    for group in _overlapping(pieces):
-        frame = pl.concat([piece.frame() for piece in group], how="diagonal").sort(EVENT_TIME, KEY)
-        if frame.is_empty():
-            continue
+    for frame in (each for group in _overlapping(pieces) for each in _in_order(group) if len(each)):
         name = f"part-{len(names):06d}.arrow"
         frame.select(c for c in frame.columns if c.startswith((FEATURE, RAW))).write_ipc(folder / name)
         names.append(name)
@@ -236,8 +233,6 @@ def _write(resolved: Resolved, files: Sequence[Path], folder: Path, digest: str,
         times.append(frame[EVENT_TIME].dt.epoch("us").to_numpy())
         targets.append(_target(resolved, frame["_label"]))
         keys.append(frame[KEY].hash(seed=0).to_numpy())
-        for piece in group:
-            piece.path.unlink()
     target = np.concatenate(targets)
     labelled = int(np.isfinite(target).sum() if target.dtype.kind == "f" else (target >= 0).sum())
     if not labelled:
@@ -265,7 +260,8 @@ def _chunks(resolved: Resolved, files: Sequence[Path]) -> Iterator[pl.DataFrame]
                 count = 0  # reading it will say what is wrong with it
             if count > CHUNK:
                 for start in range(0, count, CHUNK):
-                    raw = pl.scan_parquet(path, glob=False, hive_partitioning=False).slice(start, CHUNK).collect()
+                    part = pl.scan_parquet(path, glob=False, hive_partitioning=False).slice(start, CHUNK)
+                    raw = sources.parquet(part, path)
                     yield sources.normalised(source, raw, resolved.schema, where=str(path), digest="")
                 continue
         yield sources.read(source, path, resolved.schema)
@@ -295,9 +291,15 @@ class _Piece:
     last: int
     dropped: Array | None = None
 
-    def frame(self) -> pl.DataFrame:
-        rows = pl.read_ipc(self.path)
-        return rows if self.dropped is None else rows.filter(pl.Series(~self.dropped))
+    def times(self) -> Integers:
+        """Event times in microseconds, [rows], rising."""
+        read = pl.read_ipc(self.path, columns=[EVENT_TIME])
+        return np.asarray(read[EVENT_TIME].dt.epoch("us").to_numpy())
+
+    def frame(self, low: int, high: int) -> pl.DataFrame:
+        """The rows [low, high) that count."""
+        rows = pl.scan_ipc(self.path).slice(low, high - low).collect()
+        return rows if self.dropped is None else rows.filter(pl.Series(~self.dropped[low:high]))
 
 
 def _piece(resolved: Resolved, rows: pl.DataFrame, kept: Sequence[str], path: Path) -> _Piece:
@@ -351,6 +353,25 @@ def _overlapping(pieces: Sequence[_Piece]) -> Iterator[list[_Piece]]:
         last = max(last, piece.last) if len(group) > 1 else piece.last
     if group:
         yield group
+
+
+def _in_order(group: Sequence[_Piece]) -> Iterator[pl.DataFrame]:
+    """The rows of pieces that overlap in time, in its order, about `CHUNK` at a time: however many there are, no more of
+    them are in memory. Rows of one instant stay together; the pieces are removed.
+    """
+    times = [piece.times() for piece in group]
+    together = np.sort(np.concatenate(times))
+    cuts = np.unique(together[CHUNK::CHUNK])
+    places = [np.concatenate([[0], np.searchsorted(each, cuts, side="left"), [len(each)]]) for each in times]
+    for at in range(len(cuts) + 1):
+        rows = [
+            piece.frame(int(place[at]), int(place[at + 1]))
+            for piece, place in zip(group, places, strict=True)
+            if place[at + 1] > place[at]
+        ]
+        yield pl.concat(rows, how="diagonal").sort(EVENT_TIME, KEY) if rows else pl.DataFrame()
+    for piece in group:
+        piece.path.unlink()
 
 
 def _target(resolved: Resolved, labels: pl.Series) -> Array:

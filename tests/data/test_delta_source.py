@@ -1,0 +1,101 @@
+"""A Delta table as a source: the files of its newest version, what partitions say, and no row twice after it is compacted."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+from deltalake import DeltaTable, write_deltalake
+
+from everloop.data import sources
+from everloop.data.ingest import Ingest
+from everloop.errors import DataError
+from everloop.spec.label import Label
+from everloop.spec.loop import Loop
+from everloop.spec.source import Parquet
+from everloop.spec.train import Train
+from everloop.store.lake import RAW, Lake
+
+START = datetime(2024, 1, 1, tzinfo=UTC)
+TABLE = Parquet("parcels", key="id", event_time="at")
+
+
+def fit(samples: Any, parameters: Any, context: Any) -> Any:
+    raise NotImplementedError
+
+
+def rows(since: int, until: int) -> pl.DataFrame:
+    ids = range(since, until)
+    return pl.DataFrame(
+        {
+            "id": list(ids),
+            "at": [START + timedelta(hours=each) for each in ids],
+            "day": [(START + timedelta(hours=each)).date().isoformat() for each in ids],
+            "region": [each % 3 for each in ids],
+            "late": [each % 2 == 0 for each in ids],
+        }
+    )
+
+
+def written(folder: Path, *commits: pl.DataFrame, **given: Any) -> None:
+    for each in commits:
+        write_deltalake(folder / "parcels", each.to_arrow(), mode="append", **given)
+
+
+def ids(folder: Path) -> list[int]:
+    schema = sources.schema_of(TABLE, folder)
+    found = pl.concat([sources.read(TABLE, path, schema) for path in sources.files(TABLE, folder)])
+    return sorted(found["id"].to_list())
+
+
+def test_the_newest_version_is_read_and_nothing_of_earlier_ones(tmp_path: Path) -> None:
+    written(tmp_path, rows(0, 30), rows(30, 50))
+    assert ids(tmp_path) == list(range(50))
+    write_deltalake(tmp_path / "parcels", rows(100, 110).to_arrow(), mode="overwrite")
+    assert ids(tmp_path) == list(range(100, 110))
+    assert len(list((tmp_path / "parcels").glob("*.parquet"))) == 3
+
+
+def test_what_a_partition_says_is_a_column_with_its_type(tmp_path: Path) -> None:
+    written(tmp_path, rows(0, 60), partition_by=["day", "region"])
+    assert sources.schema_of(TABLE, tmp_path) == {
+        "id": "integer", "at": "instant", "day": "text", "region": "integer", "late": "boolean",
+    }  # fmt: skip
+    schema = sources.schema_of(TABLE, tmp_path)
+    read = pl.concat([sources.read(TABLE, path, schema) for path in sources.files(TABLE, tmp_path)], how="diagonal")
+    assert read.sort("id").select(rows(0, 1).columns).equals(rows(0, 60))
+
+
+def test_a_table_that_is_compacted_brings_no_row_twice(tmp_path: Path) -> None:
+    loop = Loop(name="parcels", source=TABLE, label=Label("late"), train=Train(fit))
+    lake = Lake(tmp_path / "lake")
+    taking = Ingest(loop, lake)
+    written(tmp_path, rows(0, 30), rows(30, 50))
+    for path in sources.files(TABLE, tmp_path):
+        taking.file(path, now=START + timedelta(days=30))
+    DeltaTable(tmp_path / "parcels").optimize.compact()
+    assert len(sources.files(TABLE, tmp_path)) == 1
+    written(tmp_path, rows(50, 55))
+    for path in sources.files(TABLE, tmp_path):
+        taking.file(path, now=START + timedelta(days=30))
+    assert sorted(lake.read(RAW)["id"].to_list()) == list(range(55))
+
+
+def test_a_pattern_that_reaches_into_a_table_is_told_what_to_write(tmp_path: Path) -> None:
+    written(tmp_path, rows(0, 30))
+    with pytest.raises(DataError, match=r'keeps files of earlier versions beside its own. Name the table: "parcels"'):
+        sources.files(Parquet("parcels/*.parquet", key="id", event_time="at"), tmp_path)
+    written(tmp_path / "parted", rows(0, 30), partition_by=["day"])
+    with pytest.raises(DataError, match='Name the table: "parted/parcels"'):
+        sources.files(Parquet("parted/**/*.parquet", key="id", event_time="at"), tmp_path)
+
+
+def test_a_table_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    written(tmp_path, rows(0, 30))
+    for each in (tmp_path / "parcels" / "_delta_log").iterdir():
+        each.write_text("{", "utf-8")
+    with pytest.raises(DataError, match=r"The Delta table .*parcels cannot be read"):
+        sources.files(TABLE, tmp_path)
