@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from everloop.cli.show import Usage, parse_duration, parse_instant
-from everloop.loop.backtest import choices, table
+from everloop.loop.backtest import choices, policy_file, table
 from everloop.loop.backtest.answer import Answer, answer
 from everloop.loop.backtest.budget import Asked
 from everloop.loop.backtest.calibrate import Calibrated, calibrated
@@ -61,7 +61,7 @@ def backtest(
     loaded = load(declaration)
     one = chosen(loaded, loop)
     folder = loaded.path.parent
-    named = choices.read(policies) if policies is not None else ()
+    named = policy_file.read(policies) if policies is not None else ()
     present = Policy.of(one)
     wanted = choices.once((present, *named)) if named else ()
     setting = Setting(

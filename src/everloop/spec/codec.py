@@ -71,6 +71,8 @@ KINDS |= {
     for name, kind in vars(module).items()
     if isinstance(kind, type) and dataclasses.is_dataclass(kind)
 }
+PLAIN = ("timedelta", "datetime", "features", "node", "float", "tuple", "map")
+"""Kinds of values that are no class of a declaration."""
 _NAMES = {kind: name for name, kind in KINDS.items()}
 NODES = (tree.Input, tree.Constant, tree.Call)
 
@@ -120,19 +122,28 @@ def from_bytes(data: bytes, *, bind: Callable[[Function], Callable[..., Any]] | 
     return loop
 
 
+class NoValue(SpecError):
+    """JSON that no value of a declaration is written as."""
+
+
 def to_json(value: Any) -> Any:
     """Any value that a declaration may hold, as canonical JSON. Raises SpecError for another one."""
     return _encoded(value)
 
 
 def from_json(form: Any) -> Any:
-    """The value of `to_json`; functions stay names. Raises SpecError for what is none."""
+    """The value of `to_json`; functions stay names. Raises NoValue for what is none, SpecError for one that may not be."""
     try:
         return _decoded(form, None)
     except (LookupError, TypeError, ValueError, ArithmeticError, AttributeError, RecursionError) as error:
-        raise SpecError(
+        raise NoValue(
             f"This is no value of a declaration ({type(error).__name__}: {error}); write it with codec.to_json."
         ) from None
+
+
+def knows(kind: Any) -> bool:
+    """Whether canonical JSON has values of a kind of this name."""
+    return kind in PLAIN or (isinstance(kind, str) and kind in KINDS)
 
 
 def _encoded(value: Any) -> Any:

@@ -8,7 +8,7 @@ import pytest
 
 import everloop as el
 from everloop.errors import SpecError
-from everloop.loop.backtest import choices
+from everloop.loop.backtest import policy_file
 from everloop.loop.backtest.calibrate import calibrated
 from everloop.loop.backtest.search import searched
 from everloop.loop.backtest.what_if import Change, changed
@@ -35,11 +35,11 @@ def test_policies_are_read_from_python_and_from_json(tmp_path: Path) -> None:
         "from datetime import timedelta as td\nimport everloop as el\n"
         "weekly = el.Policy(el.Every(td(days=7)))\npolicies = [weekly, el.Policy(el.Manual(), gate=None)]\n"
     )
-    found = choices.read(file)
+    found = policy_file.read(file)
     assert [each.name for each in found] == ["every week · all rows", "never · all rows · no gate"]
     written = tmp_path / "policies.json"
     written.write_text(json.dumps([each.to_json() for each in found]))
-    assert choices.read(written) == found
+    assert policy_file.read(written) == found
 
 
 @pytest.mark.parametrize(
@@ -48,7 +48,28 @@ def test_policies_are_read_from_python_and_from_json(tmp_path: Path) -> None:
         ("a.py", "policies = []", r"a.py holds no policy; write policies"),
         ("a.py", "import everloop as el\np = el.Policy(el.Every(7))", r"a.py:2: SpecError: Every.period is 7"),
         ("a.py", "p = (", r"a.py:1: .*; correct the line"),
-        ("a.json", "{}", r"a.json holds None; write a list"),
+        ("a.json", "{}", r"a.json is an object without runs or policies; give what everloop backtest --json printed"),
+        ("a.json", '{"policies": 3}', r"a.json holds 3 and no list of policies"),
+        ("a.json", "[{}]", r"a.json, policy 1: Policy has no retrain; write Policy"),
+        ("a.json", '[{"policy": 5}]', r"a.json, policy 1 is 5 and no policy; give what"),
+        ("a.json", '[{"retrain": {"period": 7}}]', r"policy 1: retrain is an object that does not say its kind; give"),
+        ("a.json", '[{"retrain": {"kind": "Weekly"}}]', r"retrain is of the kind 'Weekly', which there is not; give"),
+        (
+            "a.json",
+            '[{"retrain": {"kind": "AnyOf", "triggers": [{"kind": "Often"}]}}]',
+            r"of the kind 'Often', which there",
+        ),
+        ("a.json", '[{"retrain": {"kind": "Every"}}]', r"retrain is no 'Every' that is whole; give what"),
+        (
+            "a.json",
+            '[{"retrain": {"kind": "Every", "period": {"kind": "timedelta", "microseconds": -4}}}]',
+            r"a.json, policy 1: Every.period is -.*; write more than zero",
+        ),
+        (
+            "a.json",
+            '[{"retrain": {"kind": "Manual"}, "window": "35d"}]',
+            r"policy 1: Policy.window is '35d'; write Last",
+        ),
         ("a.json", "[", r"a.json is not JSON"),
         ("a.txt", "", r"neither Python nor JSON"),
     ],
@@ -56,9 +77,9 @@ def test_policies_are_read_from_python_and_from_json(tmp_path: Path) -> None:
 def test_a_file_that_holds_no_policies_is_told_so(tmp_path: Path, name: str, text: str, says: str) -> None:
     (tmp_path / name).write_text(text)
     with pytest.raises(SpecError, match=says):
-        choices.read(tmp_path / name)
+        policy_file.read(tmp_path / name)
     with pytest.raises(SpecError, match="There is no file"):
-        choices.read(tmp_path / "other.py")
+        policy_file.read(tmp_path / "other.py")
 
 
 def test_a_threshold_is_the_most_sensitive_one_that_keeps_the_budget(world: World) -> None:
