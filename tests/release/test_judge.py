@@ -96,6 +96,16 @@ def test_a_challenger_below_its_margin_is_not_beyond_it_when_both_arms_left_thei
     assert look(ReleaseEvidence(guards=(slower,)), share=0.5).beyond
 
 
+def test_a_dozen_requests_at_a_small_share_do_not_speak_for_all() -> None:
+    """Two of the first eleven were slow, none of the hundred and sixty after them: nothing lies beyond the margin."""
+    seen = guard("latency p99", (0.1, 2, 11, 10, 97), (0.5, 0, 162, 5, 160), baseline=0.01)
+    found = look(ReleaseEvidence(guards=(seen,)), share=0.5)
+    assert not found.beyond
+    (told,) = found.evidence
+    assert told.detail["difference"] == pytest.approx(told.detail["challenger_rate"] - told.detail["champion_rate"])
+    assert told.detail["difference"] < 0
+
+
 def test_low_traffic_waits_and_says_about_how_many_more_requests() -> None:
     found = look(ReleaseEvidence(guards=(guard("errors", (0.1, 2, 100, 18, 900)),), requests=100))
     assert (found.rollback, found.promote, found.hold) == (False, False, False)

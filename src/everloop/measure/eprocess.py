@@ -282,17 +282,25 @@ def promotion_by_ratio(observed: Counts, ratio: float) -> Floats:
 
 
 def difference(observed: Counts) -> Floats:
-    """Challenger's rate − champion's rate, [...]: per epoch, then weighted by units. Never pooled over epochs (Simpson).
+    """Challenger's rate − champion's rate of `rates`, [...]; 0 where no epoch has units of both."""
+    challenger, champion = rates(observed)
+    return np.nan_to_num(challenger - champion)
 
-    0 where an arm has seen nothing.
+
+def rates(observed: Counts) -> tuple[Floats, Floats]:
+    """Challenger's and champion's rate, [...] each: per epoch, then weighted alike. Never pooled over epochs (Simpson).
+
+    Weights of Mantel and Haenszel (1959), n1·n0/(n1 + n0): an epoch counts for as much as its smaller arm can say, so
+    that a dozen requests at a small share do not speak for all. NaN where no epoch has units of both.
     """
     n1, n0 = observed.challenger_units, observed.champion_units
-    both = (n1 > 0) & (n0 > 0)
-    gap = observed.challenger_events / np.maximum(n1, 1e-12) - observed.champion_events / np.maximum(n0, 1e-12)
-    weight = np.where(both, n1 + n0, 0.0)
+    weight = np.where((n1 > 0) & (n0 > 0), n1 * n0 / np.maximum(n1 + n0, 1e-12), 0.0)
     total = np.sum(weight, axis=-1)
-    mean: Floats = np.sum(np.where(both, gap, 0.0) * weight, axis=-1) / np.maximum(total, 1e-12)
-    return mean
+    challenger, champion = (
+        np.sum(weight * events / np.maximum(units, 1e-12), axis=-1) / np.where(total > 0, total, np.nan)
+        for events, units in ((observed.challenger_events, n1), (observed.champion_events, n0))
+    )
+    return challenger, champion
 
 
 def more_to_promote(observed: Counts, baseline: float, margin: float, alpha: float, share: float) -> int | None:

@@ -152,10 +152,7 @@ def _guard(guard: GuardEvidence, rollout: Canary, limit: float, release: Release
             not_worse, gap, baseline, guard.margin, guard.variance, rollout.promote_alpha, share
         )
     low, high = guard.scale
-    challenger, champion = (
-        None if rate is None else low + rate * (high - low)
-        for rate in (_rate(guard, challenger=True), _rate(guard, challenger=False))
-    )
+    challenger, champion = (None if rate is None else low + rate * (high - low) for rate in _rates(guard, observed))
     units = int(sum(each.challenger_units for each in guard.epochs))
     said = _percent if {low, high} == {0.0, 1.0} else _number
     words = f"{_counted(guard.guard)} {said(challenger)} against {said(champion)} in {units:,} challenger requests"
@@ -305,9 +302,18 @@ def _requests(evidence: ReleaseEvidence, rollout: Canary, release: Release) -> i
     return max(0, evidence.requests - earlier * rollout.minimum_requests)
 
 
-def _rate(guard: GuardEvidence, *, challenger: bool) -> float | None:
-    events = sum(each.challenger_events if challenger else each.champion_events for each in guard.epochs)
-    units = sum(each.challenger_units if challenger else each.champion_units for each in guard.epochs)
+def _rates(guard: GuardEvidence, observed: eprocess.Counts) -> tuple[float | None, float | None]:
+    """Of challenger and champion, comparable where both were asked; None for who was not."""
+    told = tuple(float(each) for each in eprocess.rates(observed))
+    if not math.isnan(told[0]):
+        return told[0], told[1]
+    epochs = guard.epochs
+    challenger = sum(each.challenger_events for each in epochs), sum(each.challenger_units for each in epochs)
+    champion = sum(each.champion_events for each in epochs), sum(each.champion_units for each in epochs)
+    return _share(*challenger), _share(*champion)
+
+
+def _share(events: float, units: float) -> float | None:
     return events / units if units else None
 
 
