@@ -1,11 +1,14 @@
 """Three guards at 10 %, labels 30,000 requests late, a look after every request: how releases end, world by world."""
 
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from bench.release.streams import ALPHA, PROMOTE_ALPHA, Booleans, End, Floats, counted, end_of, late
 from bench.rows import Row
 
+PROCESSES = 3
 SHARE = 0.1
 LATE = 30_000
 REQUESTS = 250_000
@@ -47,26 +50,32 @@ SEEDS = (13, 113, 213, 313, 413)
 
 
 def ends(world: World, runs: int, *, seed: int, requests: int = REQUESTS) -> list[End]:
-    return [_run(world, np.random.SeedSequence([seed, run]), requests) for run in range(runs)]
+    seeds = [np.random.SeedSequence([seed, run]) for run in range(runs)]
+    if runs < 100:
+        return [_run(world, requests, each) for each in seeds]
+    with ProcessPoolExecutor(PROCESSES) as pool:
+        return list(pool.map(partial(_run, world, requests), seeds, chunksize=20))
 
 
-def _run(world: World, seed: np.random.SeedSequence, requests: int) -> End:
+def _run(world: World, requests: int, seed: np.random.SeedSequence) -> End:
     """Draws as many requests as it takes: nearly all runs end long before the last."""
     randoms = [np.random.default_rng(each) for each in seed.spawn(4)]
     drawn: list[Floats] = [np.empty(0)] * 4
     end = End(action="open", request=0, canary=0.0)
-    for size in (requests // 5, requests // 2, requests):
+    before = 0
+    for size in (requests // 5, requests * 3 // 10, requests * 2 // 5, requests // 2, requests):
         drawn = [
-            np.concatenate([before, random.random(size - len(before))])
-            for before, random in zip(drawn, randoms, strict=True)
+            np.concatenate([known, random.random(size - len(known))])
+            for known, random in zip(drawn, randoms, strict=True)
         ]
-        end = _ended(world, drawn)
+        end = _ended(world, drawn, since=before)
         if end.action != "open":
             break
+        before = size
     return end
 
 
-def _ended(world: World, drawn: list[Floats]) -> End:
+def _ended(world: World, drawn: list[Floats], *, since: int) -> End:
     arm: Booleans = drawn[0] < SHARE
     guards = []
     for name, chance, theirs, ours, margin in zip(
@@ -74,7 +83,7 @@ def _ended(world: World, drawn: list[Floats]) -> End:
     ):
         watched = counted(arm, chance < np.where(arm, ours, theirs), name=name, baseline=theirs, margin=margin)
         guards.append(late(watched, LATE) if name == "wrong" else watched)
-    return end_of(guards, guards[0].n1[:, 0], [SHARE])
+    return end_of(guards, guards[0].n1[:, 0], [SHARE], since=since)
 
 
 def share(found: list[End], action: str) -> float:

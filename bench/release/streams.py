@@ -83,12 +83,21 @@ def counted(arm: Booleans, event: Booleans, *, name: str, baseline: float, margi
 
 
 def end_of(
-    guards: Sequence[Watched], canary: Floats, shares: Sequence[float], *, promotes: bool = True, least: int = 200
+    guards: Sequence[Watched],
+    canary: Floats,
+    shares: Sequence[float],
+    *,
+    promotes: bool = True,
+    least: int = 200,
+    since: int = 0,
 ) -> End:
-    """Where the run ends with a look after every request. ``canary``: canary requests so far, [requests]."""
+    """Where the run ends with a look after every request. ``canary``: canary requests so far, [requests].
+
+    ``since``: up to there it is known not to end.
+    """
     limit, needed = math.log(len(guards) / ALPHA), math.log(1 / PROMOTE_ALPHA)
     w = np.asarray(shares, dtype=np.float64)
-    for begin in range(0, len(canary), BLOCK):
+    for begin in range(since, len(canary), BLOCK):
         part = slice(begin, min(begin + BLOCK, len(canary)))
         back = np.zeros(part.stop - begin, dtype=bool)
         on = canary[part] >= least if promotes else np.zeros(part.stop - begin, dtype=bool)

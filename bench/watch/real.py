@@ -19,7 +19,7 @@ from bench.rows import Row
 from bench.watch.parts import Part
 from numpy.typing import NDArray
 
-from everloop.measure import metrics, profile, season, space
+from everloop.measure import habit, metrics, profile, season, space
 from everloop.records import ColumnType, InputColumn, Release, Signature, TensorColumn
 from everloop.spec.detector import Adwin
 from everloop.spec.metric import Accuracy, Metric, RootMeanSquaredError
@@ -211,7 +211,8 @@ def watched(each: Real) -> tuple[list[str], list[Row]]:
     reference = replace(reference, rows=each.first, columns={**reference.columns, **beside.columns})
     if not each.places:
         times = trained["at"].dt.epoch("us").to_numpy()
-        reference = season.seasonal(reference, {**plain, **later}, times, season="detect")
+        known = {**plain, **later}
+        reference = habit.daily(season.seasonal(reference, known, times, season="detect"), known, times)
     answers = predict(frame[each.first :].select(model_columns))
     served = frame[each.first :].with_columns(pl.int_range(pl.len()).cast(pl.String).alias("id"))
     summaries = None if each.pictures is None else [row.tobytes() for row in space.summary(each.pictures[each.first :])]

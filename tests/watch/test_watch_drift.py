@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from everloop.clock import microseconds
 from everloop.errors import SpecError
-from everloop.measure import profile, season
+from everloop.measure import habit, profile, season
 from everloop.records import Signature, decode, encode
 from everloop.spec.retrain import Drift
 from everloop.store.lake import Lake
@@ -41,6 +41,7 @@ class World:
     lake: Lake
     signature: Signature
     shift: Shift = quiet
+    days_kept: bool = False
     random: np.random.Generator = field(default_factory=lambda: np.random.default_rng(21))
 
     def drawn(self, day: int) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
@@ -54,6 +55,8 @@ class World:
         times, values = (np.concatenate(part) for part in zip(*drawn, strict=True))
         made = profile.build({"distance": values})
         made = season.seasonal(made, {"distance": values}, times)
+        if self.days_kept:
+            made = habit.daily(made, {"distance": values}, times)
         return Against(version=1, signature=self.signature, profile=made, trained_until=at(until))
 
     def serve(self, days: range) -> None:
@@ -96,6 +99,51 @@ def test_limits_come_from_the_loops_own_quiet_days_once_there_are_28(world: Worl
     assert set(state.calibration.scales) >= {"distance", "distance (missing)"}
     assert state.found is not None
     assert not state.found.columns
+
+
+def test_the_days_of_the_training_rows_set_the_limits_of_the_first_window(world: World) -> None:
+    """Days that differ by .25 standard deviations: on formulas the first weeks alarm, and a calm column is found too late."""
+    effects = np.random.default_rng(3).normal(0, 0.25, 200)
+    world.shift = lambda day, hours: effects[day + 100] + (2.0 if day >= 30 else 0.0)
+    trigger = Drift(window=td(days=1))
+    world.serve(range(34))
+    world.days_kept = True
+    against = world.against()
+    assert len(against.profile.days) == 28
+    state = looked(world, trigger, against, range(1))
+    assert state.calibration is not None
+    assert state.calibration.days == 28
+    assert "0 quiet windows or days of its own and 28 that it was trained on" in drift.limits(trigger, state)
+    alarms = 0
+    for day in range(1, 28):
+        state = looked(world, trigger, against, range(day, day + 1), state)
+        alarms += bool(state.found and state.found.columns)
+    assert alarms == 0
+    assert state.calibration is not None
+    assert state.calibration.days == 28 + 27
+    said = drift.described(trigger, state)
+    assert (said["quiet_days"], said["trained_days"]) == (27, 28)
+    (size,) = (each["finds"] for each in said["largest"] if each["signal"] == "distance")
+    assert 0.9 < size < 2.0, "one day's mood is .25, so nothing of .6 can be told from it"
+    assert f"from {size:.2f} standard deviations on" in said["finds"]
+    state = looked(world, trigger, against, range(28, 33), state)
+    assert state.found is not None
+    assert [each.column for each in state.found.columns] == ["distance"]
+
+
+def test_another_champion_brings_its_own_days_and_the_loops_own_stay(world: World) -> None:
+    world.days_kept = True
+    trigger = Drift(window=td(days=1))
+    first, second = world.against(), world.against(until=20)
+    world.serve(range(30))
+    state = looked(world, trigger, first, range(10))
+    assert history.trained(state.history) == 28
+    own = [day for day in state.history.days if not day.trained]
+    second = Against(version=2, signature=second.signature, profile=second.profile, trained_until=at(20))
+    state = looked(world, trigger, second, range(10, 25), state)
+    assert [day for day in state.history.days if not day.trained][: len(own)] == own
+    # Of its days those before the first own one: the others are known as they were served.
+    assert history.trained(state.history) == 28
 
 
 def test_a_shift_of_six_tenths_is_found_within_three_windows_by_calibrated_limits(world: World) -> None:

@@ -77,6 +77,8 @@ def status(home: Path, *, loop: str | None, as_json: bool) -> None:
             console.print(f"[bold]{each.name}[/bold]: {serving(release)}")
             for one in watched:
                 console.print(f"drift, windows of {one['window']}: limits {one['limits']}", markup=False)
+                if one["finds"]:
+                    console.print(f"  {one['finds']}", markup=False)
                 for said in one["notes"]:
                     console.print(f"  {said}", markup=False)
                 for alarm in one["alarms"]:

@@ -27,7 +27,7 @@ from everloop.forms import Image
 from everloop.loop.of_version import ENCODING
 from everloop.loop.search_job import goal_of, hands, opened
 from everloop.measure import encode as encoding
-from everloop.measure import images, season, space
+from everloop.measure import habit, images, season, space
 from everloop.measure import profile as profiles
 from everloop.measure.metrics import score as measure_score
 from everloop.package.build import build, columns_of
@@ -366,7 +366,8 @@ def profile_of(
     wanted: season.Season | Literal["detect"] = (
         "detect" if len(declared) != 1 else "week" if "week" in declared else "day"
     )
-    return season.seasonal(whole, {**columns, **later, PREDICTION: said}, times, season=wanted)
+    known = {**columns, **later, PREDICTION: said}
+    return habit.daily(season.seasonal(whole, known, times, season=wanted), known, times)
 
 
 def points_of(series: pl.Series, column: TensorColumn) -> Any:

@@ -16,6 +16,11 @@ from scipy.special import ndtri, stdtrit
 LEAST_BLOCKS = 14
 """Blocks of quiet history below which nothing can be said of their largest values."""
 DAY = timedelta(days=1)
+LEAST_WEIGHT = 0.5
+STEADY = 0.02
+"""Of the mean of all signals: what a signal's middle day must reach to be taken at its own word."""
+LEAST_SIGNALS = 5
+"""With fewer nobody can say how much signals differ from one another."""
 EULER = 0.5772156649015329
 
 
@@ -24,7 +29,7 @@ class Calibration:
     """What quiet history says about each signal's restlessness. JSON through `everloop.records.encode`."""
 
     scales: dict[str, float]
-    """Mean PSI of each signal on quiet days, shrunk halfway to the mean of all."""
+    """Mean PSI of each signal on quiet days, shrunk to the mean of all."""
     threshold: float
     """Alarm when PSI / scale is above it in both of two consecutive windows."""
     days: int
@@ -94,11 +99,37 @@ def _limit(maxima: NDArray[np.float64], budget: float) -> float:
 
 
 def _scales(means: NDArray[np.float64], all_means: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Mean of each signal, shrunk halfway to that of all; a signal that these blocks lack takes that of all blocks."""
+    """Mean of each signal, shrunk to that of all; a signal that these blocks lack takes that of all blocks.
+
+    A signal keeps half of its own mean at least, and more where signals differ by more than their days explain: the
+    usual weight of a random effect, between / (between + within / days), with days that resemble their neighbours counted
+    as fewer. A calm signal among restless ones is then held to its own habits.
+    """
     own = _mean(means)
     own = np.where(np.isnan(own), _mean(all_means), own)
-    scales: NDArray[np.float64] = np.maximum((own + own.mean()) / 2, 1e-9)
+    scales: NDArray[np.float64] = np.maximum(own.mean() + _weights(means, own) * (own - own.mean()), 1e-9)
     return scales
+
+
+def _weights(means: NDArray[np.float64], own: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Of each signal's own mean, at least `LEAST_WEIGHT`.
+
+    What hardly moves on most days, a constant or a column of rare bursts, keeps the least: its own quiet days say
+    nothing of how far it goes.
+    """
+    weights = np.full(len(own), LEAST_WEIGHT)
+    steady = np.median(np.where(np.isnan(means), own, means), axis=0) > STEADY * own.mean()
+    if steady.sum() < LEAST_SIGNALS:
+        return weights
+    table, usual = means[:, steady], own[steady]
+    apart = np.where(np.isnan(table), 0.0, table - usual)
+    squares = (apart**2).sum(axis=0)
+    alike = float(np.clip((apart[1:] * apart[:-1]).sum() / max(squares.sum(), 1e-18), 0.0, 0.9))
+    days = np.maximum((~np.isnan(table)).sum(axis=0), 2)
+    within = squares / (days - 1) / (days * (1 - alike) / (1 + alike))
+    between = max(0.0, float(usual.var(ddof=1) - within.mean()))
+    weights[steady] = np.maximum(LEAST_WEIGHT, between / np.maximum(between + within, 1e-18))
+    return weights
 
 
 def _mean(table: NDArray[np.float64]) -> NDArray[np.float64]:

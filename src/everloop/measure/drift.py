@@ -182,6 +182,20 @@ def expected_psi(seen: Signal) -> float:
     return (seen.bins - 1) * _noise(seen.rows, seen.reference_rows)
 
 
+def smallest_shift(seen: Signal, calibration: Calibration | None) -> float | None:
+    """By how many standard deviations a number must move so that a window says so 95 times in 100; None where unknown.
+
+    PSI of a normal number that moves by δ is about δ². What days do by themselves, √(habit − noise), is on the alarm's side
+    or against it: the limit must be passed with 1.64 of that to spare. So a restless column can be told nothing small, by
+    whatever rule: thousands of rows of a day are one draw of its mood.
+    """
+    if calibration is None or seen.kind != "distribution" or seen.ks is None or seen.name not in calibration.scales:
+        return None
+    noise, habit = expected_psi(seen), calibration.scales[seen.name]
+    limit = max(calibration.threshold * habit, FLOOR + noise)
+    return math.sqrt(limit - noise) + 1.645 * math.sqrt(max(0.0, habit - noise))
+
+
 def over(seen: Signal, chance: float, calibration: Calibration | None) -> ColumnAlarm | None:
     """The alarm of one signal in one window, if it is over its limit."""
     habit = calibration.scales.get(seen.name) if calibration is not None else None

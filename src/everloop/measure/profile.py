@@ -67,6 +67,8 @@ class ColumnProfile:
     """Of each slot of the profile's season: rows per bin, or per listed value with all others last."""
     ends: tuple[float, ...] = ()
     """Numbers made for a season: the outermost of the quantiles of all rows, two at either end."""
+    days: tuple[tuple[int, ...], ...] = ()
+    """Of each of the profile's days: rows that miss it, then rows per bin, or per listed value with all others last."""
     of: str = ""
     """The column that this one follows from (`measure.space`)."""
     far: float | None = None
@@ -85,6 +87,8 @@ class Profile:
     columns: dict[str, ColumnProfile]
     season: Literal["", "day", "week"] = ""
     """What ``slots`` are: hours of the day (24) or of the week (168, from Monday), in UTC. Made by `measure.season`."""
+    days: tuple[int, ...] = ()
+    """Days since 1970, in UTC, of which the columns keep rows apart. Made by `measure.habit`."""
     spaces: dict[str, Space] = field(default_factory=dict)
     """Columns of free text or arrays: not among ``columns`` themselves, but what follows from them is."""
 
@@ -388,14 +392,23 @@ def _merged(
     then: NDArray[np.float64], now: NDArray[np.float64], rows: int
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Neighbouring bins put together until each would hold thirty of ``rows``."""
-    wanted = max(2, min(len(then), rows // LEAST_PER_BIN))
-    if len(then) <= max(wanted, 3):
+    group = group_of(then, rows)
+    if len(then) == int(group[-1]) + 1:
         return then, now
-    group = np.minimum((np.cumsum(then) - then / 2) * wanted / max(then.sum(), 1.0), wanted - 1).astype(np.int64)
     return (
         np.bincount(group, weights=then).astype(np.float64),
         np.bincount(group, weights=now).astype(np.float64),
     )
+
+
+def group_of(then: NDArray[np.float64], rows: int) -> NDArray[np.int64]:
+    """Into which bin each of a number's bins goes, so that each holds thirty of ``rows``."""
+    wanted = max(2, min(len(then), rows // LEAST_PER_BIN))
+    if len(then) <= max(wanted, 3):
+        return np.arange(len(then))
+    middle = (np.cumsum(then) - then / 2) * wanted / max(then.sum(), 1.0)
+    group: NDArray[np.int64] = np.minimum(middle, wanted - 1).astype(np.int64)
+    return group
 
 
 def _largest(

@@ -64,7 +64,7 @@ def seasonal(
     slot = slot_of(times, season)
     found = dict(profile.columns)
     for name, place in bins.items():
-        count = _width(profile.columns[name])
+        count = width_of(profile.columns[name])
         here = place >= 0
         table = np.bincount(slot[here] * count + np.minimum(place[here], count - 1), minlength=SLOTS[season] * count)
         found[name] = replace(found[name], slots=tuple(tuple(row) for row in table.reshape(-1, count).tolist()))
@@ -121,7 +121,8 @@ def _rounded(counts: Floats, total: int) -> tuple[int, ...]:
     return tuple(whole.tolist())
 
 
-def _width(column: ColumnProfile) -> int:
+def width_of(column: ColumnProfile) -> int:
+    """Bins, or listed values with one place for all others."""
     if column.kind == "number":
         return len(column.edges) + 1
     return min(len(column.values), MOST_VALUES) + 1
@@ -161,7 +162,7 @@ def _detected(profile: Profile, bins: Mapping[str, NDArray[np.int64]], times: ND
         if len(np.unique(day)) < LEAST_DAYS[season]:  # type: ignore[index]
             continue
         for name, place in bins.items():
-            if _effect(slot, slots, first, place, _width(profile.columns[name])):
+            if _effect(slot, slots, first, place, width_of(profile.columns[name])):
                 found = season  # type: ignore[assignment]
                 break
     return found

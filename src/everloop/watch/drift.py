@@ -10,12 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any, Protocol
 
+import numpy as np
+
 from everloop.measure import drift as measure
+from everloop.measure import habit, season
 from everloop.measure import profile as profiles
-from everloop.measure import season
 from everloop.measure.calibration import Calibration
 from everloop.measure.carried import Carried, carried
 from everloop.measure.drift import ColumnAlarm, Signal
@@ -28,6 +30,9 @@ from everloop.watch import history, windows
 from everloop.watch.history import History
 from everloop.watch.observed import Observed, observe
 from everloop.watch.windows import Window
+
+DAY = timedelta(days=1)
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,6 +82,8 @@ class DriftState:
     found: Drifted | None = None
     """What the last two windows said; holds until the next window closes."""
     history: History = field(default_factory=History)
+    borrowed: int | None = None
+    """The version whose training days stand in ``history``."""
     calibration: Calibration | None = None
     notes: tuple[str, ...] = ()
     """What is to be said of how the newest window was read."""
@@ -151,6 +158,7 @@ def advance(requests: Requests, trigger: Drift, state: DriftState, against: Agai
     kept = state.history
     if state.season != reference.season:
         kept = History()  # Numbers against another kind of reference say nothing of these.
+        state = replace(state, borrowed=None)
     if changed:
         kept = history.answered(kept)
         here = [measured(each) for each in state.closed]
@@ -161,6 +169,10 @@ def advance(requests: Requests, trigger: Drift, state: DriftState, against: Agai
     raised: Drifted | None = None
     for window in fresh:
         following = measured(window)
+        if state.borrowed != against.version and observed is not None:
+            kept = _with_trained(kept, reference, window, observed.profile.rows)
+            made = history.calibrated(kept, false_alarm_every=trigger.false_alarm_every)
+            state = replace(state, borrowed=against.version, calibration=made)
         if state.calibration is None:
             following = history.allowed(kept, following)
         both = (*state.closed, window)[-2:]
@@ -185,6 +197,17 @@ def advance(requests: Requests, trigger: Drift, state: DriftState, against: Agai
         season=reference.season,
         found=raised if fresh and raised is not None else state.found,
     )
+
+
+def _with_trained(kept: History, reference: Profile, window: Window, rows: int) -> History:
+    """The history with what windows like this one would have shown on the champion's training days."""
+    length = max(window.until - window.since, timedelta(microseconds=1))
+    until = int(window.since.timestamp() // DAY.total_seconds())
+    found = habit.blocks(reference, rows=rows, a_day=DAY / length, until=until)
+    if found is None:
+        return history.begun(kept, (), np.zeros((0, 0)), np.zeros((0, 0)), ())
+    days = [EPOCH + day * DAY for day in found.days]
+    return history.begun(kept, found.signals, found.means, found.peaks, days)
 
 
 def _said(
@@ -258,7 +281,21 @@ def limits(trigger: Drift, state: DriftState) -> str:
         more = history.needed(state.history)
         return f"uncalibrated, {more} more quiet days are needed{without}; meant for {budget}"
     held = f" of the same {'hour' if state.season == 'day' else 'hour and weekday'}" if state.season else ""
-    return f"from {state.calibration.days} quiet windows or days of its own{without}, held against rows{held}; {budget}"
+    trained = history.trained(state.history)
+    own = f"{state.calibration.days - trained} quiet windows or days of its own"
+    days = f"{own} and {trained} that it was trained on" if trained else own
+    return f"from {days}{without}, held against rows{held}; {budget}"
+
+
+def _finds(state: DriftState) -> str | None:
+    """How small a shift of its numbers the limits can tell from the moods of days, in words; None before they are known."""
+    sizes = [(size, each.column) for each in state.signals if (size := measure.smallest_shift(each, state.calibration))]
+    if not sizes:
+        return None
+    (least, calm), (most, restless) = min(sizes), max(sizes)
+    if len(sizes) == 1:
+        return f"a shift of {calm} from {least:.2f} standard deviations on is found"
+    return f"shifts are found from {least:.2f} ({calm}) to {most:.2f} ({restless}) standard deviations on"
 
 
 def described(trigger: Drift, state: DriftState) -> dict[str, Any]:
@@ -270,6 +307,7 @@ def described(trigger: Drift, state: DriftState) -> dict[str, Any]:
                 "signal": each.name,
                 "size": each.psi,
                 "limit": chosen.threshold * chosen.scales[each.name] if chosen and each.name in chosen.scales else None,
+                "finds": measure.smallest_shift(each, chosen),
             }
             for each in state.signals
         ),
@@ -280,10 +318,12 @@ def described(trigger: Drift, state: DriftState) -> dict[str, Any]:
         "season": state.season or None,
         "closed": state.closed[-1].until.isoformat() if state.closed else None,
         "calibrated": chosen is not None,
-        "quiet_days": len(history.quiet(state.history)),
+        "quiet_days": len(history.quiet(state.history)) - history.trained(state.history),
+        "trained_days": history.trained(state.history),
         "left_out": history.left_out(state.history),
         "threshold": chosen.threshold if chosen else None,
         "limits": limits(trigger, state),
+        "finds": _finds(state),
         "largest": nearest[:5],
         "notes": list(state.notes),
         "alarms": [each.because for each in state.found.columns] if state.found else [],

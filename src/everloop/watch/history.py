@@ -39,6 +39,8 @@ class Day:
     mean: bytes
     peak: bytes
     alarmed: bool = False
+    trained: bool = False
+    """Of the rows that the champion learned from: it is over, and quiet by what it is."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,6 +96,31 @@ def added(
     return _closed(history, window.since)
 
 
+def begun(
+    history: History,
+    signals: Sequence[str],
+    means: npt.NDArray[np.float64],
+    peaks: npt.NDArray[np.float64],
+    days: Sequence[datetime],
+) -> History:
+    """The history with the days of the champion's own training rows before it, instead of those of whoever was before.
+
+    ``means`` and ``peaks`` [days, signals]; ``days``: when each began, oldest first. Days that requests are known of are
+    left out: they were the same days, and what was served says more.
+    """
+    own = tuple(day for day in history.days if not day.trained)
+    names = tuple(dict.fromkeys((*history.signals, *signals)))
+    place = [names.index(each) for each in signals]
+    before: list[Day] = []
+    for since, mean, peak in zip(days, means, peaks, strict=True):
+        if own and since >= own[0].since:
+            break
+        wide_mean, wide_peak = np.full(len(names), np.nan), np.full(len(names), np.nan)
+        wide_mean[place], wide_peak[place] = mean, peak
+        before.append(Day(since=since, windows=1, mean=_packed(wide_mean), peak=_packed(wide_peak), trained=True))
+    return replace(history, signals=names, days=(*before, *own))
+
+
 def needed(history: History) -> int:
     """How many more quiet days are needed before limits come from them; 0 when they may."""
     days = quiet(history)
@@ -120,7 +147,13 @@ def answered(history: History) -> History:
 
 def quiet(history: History) -> tuple[Day, ...]:
     """The days that are over and had no lasting alarm."""
-    return tuple(day for day in history.days[:-1] if not day.alarmed)
+    over = (*history.days[:-1], *(day for day in history.days[-1:] if day.trained))
+    return tuple(day for day in over if not day.alarmed)
+
+
+def trained(history: History) -> int:
+    """How many of the days are those of training rows."""
+    return sum(day.trained for day in history.days)
 
 
 def left_out(history: History) -> int:

@@ -29,8 +29,8 @@ from everloop.loop.backtest.result import Cell, FitName
 from everloop.loop.backtest.timeline import Timeline
 from everloop.loop.functions import binder
 from everloop.measure import encode as encoding
+from everloop.measure import habit, season, space
 from everloop.measure import profile as profiles
-from everloop.measure import season, space
 from everloop.records import digest_of, encode
 from everloop.spec import codec
 from everloop.spec.metric import Custom
@@ -260,7 +260,8 @@ class Worker:
             beside = profiles.build({PREDICTION: said})
             whole = replace(own, rows=len(places), columns={**own.columns, **beside.columns})
             times = np.asarray(line.times[places])
-            made = season.seasonal(whole, {**columns, **later, PREDICTION: said}, times, season=task["season"])
+            known = {**columns, **later, PREDICTION: said}
+            made = habit.daily(season.seasonal(whole, known, times, season=task["season"]), known, times)
             write_atomically(path, profiles.to_json(made), sync=False)
         return {}
 
