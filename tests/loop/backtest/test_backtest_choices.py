@@ -59,7 +59,7 @@ def test_policies_are_read_from_python_and_from_json(tmp_path: Path) -> None:
             '[{"retrain": {"kind": "AnyOf", "triggers": [{"kind": "Often"}]}}]',
             r"of the kind 'Often', which there",
         ),
-        ("a.json", '[{"retrain": {"kind": "Every"}}]', r"retrain is no 'Every' that is whole; give what"),
+        ("a.json", '[{"retrain": {"kind": "Every"}}]', r"policy 1: Every has no period; write Every"),
         (
             "a.json",
             '[{"retrain": {"kind": "Every", "period": {"kind": "timedelta", "microseconds": -4}}}]',

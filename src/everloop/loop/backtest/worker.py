@@ -48,6 +48,8 @@ QUEUE, TAKEN, DONE, STOP = "queue", "taken", "done", "stop"
 RECORD, MODEL, LOG = "fit.json", "model.pickle", "made.log"
 KEPT_BYTES = 256 << 20
 """Models that are held in memory, by what they are when written down; one always is."""
+AT_ONCE = 100_000
+"""Rows that a model is asked about at once."""
 SHORTEST_SLEEP, LONGEST_SLEEP = 0.0005, 0.01
 
 
@@ -271,11 +273,13 @@ class Worker:
         made = self._model(fit)
         if high <= low:
             return np.zeros(0) if self._resolved.task == "regression" else np.zeros((0, len(self._resolved.classes)))
-        matrix = encoding.inputs(made.encoding, self._timeline.features(low, high))
-        cpu = time.process_time()
-        found = made.fitted.predict(matrix)
-        self.predicting += time.process_time() - cpu
-        return found
+        found = []
+        for since in range(low, high, AT_ONCE):
+            matrix = encoding.inputs(made.encoding, self._timeline.features(since, min(since + AT_ONCE, high)))
+            cpu = time.process_time()
+            found.append(made.fitted.predict(matrix))
+            self.predicting += time.process_time() - cpu
+        return found[0] if len(found) == 1 else np.concatenate(found)
 
     def _model(self, fit: str) -> Trained:
         if fit not in self._models:
