@@ -1,10 +1,10 @@
-"""What it costs to explain one prediction: a boosted model's own contributions beside shap.
+"""What it costs to explain one prediction: a boosted model's own contributions beside shap, a network's beside its graph.
 
 Run: python -m bench.explain [--quick] [--json]
 
 Made rows, 10 columns, 200 trees of 31 leaves. Ours is what `everloop why ID --explain` runs: LightGBM reading its own text
 and adding up its contributions (TreeSHAP in C++). The peer is shap's TreeExplainer over the same model, in a fresh process
-each, imports included and without; both must say the same. A whole run keeps its figures in results/explain.json.
+each, imports included and without; both must say the same. Of networks `bench.explain_networks` tells how far gradients and the served graph agree. A whole run keeps its figures in results/explain.json.
 """
 
 import importlib.metadata
@@ -20,6 +20,8 @@ from statistics import median
 import numpy as np
 from bench.rows import Row, parser, show
 from lightgbm import LGBMClassifier
+
+from bench import explain_networks
 
 RESULTS = Path(__file__).parent / "results" / "explain.json"
 WIDTH, ROWS = 10, 20_000
@@ -77,10 +79,13 @@ def main() -> None:
             peer=1000 * median(each[0] for each in peer), peer_name="shap",
         ),
         Row(what="largest difference from shap", ours=apart, unit="log odds", rounds=1, target=1e-6),
+        *explain_networks.rows(quick=given.quick),
     ]  # fmt: skip
     show(rows, as_json=given.json)
     if not given.quick:
-        versions = {each: importlib.metadata.version(each) for each in ("everloop", "lightgbm", "shap")}
+        versions = {
+            each: importlib.metadata.version(each) for each in ("everloop", "lightgbm", "shap", "torch", "captum")
+        }
         machine = {"cores": len(os.sched_getaffinity(0)), "python": platform.python_version(), **versions}
         RESULTS.write_text(json.dumps({"machine": machine, "rows": [each.to_json() for each in rows]}, indent=1) + "\n")
 

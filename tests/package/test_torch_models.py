@@ -165,7 +165,7 @@ def test_a_folder_that_timm_saved_is_tuned_and_served(tmp_path: Path) -> None:
     pictures = np.random.default_rng(0).normal(size=(16, 3, 32, 32)).astype(np.float32)
     target = np.arange(16) % 2
     model = fitted(
-        declared(el.pretrained("resnet"), epochs=1, batch_size=8, freeze={"layer*": 1, "conv1": 1}),
+        declared(el.pretrained("resnet"), epochs=1, batch_size=8, freeze={"layer*": 1, "conv1.*": 1}),
         Tensors({"picture": pictures}), target, context=TrainContext(seed=1, weights=tmp_path),
     )  # fmt: skip
     assert torch.equal(model.module.state_dict()["layer1.0.conv1.weight"], begun.state_dict()["layer1.0.conv1.weight"])

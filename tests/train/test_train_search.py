@@ -44,7 +44,7 @@ def essence(found: Any) -> list[Any]:
     return [(each.number, each.parameters, each.state, each.score, each.steps) for each in found.trials]
 
 
-@pytest.mark.parametrize("pruner", [None, "median", "hyperband"])
+@pytest.mark.parametrize("pruner", [None, "median", "hyperband", "halving"])
 @pytest.mark.parametrize("sampler", ["tpe", "random"])
 def test_one_worker_and_several_find_the_same(sampler: str, pruner: str | None, tmp_path: Path) -> None:
     declared = plan(sampler=sampler, pruner=pruner)

@@ -6,7 +6,7 @@ killed goes on to the same end. Optuna's own storages hand out trials in the ord
 """
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ import optuna
 from optuna.trial import TrialState, create_trial
 
 from everloop.spec.train import Choice, Integers, LogUniform, Search, Space
+from everloop.train.halving import Halving
 from everloop.train.trials import Ended
 
 LAG = 4
@@ -22,6 +23,8 @@ STARTING = 10
 """The first trials, drawn at random before TPE has anything to go by."""
 UNPRUNED = 4
 """As many trials have to have come through before any other is held against them."""
+EARLIEST = 12
+"""Halving looks first at a twelfth of a trial's steps: earlier scores tell little where the learning rate is still rising."""
 
 Parameters = dict[str, Any]
 optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -71,7 +74,7 @@ class Sampling:
 
     def judge(self, number: int, ended: Sequence[Ended]) -> "Judge | None":
         """Who says when trial ``number`` is given up; None without a pruner. Takes what `draw` takes."""
-        if self._declared.pruner is None:
+        if self._declared.pruner in (None, "auto"):  # which one that is says who knows the estimator
             return None
         study = self._study(number, ended)
         study.enqueue_trial(self.draw(number, ended))
@@ -83,11 +86,11 @@ class Sampling:
         sampler: optuna.samplers.BaseSampler = optuna.samplers.RandomSampler(seed=seed)
         if self._declared.sampler == "tpe":
             sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=STARTING)
+        known = {each.number: each for each in ended if each.number <= number - lag(self._declared)}
         # The name matters: Hyperband takes a trial's bracket from it and the trial's number.
         study = optuna.create_study(
-            study_name="search", sampler=sampler, pruner=self._pruner(), direction=self._direction
+            study_name="search", sampler=sampler, pruner=self._pruner(known.values()), direction=self._direction
         )
-        known = {each.number: each for each in ended if each.number <= number - lag(self._declared)}
         study.add_trials(
             [
                 self._past(known[place]) if place in known else self._running(self.draw(place, ended))
@@ -106,11 +109,16 @@ class Sampling:
     def _running(self, parameters: Parameters) -> optuna.trial.FrozenTrial:
         return create_trial(state=TrialState.RUNNING, params=parameters, distributions=self._distributions)
 
-    def _pruner(self) -> optuna.pruners.BasePruner:
+    def _pruner(self, known: Iterable[Ended]) -> optuna.pruners.BasePruner:
         if self._declared.pruner == "median":
             return optuna.pruners.MedianPruner(n_startup_trials=UNPRUNED)
         if self._declared.pruner == "hyperband":
             return optuna.pruners.HyperbandPruner()
+        if self._declared.pruner == "halving":
+            steps = next((each.steps[-1][0] for each in known if each.state == "complete" and each.steps), None)
+            if steps is None:
+                return optuna.pruners.NopPruner()
+            return Halving(first=max(1, steps // EARLIEST), last=steps)
         return optuna.pruners.NopPruner()
 
 

@@ -1,0 +1,1 @@
+"""What giving up hopeless trials of a search saves."""
