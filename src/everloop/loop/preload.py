@@ -9,14 +9,19 @@ from everloop.spec.loop import Loop
 from everloop.spec.torch import Imported, Torch
 from everloop.spec.train import Estimator
 
-JOB = ("everloop.loop.fit_job", "everloop.train.sklearn")
+JOB = "everloop.loop.fit_job"
 
 
 def modules(loop: Loop) -> tuple[str, ...]:
-    """The fit job, and the libraries of every declared estimator, nested ones too."""
+    """The fit job, and what fits."""
+    return (JOB, *libraries(loop))
+
+
+def libraries(loop: Loop) -> tuple[str, ...]:
+    """What fits: the libraries of every declared estimator, nested ones too."""
     trains = loop.train if isinstance(loop.train, tuple) else (loop.train,)
     found = [module for each in trains for module in _of(each.estimator)]
-    return tuple(dict.fromkeys((*JOB, *found)))
+    return tuple(dict.fromkeys(("everloop.train.sklearn", *found)))
 
 
 def _of(value: Any) -> Iterator[str]:

@@ -11,7 +11,7 @@ from everloop.loop.backtest.progress import Progress, Told
 from everloop.loop.backtest.scoring import Steps
 from everloop.loop.backtest.simulation import Simulation
 
-SHORTEST_SLEEP, LONGEST_SLEEP = 0.001, 0.01
+SHORTEST_SLEEP, LONGEST_SLEEP = 0.001, 0.02
 
 
 def drive(simulations: Sequence[Simulation], fits: Fits, *, windows: int, told: Told) -> None:

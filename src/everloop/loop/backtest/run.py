@@ -35,7 +35,7 @@ from everloop.loop.backtest.world import World
 from everloop.loop.environment import Environment
 from everloop.loop.executing import executor_of
 from everloop.loop.installation import label_facts
-from everloop.loop.preload import modules
+from everloop.loop.preload import libraries
 from everloop.records import encode
 from everloop.spec import codec
 from everloop.spec.loop import Loop
@@ -124,7 +124,7 @@ class Backtest:
             "schema": dict(schema),
             "facts": _plain(facts),
             "cores": max(1, threads.share() // count),
-            "preload": modules(loop),
+            "preload": libraries(loop),
         }
         post = Post(used, arguments, folder=place.backtests, workers=count)
         return cls(

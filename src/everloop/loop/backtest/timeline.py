@@ -381,5 +381,8 @@ def _target(resolved: Resolved, labels: pl.Series) -> Array:
         values = labels.cast(pl.Float64).to_numpy()
         return np.where(np.isfinite(values), values, np.nan)
     found = np.full(len(labels), -1, dtype=np.int64)
-    found[known.to_numpy()] = to_target(labels.filter(known).to_list(), task=resolved.task, classes=resolved.classes)
+    told = labels.filter(known)
+    distinct = told.unique()
+    meant = to_target(distinct.to_list(), task=resolved.task, classes=resolved.classes)
+    found[known.to_numpy()] = told.replace_strict(distinct, pl.Series(meant), return_dtype=pl.Int64).to_numpy()
     return found
