@@ -51,7 +51,7 @@ class Row:
         """What `to_json` wrote. Which way is better follows from whether the target was met."""
         names = ("what", "ours", "unit", "rounds", "peer", "peer_name", "limit", "target")
         target, met = kept.get("target"), kept.get("met")
-        greater = target is not None and (kept["ours"] >= target) == met
+        greater = target is not None and kept["ours"] != target and (kept["ours"] > target) == met
         return cls(**{name: kept[name] for name in names if name in kept}, greater_is_better=greater)
 
 

@@ -17,7 +17,8 @@ TITLES = {
     "policy": (
         "Three guards at 10 %, labels 30,000 requests late, a look after every request",
         "Roll back at .05 over the three, promote at .02 each. Where a run ends, the judge of production is asked about the "
-        "same counts and must say the same.",
+        "same counts and must say the same. Five seeds where failures are rare and the challenger is beyond the margin: until a "
+        "guard waited for fifteen failures that would have come at the margin, one of 8,000 such runs was promoted.",
     ),
     "traffic": (
         "Traffic that breaks rules of thumb",
