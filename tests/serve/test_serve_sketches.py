@@ -376,3 +376,16 @@ def test_pictures_are_sketched_by_what_drift_is_seen_in(tmp_path: Path) -> None:
     assert far.novel == 1.0
     exact = profile.build(space.replaced({"photo": space.summary(dark)}, known.spaces), like=known).columns
     assert seen.profile.columns["photo (cluster)"].value_counts == exact["photo (cluster)"].value_counts
+
+
+def test_what_the_cache_answers_is_sketched_like_any_request(tmp_path: Path, known: Profile) -> None:
+    served = home(tmp_path, known)
+    served.release(1, log=False, sketch=300, cache={"bytes": 1_000_000, "seconds": 60.0})
+    rows = sent(made(2), [0, 0, 0, 1, 0])
+    with served.serve() as server, Client(server.port) as client:
+        for each in rows:
+            assert client.post("/predict", each)[0] == 200
+        assert b'everloop_cache_hits_total{model_name="made"} 3' in client.get("/metrics")[1]
+        reached(lambda: sum(each.rows for each in heads(served)) == 5)
+    seen = Sketched(served.home.sketches("made")).observed(window(), against(known), known)
+    assert seen.profile.columns[PREDICTION].present == 5

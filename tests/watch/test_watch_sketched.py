@@ -217,6 +217,8 @@ def test_a_damaged_file_is_left_out_and_said_and_old_ones_go(
     assert seen.profile.rows == PER_DAY - 25
     (note,) = seen.notes
     assert note.startswith("2 damaged files of sketches are not counted, such as 20240101T0000-60m-v1-")
+    later = Window(since=at(0.5), until=at(1))
+    assert requests.observed(later, against(known, signatures), known).notes == (), "it is of another window"
     requests.tidy([Wanted(length=DAY, since=at(0.5))])
     assert min(until for _, until in sketches.files(servers.folder)) == microseconds(at(13 / 24))
     assert requests.observed(window, against(known, signatures), known).notes == ()

@@ -76,11 +76,21 @@ def write(path: Path, head: Head, sketch: bytes, *, sync: bool = False) -> None:
 def files(folder: Path) -> Iterator[tuple[Path, int]]:
     """Every file and when its stretch ends, by its name alone."""
     for path in sorted(folder.glob(f"*{SUFFIX}")):
-        found = NAME.fullmatch(path.name)
-        if found is not None:
-            with suppress(ValueError):
-                begin = datetime.strptime(found[1], "%Y%m%dT%H%M").replace(tzinfo=UTC)
-                yield path, (begin - EPOCH) // timedelta(microseconds=1) + int(found[2]) * 60_000_000
+        until = ends(path.name)
+        if until is not None:
+            yield path, until
+
+
+def ends(name: str) -> int | None:
+    """When the stretch of a file ends, in microseconds since 1970; None where that is no name of one."""
+    found = NAME.fullmatch(name)
+    if found is None:
+        return None
+    try:
+        begin = datetime.strptime(found[1], "%Y%m%dT%H%M").replace(tzinfo=UTC)
+    except ValueError:
+        return None
+    return (begin - EPOCH) // timedelta(microseconds=1) + int(found[2]) * 60_000_000
 
 
 def read(path: Path) -> tuple[Head, bytes]:

@@ -68,6 +68,8 @@ class Wanted:
 class _File:
     mark: tuple[int, int]
     """Changes whenever the file is replaced."""
+    until: int
+    """When its stretch ends, by its name."""
     head: Head | None
     """None: it is damaged."""
 
@@ -103,7 +105,7 @@ class Sketched:
         damaged = []
         for name, file in sorted(self._files.items()):
             head = file.head
-            if head is not None and not since < head.until <= until:
+            if not since < file.until <= until:
                 continue
             found = None if head is None else self._sketch(name, head, against, reference)
             if head is None or found is None:
@@ -212,14 +214,15 @@ class Sketched:
         there, gone = dict[str, _File](), False
         with os.scandir(self.folder) as entries:
             for entry in entries:
-                if not sketches.NAME.fullmatch(entry.name):
+                known = self._known.get(entry.name)
+                until = sketches.ends(entry.name) if known is None else known.until
+                if until is None:
                     continue
                 try:
                     found = entry.stat()
                     mark = found.st_mtime_ns, found.st_ino
-                    known = self._known.get(entry.name)
                     if known is None or known.mark != mark:
-                        known = _File(mark, _head(Path(entry.path)))
+                        known = _File(mark, until, _head(Path(entry.path)))
                     there[entry.name] = known
                 except OSError:
                     gone = True
