@@ -26,7 +26,7 @@ from typing import Any
 import polars as pl
 from bench.columns import hog
 from bench.columns.replays import EXAMPLES, Ran, history, home, kept, replayed
-from bench.columns.served import Answered, asked
+from bench.columns.served import ROUNDS, Answered, asked
 from bench.rows import Row, parser, show
 
 from everloop.loop.installation import Installation
@@ -169,7 +169,7 @@ def _cost(what: str, ours: Ran, served: Answered) -> Iterator[Row]:
     for share in (0.5, 0.99):
         yield Row(
             what=f"{what}: p{round(100 * share)} over a socket, a row a request", ours=served.p(share), unit="ms",
-            rounds=served.rows, target=20.0 if share > 0.5 else None,
+            rounds=ROUNDS, target=20.0 if share > 0.5 else None,
         )  # fmt: skip
     if served.difference is not None and served.flipped is not None:
         yield Row(
