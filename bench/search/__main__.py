@@ -5,7 +5,7 @@ Run: python -m bench.search [--part networks|trees] [--set NAME] [--quick] [--js
 The older four fifths of each set are fitted, the newest fifth is what trials are judged on, as in a turn. Training seconds
 are CPU seconds of the fits, one after another in one process; scores are log loss and root mean squared error, lower is
 better. The peer is the same search of ours without a pruner, from the same seed. Every seed is one round; medians. Equal
-is a best score within half of what seeds differ by (networks, five seeds), within two thousandths (trees, three). A whole
+is a best score within half of what seeds differ by (networks), within two thousandths (trees). A whole
 run keeps its figures in results/search.json, a set beside the others.
 """
 
@@ -31,7 +31,7 @@ def measured(part: str, name: str, *, quick: bool, say: Callable[[str], None]) -
     network = part == "networks"
     yield from figures(
         name, of.quickly if quick else of.measure, say=say, equal=None if network else trees.EQUAL,
-        seeds=2 if quick else 5 if network else 3, trials=of.FEW if quick else of.TRIALS,
+        seeds=2 if quick else 3, trials=of.FEW if quick else of.TRIALS,
     )  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""Gives up whoever is not among the better half at one of a few steps, each twice as far as the one before.
+"""Gives up whoever is not among the best two fifths at one of a few steps, each twice as far as the one before.
 
 Asynchronous successive halving (Li and others, 2020) as a pruner of Optuna. Optuna's own holds a trial only against those
 that were judged themselves, by then; here the first ones count, too, which come through before anybody knows how many
@@ -7,6 +7,10 @@ steps a trial has. Knows nothing of what is fitted.
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
+
+KEPT = (2, 5)
+"""So many of so many go on. Of those that come one after another more go on than of those that come together: the first ones
+are held against few, and later ones, drawn with what was learned, are better than most that came before."""
 
 
 class Halving(optuna.pruners.BasePruner):  # type: ignore[misc]
@@ -32,4 +36,5 @@ class Halving(optuna.pruners.BasePruner):  # type: ignore[misc]
             if (reached := [at for at in each.intermediate_values if at >= rung])
         ]
         better = sum(1 for each in others if each < own)
-        return better >= max(1, (len(others) + 1) // 2)
+        kept, of = KEPT
+        return better >= max(1, -(-len(others) * kept // of))
