@@ -1,7 +1,7 @@
 """A search with a pruner beside the same one without: CPU seconds of its fits, and the best score. Knows no estimator.
 
-Equal is a best score whose median over the seeds is within ``equal`` of that without a pruner. How far seeds lie apart
-stands beside it, and is what a tolerance has to be smaller than.
+Equal is a best score whose median over the seeds is that without a pruner, but for half of what seeds differ by (their
+standard deviation without a pruner).
 """
 
 import multiprocessing
@@ -61,10 +61,8 @@ Measure = Callable[[str, str | None, int], Ran]
 """Of a set, with a pruner, from a seed. Called in a process of its own."""
 
 
-def figures(
-    name: str, measure: Measure, *, seeds: int, trials: int, equal: float | None, say: Callable[[str], None]
-) -> Iterator[Row]:
-    """``equal``: how much worse a best score may be, as a share of the score; None: half of what seeds differ by."""
+def figures(name: str, measure: Measure, *, seeds: int, trials: int, say: Callable[[str], None]) -> Iterator[Row]:
+    """Rows of one set."""
     plans = [(pruner, seed) for pruner in (None, *PRUNERS) for seed in range(seeds)]
     with ProcessPoolExecutor(AT_ONCE, multiprocessing.get_context("spawn")) as pool:
         ran = dict(
@@ -73,7 +71,7 @@ def figures(
     whole = [ran[None, seed] for seed in range(seeds)]
     spread = stdev(each.score for each in whole) if seeds > 1 else 0.0
     peer, best = median(each.seconds for each in whole), median(each.score for each in whole)
-    may = 0.5 * spread if equal is None else equal * best
+    may = 0.5 * spread
     for pruner in PRUNERS:
         found = [ran[pruner, seed] for seed in range(seeds)]
         for seed, (ours, theirs) in enumerate(zip(found, whole, strict=True)):

@@ -64,8 +64,6 @@ SETS = {
         SPACE,
     ),
 }
-EQUAL = 0.002
-"""So much worse, as a share of the score, a best one may be and still be equal: less than seeds differ by."""
 
 
 def there() -> list[str]:
