@@ -22,7 +22,7 @@ pytestmark = pytest.mark.xdist_group("torch")
 GOAL = Goal(task="binary", metric=LogLoss(), classes=(0, 1))
 DECLARED = Train(
     el.Torch(Net, epochs=4, batch_size=64),
-    search=Search({"learning_rate": LogUniform(1e-6, 1e-1)}, trials=12),  # by default a network's are halved
+    search=Search({"learning_rate": LogUniform(1e-6, 1e-1)}, trials=12, pruner="halving"),
     seed=1,
 )
 

@@ -191,8 +191,7 @@ def _train(train: Train) -> str:
     spaces = ", ".join(f"{each} {_space(space)}" for each, space in sorted(search.space.items()))
     stop = f" or {_span(search.timeout)}" if search.timeout else ""
     drawn = {"tpe": "", "random": ", drawn at random", "grid": ", every combination"}[search.sampler]
-    pruner = search.for_(made).pruner
-    given_up = f"; hopeless trials are given up ({pruner})" if pruner else ""
+    given_up = f"; hopeless trials are given up ({search.pruner})" if search.pruner else ""
     at_once = "" if search.workers is None else f"; {search.workers} at once"
     trials = search.trials if search.grid is None else search.grid
     return (

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import inspect
 import math
 from collections.abc import Iterator, Mapping
@@ -173,9 +172,8 @@ class Search:
     trials: int = 20
     timeout: timedelta | None = None
     sampler: Literal["tpe", "random", "grid"] = field(default="tpe", metadata=LATER)
-    pruner: Literal["auto", "median", "hyperband", "halving"] | None = field(default="auto", metadata=LATER)
-    """Gives up trials whose intermediate scores are hopeless; needs an estimator that can tell some. ``auto``: halving for
-    a network, which tells them by epoch; none for everything else."""
+    pruner: Literal["median", "hyperband", "halving"] | None = field(default=None, metadata=LATER)
+    """Gives up trials whose intermediate scores are hopeless; needs an estimator that can tell some."""
     workers: int | None = field(default=None, metadata=LATER)
     """Trials at once; None: as many as there are cores, at most 4."""
 
@@ -205,12 +203,6 @@ class Search:
                     f"Search's grid has {self.grid:,} points and trials is {self.trials}; write trials={self.grid}, "
                     'fewer values, or sampler="random".'
                 )
-
-    def for_(self, estimator: Any) -> Search:
-        """With the pruner that ``auto`` means for this estimator."""
-        if self.pruner != "auto":
-            return self
-        return dataclasses.replace(self, pruner="halving" if isinstance(estimator, Torch) else None)
 
     @property
     def grid(self) -> int | None:

@@ -63,8 +63,7 @@ class Judging:
 
     def __call__(self, parameters: Mapping[str, Any], report: Callable[[int, float], None] | None) -> float:
         watched = None
-        search = None if self.train.search is None else self.train.search.for_(self.train.estimator)
-        if report is not None and search is not None and search.pruner is not None:
+        if report is not None and self.train.search is not None and self.train.search.pruner is not None:
             watched = Watched(matrix=self.held, judge=self._score, report=report)
         fitted = fit(
             self.train, self.encoding, self.matrix, self.target, task=self.goal.task,
@@ -88,7 +87,7 @@ class Judging:
         declared = [form.parameters] if isinstance(form, Estimator) else [form.tried] if isinstance(form, Torch) else []
         earlier = [each["parameters"] for each in remembered if each["estimator"] == name]
         return Plan(
-            declared=self.train.search.for_(form), greater_is_better=self.goal.metric.greater_is_better, seed=self.train.seed,
+            declared=self.train.search, greater_is_better=self.goal.metric.greater_is_better, seed=self.train.seed,
             first=(*declared, *earlier),
         )  # fmt: skip
 

@@ -74,7 +74,7 @@ class Sampling:
 
     def judge(self, number: int, ended: Sequence[Ended]) -> "Judge | None":
         """Who says when trial ``number`` is given up; None without a pruner. Takes what `draw` takes."""
-        if self._declared.pruner in (None, "auto"):  # which one that is says who knows the estimator
+        if self._declared.pruner is None:
             return None
         study = self._study(number, ended)
         study.enqueue_trial(self.draw(number, ended))
