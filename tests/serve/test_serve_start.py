@@ -101,6 +101,7 @@ def test_a_folder_that_cannot_be_watched_is_no_error(tmp_path: Path) -> None:
 
 FREED = """
 import os
+from everloop.serve.memory import resident, trim
 before = resident()
 pieces = [os.urandom(4096) for _ in range(20_000)]  # pieces of the heap, which is not given back by itself
 kept, held = pieces[-1], resident() - before
