@@ -17,6 +17,7 @@ from everloop.spec.label import Label
 from everloop.spec.loop import Loop
 from everloop.spec.source import Parquet
 from everloop.spec.train import Train
+from everloop.store import delta
 from everloop.store.lake import RAW, Lake
 
 START = datetime(2024, 1, 1, tzinfo=UTC)
@@ -98,4 +99,38 @@ def test_a_table_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     for each in (tmp_path / "parcels" / "_delta_log").iterdir():
         each.write_text("{", "utf-8")
     with pytest.raises(DataError, match=r"The Delta table .*parcels cannot be read"):
+        sources.files(TABLE, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "value"),
+    [
+        (pl.Date(), datetime(2024, 1, 2, tzinfo=UTC).date()),
+        (pl.Datetime("us", "UTC"), datetime(2024, 1, 2, 3, 4, 5, 6, tzinfo=UTC)),
+        (pl.Boolean(), True),
+        (pl.Float64(), 1.5),
+        (pl.String(), "a b/c"),
+        (pl.Date(), None),
+    ],
+)
+def test_partitions_of_every_kind_are_read(tmp_path: Path, dtype: pl.DataType, value: Any) -> None:
+    written(tmp_path, rows(0, 5).with_columns(part=pl.lit(value, dtype)), partition_by=["part"])
+    (path,) = sources.files(TABLE, tmp_path)
+    (found,) = delta.partition(path).values()
+    assert (found.dtype, found.to_list()) == (dtype, [value])
+    zoned = Parquet("parcels", key="id", event_time="at", time_zone="UTC")
+    assert len(sources.read(zoned, path, sources.schema_of(zoned, tmp_path))) == 5
+
+
+def test_a_partition_that_its_column_cannot_hold_is_named(tmp_path: Path) -> None:
+    written(tmp_path, rows(0, 5).with_columns(part=pl.lit(1, pl.Int64())), partition_by=["part"])
+    odd = tmp_path / "parcels" / "part=many" / "a.parquet"
+    with pytest.raises(DataError, match="part=many, which is no Int64"):
+        delta.partition(odd)
+
+
+def test_a_file_that_the_table_names_and_that_is_not_there_is_said_and_not_left_out(tmp_path: Path) -> None:
+    written(tmp_path, rows(0, 30), rows(30, 50))
+    sources.files(TABLE, tmp_path)[0].unlink()
+    with pytest.raises(DataError, match="which is no file in its folder"):
         sources.files(TABLE, tmp_path)

@@ -4,13 +4,15 @@ import threading
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
 
 from everloop.clock import SimulatedClock
+from everloop.data import sources
 from everloop.durable import runs
-from everloop.errors import PackageTampered, ReleaseConflict
+from everloop.errors import DataError, PackageTampered, ReleaseConflict
 from everloop.loop import gating
 from everloop.loop.controller import Controller
 from everloop.loop.events import Asked, StartTurn
@@ -277,3 +279,20 @@ def test_a_refused_file_is_told_with_its_reason_and_tried_again_as_declared_anew
     with small.controller(clock) as controller:
         assert [batch.added for batch in controller.take_in()] == [1_500]
         assert controller.take_in() == ()
+
+
+def test_a_source_that_cannot_be_read_for_a_while_stops_no_look_and_is_said_once(
+    small: SmallLoop, clock: SimulatedClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: Any) -> list[str]:
+        raise DataError("The Delta table parcels cannot be read: its log is torn.")
+
+    with small.controller(clock) as controller:
+        with monkeypatch.context() as patched:
+            patched.setattr(sources, "places", broken)
+            controller.look()
+            controller.look()
+        with controller.installation.ledger.read() as connection:
+            (said,) = [each for each in decisions.of(connection, small.name) if each.action == "batch refused"]
+        assert "its log is torn" in said.because
+        assert [batch.added for batch in controller.take_in()] == [1_500]

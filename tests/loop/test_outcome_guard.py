@@ -169,7 +169,10 @@ def test_a_guard_that_hears_nothing_promotes_nobody(shop: Shop) -> None:
     assert [each.action for each in shop.looked()] == ["canary"]
     waits = shop.looked(3 * DAY)[-1]
     assert waits.action == "waiting"
-    assert "no outcome 'sold' has been reported for any of 500 requests of age, where 8" in waits.because
+    assert (
+        "no outcome 'sold' that is a number, true or false has been reported for any of 500 requests of age, where 8"
+        in waits.because
+    )
 
 
 # In a replay

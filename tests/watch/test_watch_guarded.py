@@ -192,3 +192,11 @@ def test_a_look_brings_the_outcome_beside_the_other_guards_and_remembers_it_as_j
     assert [sum(e.challenger_units for e in each.epochs) for each in old.guards] == [10, 10, 10]
     assert old.guards[1].baseline == pytest.approx(50.5 / 51)
     assert decode(encode(state), releasing.ReleaseWatch) == state
+
+
+def test_what_is_taken_back_before_its_age_was_never_sold(lake: Lake) -> None:
+    asked(lake, ids("c", 10), "challenger")
+    asked(lake, ids("k", 10), "champion")
+    told(lake, ids("c", 4), 1)
+    told(lake, ["c0"], None, at=START + 20 * HOUR)
+    assert of(looked(lake, GUARD, 48)) == [(3, 7.0, 10.0, 10.0, 10.0)]

@@ -12,6 +12,7 @@ import pytest
 from numpy.typing import NDArray
 
 from everloop.clock import microseconds
+from everloop.errors import StoreFull
 from everloop.measure import profile, season
 from everloop.measure.profile import PREDICTION, Profile
 from everloop.measure.sketch import Sketch, to_bytes
@@ -279,3 +280,42 @@ def test_short_stretches_that_only_long_windows_ask_for_are_put_together(
     again.tidy([replace(wanted[0], since=at(3)), replace(wanted[1], since=at(0.5))])
     same_rows = again.observed(Window(since=at(0.5), until=at(3)), asked, known)
     assert same_rows.profile.rows == round(2.5 * PER_DAY)
+
+
+def test_of_two_versions_in_one_stretch_none_is_lost_when_the_disk_is_full_between_them(
+    tmp_path: Path, signatures: dict[str, Signature], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = learned(range(-28, 0))
+    hour = 3_600_000_000
+    since = microseconds(at(0))
+    for version, rows in ((1, 1_000), (2, 500)):
+        sketch = Sketch()
+        sketch.update({"x": np.arange(rows, dtype=np.float64)})
+        head = sketches.Head(
+            version=version, tag="p1", first=1, since=since, until=since + hour, rows=rows, sketched=1_500,
+            written=since + hour, hours={0: rows},
+        )  # fmt: skip
+        name = sketches.name(version, "p1", head.since, head.until, version)
+        sketches.write(tmp_path / name, head, to_bytes(sketch))
+
+    def counted() -> int:
+        window = Window(since=at(0), until=at(1.5))
+        return Sketched(tmp_path).observed(window, against(known, signatures), known).profile.rows
+
+    assert counted() == 1_500
+    write, calls = sketches.write, list[Path]()
+
+    def full(path: Path, *given: Any, **named: Any) -> None:
+        calls.append(path)
+        if len(calls) == 2:
+            raise StoreFull("The disk is full.")
+        write(path, *given, **named)
+
+    monkeypatch.setattr(sketches, "write", full)
+    wanted = [Wanted(length=DAY, since=at(2)), Wanted(length=7 * DAY, since=at(0))]
+    with pytest.raises(StoreFull):
+        Sketched(tmp_path).tidy(wanted)
+    assert counted() == 1_500
+    Sketched(tmp_path).tidy(wanted)
+    assert counted() == 1_500
+    assert len(list(sketches.files(tmp_path))) == 2

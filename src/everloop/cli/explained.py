@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +60,8 @@ def _drawn(installation: Installation, told: Attribution | Importance, out: Path
                 figures.append((part.name, plots.of_words(told, part)))
     written = []
     for name, figure in figures:
-        written.append(out.with_stem(f"{out.stem}-{name}") if name else out)
+        named = re.sub(r"[^\w.-]", "_", name)  # a column may be called km/h
+        written.append(out.with_stem(f"{out.stem}-{named}") if name else out)
         plots.save(figure, written[-1])
     return written
 

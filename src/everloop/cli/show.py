@@ -74,6 +74,6 @@ def parse_duration(text: str) -> timedelta:
     seconds = amount * unit
     if not seconds <= LONGEST_SECONDS:  # nor is nan
         raise Usage(f"{text!r} is not a duration that anybody sees the end of; write at most a hundred years, 36500d.")
-    if seconds <= 0:
+    if timedelta(seconds=seconds) <= timedelta(0):
         raise Usage(f"{text!r} is not a duration that moves on; write more than 0.")
     return timedelta(seconds=seconds)

@@ -99,16 +99,23 @@ class Consequences:
             found = self._world(row, msgspec.to_builtins(answer))
         except Exception as error:
             raise DataError(f"{name} failed for the row {answer.id!r}: {type(error).__name__}: {error}") from error
-        if not isinstance(found, Mapping) or not all(isinstance(each, str) for each in found):
+        if not isinstance(found, Mapping) or not all(isinstance(each, str) and each for each in found):
             raise DataError(
                 f'{name} gave {found!r} for the row {answer.id!r}; return outcomes by name, as {{"sold": 1}}.'
             )
         for each, value in found.items():
-            if value is not None and not isinstance(value, str | bool | int | float):
+            if value is not None and not _tellable(value):
                 raise DataError(
                     f"{name} gave {each} = {value!r} for the row {answer.id!r}; an outcome is a text, a number, true or false."
                 )
         return {each: value for each, value in found.items() if value is not None}
+
+
+def _tellable(value: Any) -> bool:
+    """Whether a server takes it for what came true."""
+    if isinstance(value, str):
+        return not any("\ud800" <= each <= "\udfff" for each in value)
+    return isinstance(value, bool | int | float) and abs(value) < 2.0**63
 
 
 def world_of(declaration: Path, name: str) -> World:

@@ -107,7 +107,11 @@ class Controller:
     def take_in(self) -> tuple[Batch, ...]:
         """Take in every file of the source that is new. A bad file is noted once and stops nobody else's."""
         each = self.installation
-        new = self._arrivals.new()
+        try:
+            new = self._arrivals.new()
+        except DataError as error:  # a source that cannot be read for a while: what serves is judged all the same
+            self._refused(error)
+            return ()
         if not new:
             return ()
         with each.ledger.read() as connection:
@@ -118,9 +122,7 @@ class Controller:
             try:
                 batch = self._ingest.file(path, known=known, now=each.clock.now())
             except DataError as error:
-                if str(error) not in self._problems:
-                    self._problems.add(str(error))
-                    self._note(Note(action="batch refused", because=str(error)))
+                self._refused(error)
                 continue
             if batch is not None:
                 with each.ledger.write() as connection:
@@ -130,6 +132,12 @@ class Controller:
                     self._note(Note(action="batch refused", because=batch.refused))
             self._arrivals.done(path)
         return tuple(taken)
+
+    def _refused(self, error: DataError) -> None:
+        """Note it, once."""
+        if str(error) not in self._problems:
+            self._problems.add(str(error))
+            self._note(Note(action="batch refused", because=str(error)))
 
     def look(self) -> Look:
         """One look: take in files and answers, read the signals, decide, perform."""

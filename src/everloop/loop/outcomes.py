@@ -39,7 +39,7 @@ def read_outcomes(
     for number, row in enumerate(frame.iter_rows(named=True), start=1):
         if row["id"] is None:
             raise DataError(f"{path}, row {number}: id is missing; every outcome names its prediction.")
-        if not isinstance(row["id"], str | int):
+        if row["id"] == "" or isinstance(row["id"], bool) or not isinstance(row["id"], str | int):
             raise DataError(f"{path}, row {number}: id is {row['id']!r}; write the text that the prediction came with.")
         name = str(row.get("name") or label)
         value = _value(row["value"], path, number, written=path.suffix == ".csv" and not (text and name == label))

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from everloop.records import Task
 
 Class = bool | int | float | str
-NAMES_SHOWN = 5
 
 
 def class_name(value: Class) -> str:

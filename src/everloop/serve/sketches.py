@@ -213,7 +213,7 @@ class Sketcher:
     def _run(self) -> None:
         sketched = 0.0
         while not self._stop.is_set():
-            if not self._notes and not any(each.unwritten for each in self._open.values()):
+            if not self._notes and not any(each.unwritten for each in list(self._open.values())):
                 self._wake.wait()
             self._wake.clear()
             self._full.wait(TURN_SECONDS)

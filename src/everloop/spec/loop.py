@@ -203,7 +203,7 @@ class Loop:
         if blind:
             raise SpecError(
                 f"Serve.log is False, and {' and '.join(blind)} can judge only predictions that are kept; "
-                "leave log=False out, or write rollout=Direct() and retrain=Drift(…) or Every(…)."
+                "leave log=False out, or write rollout=Direct(), retrain=Drift(…) or Every(…), and no such alert."
             )
 
     @property

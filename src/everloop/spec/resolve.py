@@ -12,6 +12,7 @@ from everloop.errors import SpecError
 from everloop.forms import Image
 from everloop.records import ColumnType, FeatureType, Task
 from everloop.spec import target
+from everloop.spec.alert import DriftFound
 from everloop.spec.checks import Between, Check, Fresh, Holds, Matches, NotNull, OneOf, Unique
 from everloop.spec.conform import shown
 from everloop.spec.label import Outcomes, Value
@@ -285,11 +286,13 @@ def _typed(where: str, node: Node, schema: Mapping[str, ColumnType]) -> FeatureT
 
 def _watchable(loop: Loop, schema: Mapping[str, ColumnType], used: set[str]) -> None:
     """Drift is seen in what requests bring; a slice and a unit are groups."""
-    for trigger in leaves(loop.retrain):
-        for name in (trigger.columns or ()) if isinstance(trigger, Drift) else ():
+    watched = [("Drift", each.columns) for each in leaves(loop.retrain) if isinstance(each, Drift)]
+    watched += [("alert.DriftFound", each.columns) for each in loop.alerts if isinstance(each, DriftFound)]
+    for what, columns in watched:
+        for name in columns or ():
             if name not in used and name != PREDICTION:
                 raise SpecError(
-                    f"Drift.columns names {name!r}, which no feature reads, so that requests need not bring it; "
+                    f"{what}.columns names {name!r}, which no feature reads, so that requests need not bring it; "
                     f"write columns of {', '.join(sorted(used))}, or {PREDICTION!r} for the answers."
                 )
     for name in loop.gate.slices if loop.gate is not None else ():

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import UTC, date, datetime
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote
@@ -18,7 +19,7 @@ from everloop.errors import DataError
 
 LOG = "_delta_log"
 BEYOND = {"deletionVectors", "columnMapping"}
-NO_VALUE = "__HIVE_DEFAULT_PARTITION__"
+NO_VALUES = ("__HIVE_DEFAULT_PARTITION__", "")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,6 +62,11 @@ def files(folder: Path, version: int | None = None) -> DeltaFiles:
     found = []
     for row in pl.DataFrame(added).to_dicts():
         relative = PurePosixPath(unquote(row["path"]))
+        if "://" in row["path"] or not (folder / relative).is_file():
+            raise DataError(
+                f"The Delta table {folder} names {row['path']}, which is no file in its folder. Restore it, or rewrite the "
+                "table without it; a shallow clone must be copied whole."
+            )
         given = row.get("partition") or row.get("partition_values") or {}
         partition = {name: None if value is None else str(value) for name, value in given.items()}
         found.append(DeltaFile(path=folder / relative, relative=relative, partition=partition))
@@ -82,11 +88,28 @@ def partition(path: Path) -> dict[str, pl.Series]:
     if not named or not is_table(folder):
         return {}
     types = _types(folder, (folder / LOG).stat().st_mtime_ns)
-    return {
-        name: pl.Series(name, [None if value == NO_VALUE else value], dtype=pl.String).cast(types[name])
-        for name, value in named.items()
-        if name in types
-    }
+    return {name: _typed(folder, name, value, types[name]) for name, value in named.items() if name in types}
+
+
+def _typed(folder: Path, name: str, value: str, dtype: pl.DataType) -> pl.Series:
+    """One value. Raises DataError for one that its column's type does not have."""
+    if value in NO_VALUES:
+        return pl.Series(name, [None], dtype=dtype)
+    try:
+        if dtype == pl.Boolean():
+            return pl.Series(name, [{"true": True, "false": False}[value.lower()]], dtype=dtype)
+        if dtype == pl.Date():
+            return pl.Series(name, [date.fromisoformat(value)], dtype=dtype)
+        if isinstance(dtype, pl.Datetime):
+            instant = datetime.fromisoformat(value)
+            if dtype.time_zone is not None and instant.tzinfo is None:
+                instant = instant.replace(tzinfo=UTC)
+            return pl.Series(name, [instant], dtype=dtype)
+        return pl.Series(name, [value], dtype=pl.String).cast(dtype)
+    except (ValueError, KeyError, pl.exceptions.PolarsError):
+        raise DataError(
+            f"The Delta table {folder} has the partition {name}={value}, which is no {dtype}; rewrite it with such values."
+        ) from None
 
 
 @lru_cache(maxsize=32)

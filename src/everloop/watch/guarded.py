@@ -135,7 +135,7 @@ def _silent(guard: Outcome, watched: Watched) -> str:
     asked = sum(each.asked for each in watched.epochs)
     if not asked or any(each.told for each in watched.epochs):
         return ""
-    none = f"no outcome {guard.name!r} has been reported for any of {asked:,} requests of age"
+    none = f"no outcome {guard.name!r} that is a number, true or false has been reported for any of {asked:,} requests of age"
     if not watched.told:
         return none + ", nor before: is that its name?"
     before = watched.told / watched.rows
@@ -172,9 +172,10 @@ def _of_age(
         rows.select("id", "due")
         .unique("id")
         .join(reported, on="id")
-        .filter((pl.col("told_at") <= pl.col("due")) & pl.col("value").is_finite())
+        .filter(pl.col("told_at") <= pl.col("due"))
         .sort("told_at", maintain_order=True)
         .unique("id", keep="last", maintain_order=True)
+        .filter(pl.col("value").is_finite())  # the latest may have taken it back
         .select("id", "value")
     )
     joined = rows.join(latest, on="id", how="left", maintain_order="left")

@@ -179,6 +179,8 @@ class Sketched:
                     hours[hour] = hours.get(hour, 0) + rows
                 parts += [head.part, *head.parts]
                 done.append(name)
+            if not done:
+                continue
             number = 1
             while (path := self.folder / sketches.name(version, TOGETHER, begin, begin + width, number)).exists():
                 number += 1
@@ -197,10 +199,15 @@ class Sketched:
             there, gone = self._there()
             if not gone:  # else its next one may have come after this look at the folder had passed its place
                 break
-        within = {part[:4] for file in there.values() if file.head is not None for part in file.head.parts}
+        within = {
+            (*part[:4], file.head.version)
+            for file in there.values()
+            if file.head is not None
+            for part in file.head.parts
+        }
         fullest: dict[tuple[str, int, int, int, int], str] = {}
         for name, file in there.items():
-            if file.head is not None and file.head.part[:4] not in within:
+            if file.head is not None and file.head.key not in within:
                 known = fullest.get(file.head.key)
                 other = None if known is None else there[known].head
                 if other is None or file.head.rows > other.rows:
@@ -253,9 +260,9 @@ class Sketched:
         taken = sketches.taken(self.folder)
         latest = max([until, *(at for _, at in taken.values())])
         return sum(
-            max(0, rows - sketched[tag])
+            max(0, rows - sketched.get(tag, 0))
             for tag, (rows, at) in taken.items()
-            if tag in sketched and since <= at < until and at < latest - SETTLED
+            if since <= at < until and at < latest - SETTLED
         )
 
 
