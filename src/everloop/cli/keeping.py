@@ -10,6 +10,9 @@ from everloop.cli.options import DEFAULT_HOME, AsJson, HomeFolder, LoopName
 
 data = typer.Typer(no_args_is_help=True, help="What was taken in: batches, versions of the tables, rows.")
 package = typer.Typer(no_args_is_help=True, help="Look into a package and hold it against its signature.")
+Target = Annotated[
+    str, typer.Argument(metavar="TARGET", help="A package folder, a version such as v3, or a digest's beginning.")
+]
 
 
 @data.command("log", short_help="Every batch and what it held.")
@@ -51,9 +54,7 @@ def data_show(
 
 @package.command("verify", short_help="Is every byte as it was signed?")
 def package_verify(
-    target: Annotated[
-        str, typer.Argument(metavar="TARGET", help="A package folder, a version such as v3, or a digest's beginning.")
-    ],
+    target: Target,
     home: HomeFolder = DEFAULT_HOME,
     loop: LoopName = None,
     as_json: AsJson = False,
@@ -66,9 +67,7 @@ def package_verify(
 
 @package.command("show")
 def package_show(
-    target: Annotated[
-        str, typer.Argument(metavar="TARGET", help="A package folder, a version such as v3, or a digest's beginning.")
-    ],
+    target: Target,
     home: HomeFolder = DEFAULT_HOME,
     loop: LoopName = None,
     as_json: AsJson = False,
