@@ -105,13 +105,18 @@ def test_a_boosted_models_own_contributions_sum_to_the_served_probability(booste
 
 def test_the_other_class_has_the_opposite_contributions(boosted: SmallLoop) -> None:
     with opened(boosted) as installation:
-        late, other = (attribute(installation, IDS[0], subject=name) for name in ("True", "False"))
+        late, other = (attribute(installation, IDS[0], subject=name) for name in ("true", "False"))
         assert [each.contribution for each in other.contributions] == [
             -each.contribution for each in late.contributions
         ]
         assert (late.served or 0) + (other.served or 0) == pytest.approx(1.0)
-        with pytest.raises(DataError, match=r"--class is 'maybe'; the classes are False, True"):
-            attribute(installation, IDS[0], subject="maybe")
+        assert (late.subject, other.subject) == ("true", "false"), "as answers name them"
+        assert attribute(installation, IDS[0], subject="false") == other
+        assert attribute(installation, IDS[0], subject="True") == late
+        assert importance(installation, 1, subject="False").subject == "false"
+        for asked_for in ("maybe", "TRUE", ""):
+            with pytest.raises(DataError, match=rf"--class is '{asked_for}'; the classes are false, true"):
+                attribute(installation, IDS[0], subject=asked_for)
 
 
 def test_any_model_is_explained_by_its_served_graph_in_raw_columns(linear: SmallLoop) -> None:
@@ -132,13 +137,29 @@ def test_any_model_is_explained_by_its_served_graph_in_raw_columns(linear: Small
 def test_the_graph_and_the_models_own_contributions_agree_on_what_matters(boosted: SmallLoop) -> None:
     with opened(boosted) as installation:
         own = importance(installation, 1)
-        for path in installation.home.candidates.glob("*/lightgbm.txt"):
-            path.write_text("tampered with", "utf-8")
+        (path,) = installation.home.candidates.glob("*/lightgbm.txt")
+        sealed = path.read_bytes()
+        path.write_text("tampered with", "utf-8")
         asked_graph = importance(installation, 1)
         told = attribute(installation, IDS[0])
+        path.unlink()
+        gone = importance(installation, 1)
+        path.write_bytes(sealed)
+        assert importance(installation, 1) == own
     assert (own.method, asked_graph.method, told.method) == ("the model's own", "its graph", "its graph")
     assert own.weights[0].name == asked_graph.weights[0].name == "distance"
     assert told.answer == pytest.approx(told.served, abs=1e-6), "a file that is not the sealed one is not read"
+    assert own.note is None
+    for why, said in (
+        (told.note, "not the one that was sealed"),
+        (asked_graph.note, "not the one that was sealed"),
+        (gone.note, "is gone"),
+    ):
+        assert why is not None
+        assert why.startswith(
+            "the served graph is asked: the model's own contributions need what was sealed: lightgbm.txt"
+        )
+        assert said in why
 
 
 def test_xgboost_and_words_of_a_free_text(tmp_path: Path) -> None:

@@ -117,10 +117,22 @@ def test_a_network_of_columns(tmp_path: Path, called: Command, monkeypatch: pyte
             assert told.note is not None
             assert "everloop[explain]" in told.note
         (weights,) = installation.home.candidates.glob("*/network.pt")
-        weights.write_bytes(b"other weights")
-        assert attribute(installation, "far").method == "its graph"
+        sealed = weights.read_bytes()
     finally:
         installation.close()
+    for spoil, said in (
+        (lambda: weights.write_bytes(b"other weights"), "not the one that was sealed"),
+        (weights.unlink, "is gone"),
+    ):
+        spoil()
+        for subject in ("far", "v1"):
+            told_in_json = called("why", subject, "--explain", "--home", loop.home, "--json").value
+            assert told_in_json["method"] == "its graph"
+            for reason in (told_in_json["note"], called("why", subject, "--explain", "--home", loop.home).out):
+                assert "the served graph is asked: gradients need the network itself: network.pt" in reason
+                assert said in reason
+    weights.write_bytes(sealed)
+    assert called("why", "v1", "--explain", "--home", loop.home, "--json").value["note"] is None
     shown = called("why", "far", "--explain", "--by-graph", "--home", loop.home)
     assert shown.code == 0, shown.err
     assert "by its graph" in shown.out
@@ -185,3 +197,12 @@ def test_a_network_of_a_picture_a_text_and_columns(tmp_path: Path, called: Comma
     (seen,) = (each for each in weighed.weights if each.name == "photo")
     middle = np.array(seen.parts)[1:5, 1:5]
     assert middle.sum() > 0.6 * np.sum(seen.parts), "what tells is in the middle"
+
+
+def test_a_network_that_a_function_has_built_is_asked_by_its_graph_and_says_so(tmp_path: Path, called: Command) -> None:
+    loop = SmallLoop(tmp_path, train="el.Train(own)", head=HEAD)
+    ended = loop.command("run", str(loop.file))
+    assert ended.code == 0, ended.err
+    told = called("why", "v1", "--explain", "--home", loop.home, "--json").value
+    assert told["method"] == "its graph"
+    assert "a function of yours has built it" in told["note"]

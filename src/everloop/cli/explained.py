@@ -102,6 +102,8 @@ def _version(console: Console, told: Importance) -> None:
     subject = f" of {told.subject}" if told.subject is not None else ""
     console.print(f"{told.loop}, version {told.version}: what moves its answers on {told.rows} test rows", markup=False)
     console.print(f"by {told.method}, in {told.scale}{subject}", markup=False, style="dim")
+    if told.note is not None:
+        console.print(told.note, markup=False, style="dim")
     longest = max((each.mean for each in told.weights), default=0.0) or 1.0
     table(
         console,

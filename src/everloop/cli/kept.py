@@ -30,6 +30,7 @@ from everloop.loop.signals import drift_state
 from everloop.loop.turn import plain
 from everloop.loop.worth import LEAST_RELEASES, gains, never_pays
 from everloop.loop.worth import words as gain_in_words
+from everloop.measure.truth import class_name
 from everloop.records import Batch, Release, Version
 from everloop.store import packages
 from everloop.store.ledger import batches, decisions, releases
@@ -398,7 +399,7 @@ def package_show(target: str, home: Path, *, loop: str | None, as_json: bool) ->
         def people(console: Console) -> None:
             console.print(f"[bold]{manifest['loop']}[/bold] {shown.digest}")
             console.print(f"  made {manifest['created_at']}, {manifest['metric']} {manifest['score']:.4f}")
-            classes = ", ".join(str(value) for value in manifest["signature"]["classes"])
+            classes = ", ".join(class_name(value) for value in manifest["signature"]["classes"])
             console.print(
                 f"  task {manifest['signature']['task']}{f', classes {classes}' if classes else ''}", markup=False
             )

@@ -16,12 +16,13 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from everloop.errors import DataError, NotFound, TrainError
+from everloop.errors import DataError, NotFound, PackageTampered, TrainError
 from everloop.loop import by_gradients
 from everloop.loop.asked import Asked
 from everloop.loop.contribution import Contribution, Method, Scale, largest_first, shown, sigmoid
 from everloop.loop.installation import Installation
 from everloop.loop.of_version import Made, Network, made_of
+from everloop.measure.truth import class_name
 from everloop.package.pack import decoded
 from everloop.records import Signature, digest_of
 from everloop.serve.tensors import digests
@@ -55,7 +56,7 @@ class Attribution:
     gap: float = 0.0
     """What gradients miss, which are summed up at some points of a way and not at all of them."""
     note: str | None = None
-    """Why the graph was asked where gradients could have told more."""
+    """Why the graph was asked where the model itself could have told more."""
 
 
 def attribute(
@@ -93,7 +94,7 @@ def attribute(
     found = Explaining(made, place, by_graph=by_graph).row(frame, served=served, seed=seed)
     return Attribution(
         loop=installation.name, version=version.number, id=id, served=served,
-        subject=str(signature.classes[place]) if signature.classes else None, **found,
+        subject=class_name(signature.classes[place]) if signature.classes else None, **found,
     )  # fmt: skip
 
 
@@ -135,11 +136,12 @@ def place_of(signature: Signature, subject: str | None, row: pl.DataFrame) -> in
         if subject is not None:
             raise DataError(f"--class is {subject!r}, but this loop predicts a number; leave it out.")
         return 0
-    known = [str(each) for each in signature.classes]
     if subject is not None:
-        if subject not in known:
-            raise DataError(f"--class is {subject!r}; the classes are {', '.join(known)}.")
-        return known.index(subject)
+        known = [class_name(each) for each in signature.classes]
+        for names in (known, [str(each) for each in signature.classes]):  # true, and True as Python writes it
+            if subject in names:
+                return names.index(subject)
+        raise DataError(f"--class is {subject!r}; the classes are {', '.join(known)}.")
     if signature.task == "binary" and signature.positive is not None:
         return signature.positive
     decided = row["decision"][0]
@@ -163,14 +165,20 @@ class Explaining:
         """Fields of the `Attribution` of one raw row. ``inside``: the graph tells words and parts of images apart, too."""
         for way in () if self._by_graph else (self._own, self._by_gradients):
             found = way(frame)
-            if found is not None and (
-                served is None or math.isclose(found["answer"], served, rel_tol=AGREES, abs_tol=AGREES)
-            ):
+            if found is None:
+                continue
+            if served is None or math.isclose(found["answer"], served, rel_tol=AGREES, abs_tol=AGREES):
                 return found
-        return {**_asked(self._made, frame, self._place, seed, inside), "note": self._note}
+            self._note = f"{found['method']} add up to {found['answer']:.6g}, and {served:.6g} was served"
+        note = None if self._note is None else f"the served graph is asked: {self._note}"
+        return {**_asked(self._made, frame, self._place, seed, inside), "note": note}
 
     def _own(self, frame: pl.DataFrame) -> dict[str, Any] | None:
-        return _own(self._made, frame, self._place)
+        try:
+            return _own(self._made, frame, self._place)
+        except (NotFound, PackageTampered) as error:
+            self._note = f"the model's own contributions need what was sealed: {error}"
+            return None
 
     def _by_gradients(self, frame: pl.DataFrame) -> dict[str, Any] | None:
         if self._network is None:
@@ -187,7 +195,7 @@ class Explaining:
             return self._made.network()
         except ImportError as error:
             self._note = f"gradients need PyTorch and captum ({error}): pip install 'everloop[explain]'"
-        except TrainError as error:
+        except (NotFound, PackageTampered, TrainError) as error:
             self._note = f"gradients need the network itself: {error}"
         return None
 

@@ -14,6 +14,7 @@ from everloop.loop.attribution import Explaining, place_of
 from everloop.loop.contribution import Contribution
 from everloop.loop.installation import Installation
 from everloop.loop.of_version import made_of
+from everloop.measure.truth import class_name
 from everloop.store.ledger import versions
 
 MANY, FEW = 300, 24
@@ -50,6 +51,8 @@ class Importance:
     subject: str | None
     weights: tuple[Weight, ...]
     """The largest mean first."""
+    note: str | None = None
+    """Why the graph was asked where the model itself could have told more."""
 
 
 def importance(
@@ -76,7 +79,7 @@ def importance(
     weights = [_weight(name, each) for name, each in found.items()]
     return Importance(
         loop=installation.name, version=number, rows=len(rows), method=first["method"], scale=first["scale"],
-        subject=str(signature.classes[place]) if signature.classes else None,
+        subject=class_name(signature.classes[place]) if signature.classes else None, note=first.get("note"),
         weights=tuple(sorted(weights, key=lambda each: (-each.mean, each.name))),
     )  # fmt: skip
 

@@ -13,6 +13,7 @@ import polars as pl
 
 from everloop.data.features import render
 from everloop.data.snapshot import samples
+from everloop.errors import NotFound, PackageTampered, TrainError
 from everloop.forms import Terms, Tokens
 from everloop.loop.asked import BACKGROUND
 from everloop.loop.installation import FOUND, Installation, read_found
@@ -89,15 +90,13 @@ class Made:
     def own_contributions(self, frame: pl.DataFrame) -> tuple[pl.DataFrame, Table] | None:
         """Features of the one raw row, and for each output of the model what each feature adds, and the base.
 
-        None where the model keeps no contributions, or its file is gone or not the one that was sealed.
+        None where the model keeps no contributions. Raises NotFound where its file is gone, PackageTampered where it is not
+        the one that was sealed.
         """
         kept = self._kept
         if kept.get("file", champion.WEIGHTS) == champion.WEIGHTS:
             return None
-        found = self._sealed(ENCODING)
-        if found is None:
-            return None
-        content, encoding = found
+        content, encoding = self._sealed(ENCODING)
         from everloop.train.contributions import contributions
 
         features = self._features(frame)
@@ -112,20 +111,20 @@ class Made:
     def network(self) -> Network | None:
         """The trained network itself, built again as it was declared.
 
-        None where there is none: another model, one that a function of the user's has built, weights that are gone or not
-        the sealed ones. Raises ImportError where PyTorch or captum is not installed, TrainError where it cannot be built.
+        None where there is none: another model. Raises NotFound where its weights are gone, PackageTampered where they are
+        not the sealed ones, ImportError where PyTorch or captum is not installed, TrainError where it cannot be built: as
+        one that a function of the user's has built.
         """
         kept = self._kept
+        if "file" not in kept and (self._candidate / champion.WEIGHTS).exists():
+            raise TrainError("a function of yours has built it, and only what el.Torch declares can be built again")
         if kept.get("file") != champion.WEIGHTS:
             return None
-        found = self._sealed(champion.TABLE)
-        if found is None:
-            return None
+        weights, encoding = self._sealed(champion.TABLE)
         from everloop.train import gradients
 
         form = self.resolved.loop.trains[kept["place"]].estimator
         assert isinstance(form, Torch)
-        weights, encoding = found
         others = inputs(encoding, columns_of(self._features(self.background())))
         assert isinstance(others, Tensors)
         lineage = self.opened.manifest.lineage
@@ -149,16 +148,25 @@ class Made:
     def _code(self) -> Path:
         return self.installation.home.code / str(self.opened.manifest.lineage["code"])
 
-    def _sealed(self, table: str) -> tuple[bytes, Encoding] | None:
-        """The model's file and its encoding; None where they are gone or not the ones that were sealed."""
-        folder = self.installation.home.candidates / self._kept["candidate"]
-        try:
-            content, written = (folder / self._kept["file"]).read_bytes(), (folder / table).read_bytes()
-        except OSError:
-            return None
-        if (digest_of(content), digest_of(written)) != (self._kept["sha256"], self._kept["encoding"]):
-            return None
-        return content, decode(written, Encoding)
+    @property
+    def _candidate(self) -> Path:
+        return self.installation.home.candidates / str(self._kept.get("candidate", ""))
+
+    def _sealed(self, table: str) -> tuple[bytes, Encoding]:
+        """The model's file and its encoding, both the ones that the package's signature covers."""
+        found = []
+        for name, sealed in ((self._kept["file"], "sha256"), (table, "encoding")):
+            where = f"{name} of candidate {self._candidate.name[:16]}… (version {self.version.number})"
+            try:
+                content = (self._candidate / name).read_bytes()
+            except OSError as error:
+                raise NotFound(f"{where} is gone ({error.strerror}); put it back from a backup of the home") from error
+            if digest_of(content) != self._kept[sealed]:
+                raise PackageTampered(
+                    f"{where} is not the one that was sealed; put that one back from a backup of the home"
+                )
+            found.append(content)
+        return found[0], decode(found[1], Encoding)
 
     def _features(self, frame: pl.DataFrame) -> pl.DataFrame:
         instants = [name for name, kind in self.resolved.schema.items() if kind == "instant"]

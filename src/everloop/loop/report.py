@@ -75,6 +75,8 @@ def _moved(told: Importance | None) -> tuple[str, ...]:
         "Contributions of each column: thin from 5 to 95 percent of them, thick for the middle half, a dot at the median; "
         "beside the name their mean size."
     )
+    if told.note is not None:
+        caption += f" By {html.escape(told.method)}: {html.escape(told.note)}."
     within = (
         pictured(as_svg(figure), f"Within {html.escape(name)}, by the network's gradients over the same rows.")
         for name, figure in inside(told)
