@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import os
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -44,6 +47,17 @@ def rows(since: int, until: int) -> pl.DataFrame:
 def written(folder: Path, *commits: pl.DataFrame, **given: Any) -> None:
     for each in commits:
         write_deltalake(folder / "parcels", each.to_arrow(), mode="append", **given)
+
+
+def rewritten(table: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    """The only commit of a table, with another ``add``."""
+    (log,) = (table / "_delta_log").glob("*.json")
+    actions = [json.loads(line) for line in log.read_text("utf-8").splitlines()]
+    for each in actions:
+        if "add" in each:
+            change(each["add"])
+    log.unlink()  # another inode, another time
+    log.write_text("\n".join(json.dumps(each) for each in actions), "utf-8")
 
 
 def ids(folder: Path) -> list[int]:
@@ -124,9 +138,68 @@ def test_partitions_of_every_kind_are_read(tmp_path: Path, dtype: pl.DataType, v
 
 def test_a_partition_that_its_column_cannot_hold_is_named(tmp_path: Path) -> None:
     written(tmp_path, rows(0, 5).with_columns(part=pl.lit(1, pl.Int64())), partition_by=["part"])
-    odd = tmp_path / "parcels" / "part=many" / "a.parquet"
-    with pytest.raises(DataError, match="part=many, which is no Int64"):
-        delta.partition(odd)
+    (path,) = sources.files(TABLE, tmp_path)
+    rewritten(tmp_path / "parcels", lambda add: add["partitionValues"].update(part="many"))
+    for call in (lambda: sources.files(TABLE, tmp_path), lambda: delta.partition(path)):
+        with pytest.raises(DataError, match=r"parcels cannot be read.*'many' as 'long'"):
+            call()
+
+
+def test_the_log_says_the_partition_and_not_the_folders_name(tmp_path: Path) -> None:
+    written(tmp_path, rows(0, 5).with_columns(part=pl.lit(7, pl.Int64())), partition_by=["part"])
+    (path,) = sources.files(TABLE, tmp_path)
+    table = tmp_path / "parcels"
+    for name in (
+        "aB/part.parquet",
+        "part=8/part.parquet",
+    ):  # some writers spread files over prefixes; a name is only a name
+        (table / name).parent.mkdir()
+        path.rename(table / name)
+        path = table / name
+        rewritten(table, lambda add, name=name: add.update(path=name))
+        (listed,) = delta.files(table).files
+        assert [each["part"].to_list() for each in (listed.partition, delta.partition(path))] == [[7], [7]]
+        assert sources.read(TABLE, path, sources.schema_of(TABLE, tmp_path))["part"].to_list() == [7] * 5
+
+
+def test_a_file_that_is_replaced_while_it_is_to_be_read_keeps_its_partition(tmp_path: Path) -> None:
+    for each in (rows(0, 5), rows(5, 9)):
+        written(tmp_path, each.with_columns(part=pl.lit(7, pl.Int64())), partition_by=["part"])
+    schema = sources.schema_of(TABLE, tmp_path)
+    found = sources.files(TABLE, tmp_path)
+    DeltaTable(tmp_path / "parcels").optimize.compact()
+    assert not set(found) & set(sources.files(TABLE, tmp_path))
+    assert [sources.read(TABLE, path, schema)["part"].unique().to_list() for path in found] == [[7], [7]]
+    stray = found[0].with_name("stray.parquet")
+    rows(0, 5).write_parquet(stray)
+    with pytest.raises(DataError, match="whose log does not name it"):
+        sources.read(TABLE, stray, schema)
+
+
+def test_a_commit_at_the_same_tick_of_the_disks_clock_is_known(tmp_path: Path) -> None:
+    written(tmp_path, rows(0, 5).with_columns(part=pl.lit(7, pl.Int64())), partition_by=["part"])
+    log = tmp_path / "parcels" / "_delta_log"
+    delta.partition(sources.files(TABLE, tmp_path)[0])
+    before = log.stat()
+    written(tmp_path, rows(5, 9).with_columns(part=pl.lit(8, pl.Int64())), partition_by=["part"])
+    os.utime(log, ns=(before.st_atime_ns, before.st_mtime_ns))
+    values = {delta.partition(path)["part"][0] for path in sources.files(TABLE, tmp_path)}
+    assert values == {7, 8}
+
+
+@pytest.mark.parametrize("pattern", ["parcels.parquet", "*.parquet", "*/parcels.parquet"])
+def test_a_table_whose_folder_is_named_as_a_file_is_one(tmp_path: Path, pattern: str) -> None:
+    folder = tmp_path / "lake" if "/" in pattern else tmp_path
+    table = folder / "parcels.parquet"
+    for each in (rows(0, 30), rows(30, 50)):
+        write_deltalake(table, each.to_arrow(), mode="append")
+    rows(100, 103).write_parquet(folder / "more.parquet")
+    write_deltalake(table, rows(10, 20).to_arrow(), mode="overwrite")
+    source = Parquet(pattern, key="id", event_time="at")
+    read = pl.concat([sources.read(source, path) for path in sources.files(source, tmp_path)])
+    assert sorted(read["id"].to_list()) == [*range(10, 20), *((100, 101, 102) if pattern == "*.parquet" else ())]
+    with pytest.raises(DataError, match=r'Name the table: "(lake/)?parcels.parquet"'):
+        sources.files(Parquet("**/*.parquet", key="id", event_time="at"), tmp_path)
 
 
 def test_a_file_that_the_table_names_and_that_is_not_there_is_said_and_not_left_out(tmp_path: Path) -> None:

@@ -43,13 +43,27 @@ def places(source: Source, folder: Path) -> list[str]:
     """
     found = glob.glob(str(Path(folder) / source.path), recursive=True)  # noqa: PTH207
     if isinstance(source, Parquet):
-        tables = [place for place in found if not place.endswith(PARQUET) and delta.is_table(place)]
+        named_so = _folders(found)
+        tables = [place for place in found if place in named_so or not place.endswith(PARQUET)]
+        tables = [place for place in tables if delta.is_table(place)]
         for inside in {os.path.dirname(place) for place in found if place.endswith(PARQUET)}:  # noqa: PTH120
             _not_inside(source, Path(inside), Path(folder))
         for table in tables:
             found.remove(table)
             found += [str(each.path) for each in delta.files(Path(table)).files]
     return sorted(found, key=lambda place: place.split(os.sep))  # noqa: PTH206
+
+
+def _folders(found: list[str]) -> set[str]:
+    """The folders among them. The folders above are read, of which there are few: to ask each file would cost far more."""
+    folders: set[str] = set()
+    for above in {os.path.dirname(place) for place in found}:  # noqa: PTH120
+        try:
+            with os.scandir(above) as entries:
+                folders.update(each.path for each in entries if each.is_dir())
+        except OSError:  # it went away since, or may be entered and not read
+            folders.update(place for place in found if os.path.isdir(place))  # noqa: PTH112
+    return folders.intersection(found)
 
 
 def _not_inside(source: Source, place: Path, folder: Path) -> None:

@@ -153,7 +153,7 @@ def _of_table(path: Path, version: int | None) -> Found:
         found = each.path.stat()
         parts.append(
             Part(path=each.path, relative=each.relative, kind="parquet", size=found.st_size, modified=found.st_mtime_ns,
-                 partition=dict(each.partition))
+                 partition={name: None if value[0] is None else str(value[0]) for name, value in each.partition.items()})
         )  # fmt: skip
     return Found(parts=tuple(parts), several=True, version=table.version)
 

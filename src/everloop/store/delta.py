@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, date, datetime
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote
@@ -19,7 +18,8 @@ from everloop.errors import DataError
 
 LOG = "_delta_log"
 BEYOND = {"deletionVectors", "columnMapping"}
-NO_VALUES = ("__HIVE_DEFAULT_PARTITION__", "")
+EARLIER = 10
+"""So many versions back a file is known that was replaced while it was to be read."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,8 +27,8 @@ class DeltaFile:
     path: Path
     relative: PurePosixPath
     """To the table's folder."""
-    partition: Mapping[str, str | None]
-    """Column → value as text."""
+    partition: Mapping[str, pl.Series]
+    """What the table's log says of all its rows: column → one value of the column's type. Folders' names say nothing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +45,63 @@ def is_table(folder: str | os.PathLike[str]) -> bool:
 
 def files(folder: Path, version: int | None = None) -> DeltaFiles:
     """The files of a table, of its newest version unless one is named. Raises DataError for one that cannot be read."""
+    listed = _listing(folder, version)
+    for name in listed.rows:
+        if "://" in name or not (folder / name).is_file():
+            raise DataError(
+                f"The Delta table {folder} names {name}, which is no file in its folder. Restore it, or rewrite the "
+                "table without it; a shallow clone must be copied whole."
+            )
+    found = [
+        DeltaFile(path=folder / name, relative=PurePosixPath(name), partition=listed.partition(name))
+        for name in listed.rows
+    ]
+    found.sort(key=lambda each: each.relative)
+    return DeltaFiles(version=listed.version, files=tuple(found))
+
+
+def partition(path: Path) -> Mapping[str, pl.Series]:
+    """`DeltaFile.partition` of one file. Empty for a file of no table.
+
+    A file that was replaced a little while ago is known, too. Raises DataError for one that the table does not name.
+    """
+    folder = next((each for each in path.parents if is_table(each)), None)
+    if folder is None:
+        return {}
+    name = path.relative_to(folder).as_posix()
+    listed = _remembered(folder, None, (folder / LOG).stat().st_mtime_ns)
+    if not listed.parted:
+        return {}
+    if name not in listed.rows:
+        listed = _listing(folder, None)  # two commits may stand at one tick of the disk's clock
+    if name in listed.rows:
+        return listed.partition(name)
+    for version in range(listed.version - 1, max(0, listed.version - EARLIER) - 1, -1):
+        try:
+            earlier = _remembered(folder, version, 0)
+        except DataError:
+            break  # its log was cleaned up
+        if name in earlier.rows:
+            return earlier.partition(name)
+    raise DataError(
+        f"{path} lies in the Delta table {folder}, whose log does not name it, so its partition is not known. Name the "
+        "table as the source, or move the file elsewhere."
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Listing:
+    version: int
+    parted: bool
+    rows: Mapping[str, int]
+    """Relative path → its row of ``partitions``."""
+    partitions: pl.DataFrame
+
+    def partition(self, name: str) -> dict[str, pl.Series]:
+        return {each.name: each[self.rows[name] : self.rows[name] + 1] for each in self.partitions.get_columns()}
+
+
+def _listing(folder: Path, version: int | None) -> _Listing:
     from deltalake import DeltaTable  # only for those who have such a table
     from deltalake.exceptions import DeltaError
 
@@ -52,6 +109,7 @@ def files(folder: Path, version: int | None = None) -> DeltaFiles:
         table = DeltaTable(folder, version=version)
         beyond = BEYOND & set(table.protocol().reader_features or ())
         added = table.get_add_actions(flatten=False)
+        parted = bool(table.metadata().partition_columns)
     except DeltaError as error:
         raise DataError(f"The Delta table {folder} cannot be read: {str(error).splitlines()[0]}") from error
     if beyond:
@@ -59,60 +117,13 @@ def files(folder: Path, version: int | None = None) -> DeltaFiles:
             f"The Delta table {folder} uses {', '.join(sorted(beyond))}, so its files cannot be read one by one. "
             "Purge or rewrite it, or read a copy in Parquet."
         )
-    found = []
-    for row in pl.DataFrame(added).to_dicts():
-        relative = PurePosixPath(unquote(row["path"]))
-        if "://" in row["path"] or not (folder / relative).is_file():
-            raise DataError(
-                f"The Delta table {folder} names {row['path']}, which is no file in its folder. Restore it, or rewrite the "
-                "table without it; a shallow clone must be copied whole."
-            )
-        given = row.get("partition") or row.get("partition_values") or {}
-        partition = {name: None if value is None else str(value) for name, value in given.items()}
-        found.append(DeltaFile(path=folder / relative, relative=relative, partition=partition))
-    found.sort(key=lambda each: each.relative)
-    return DeltaFiles(version=int(table.version()), files=tuple(found))
+    found = pl.DataFrame(added)
+    partitions = found["partition"].struct.unnest() if parted and len(found) else pl.DataFrame()
+    rows = {unquote(path): place for place, path in enumerate(found["path"].to_list())}
+    return _Listing(int(table.version()), parted, rows, partitions)
 
 
-def partition(path: Path) -> dict[str, pl.Series]:
-    """What the folders between a table and one of its files say, one value a column, typed as the table declares them.
-
-    Empty for a file that is in no partition, or of no table.
-    """
-    named: dict[str, str] = {}
-    folder = path.parent
-    while "=" in folder.name:
-        name, _, value = folder.name.partition("=")
-        named[unquote(name)] = unquote(value)
-        folder = folder.parent
-    if not named or not is_table(folder):
-        return {}
-    types = _types(folder, (folder / LOG).stat().st_mtime_ns)
-    return {name: _typed(folder, name, value, types[name]) for name, value in named.items() if name in types}
-
-
-def _typed(folder: Path, name: str, value: str, dtype: pl.DataType) -> pl.Series:
-    """One value. Raises DataError for one that its column's type does not have."""
-    if value in NO_VALUES:
-        return pl.Series(name, [None], dtype=dtype)
-    try:
-        if dtype == pl.Boolean():
-            return pl.Series(name, [{"true": True, "false": False}[value.lower()]], dtype=dtype)
-        if dtype == pl.Date():
-            return pl.Series(name, [date.fromisoformat(value)], dtype=dtype)
-        if isinstance(dtype, pl.Datetime):
-            instant = datetime.fromisoformat(value)
-            if dtype.time_zone is not None and instant.tzinfo is None:
-                instant = instant.replace(tzinfo=UTC)
-            return pl.Series(name, [instant], dtype=dtype)
-        return pl.Series(name, [value], dtype=pl.String).cast(dtype)
-    except (ValueError, KeyError, pl.exceptions.PolarsError):
-        raise DataError(
-            f"The Delta table {folder} has the partition {name}={value}, which is no {dtype}; rewrite it with such values."
-        ) from None
-
-
-@lru_cache(maxsize=32)
-def _types(folder: Path, changed: int) -> pl.Schema:
-    """Columns of a table and their types; ``changed``: when its log did."""
-    return pl.scan_delta(folder).collect_schema()
+@lru_cache(maxsize=4)
+def _remembered(folder: Path, version: int | None, changed: int) -> _Listing:
+    """``changed``: when the table's log did, where its newest version is meant."""
+    return _listing(folder, version)
