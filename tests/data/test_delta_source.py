@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -156,7 +157,7 @@ def test_the_log_says_the_partition_and_not_the_folders_name(tmp_path: Path) -> 
         (table / name).parent.mkdir()
         path.rename(table / name)
         path = table / name
-        rewritten(table, lambda add, name=name: add.update(path=name))
+        rewritten(table, partial(dict.update, path=name))
         (listed,) = delta.files(table).files
         assert [each["part"].to_list() for each in (listed.partition, delta.partition(path))] == [[7], [7]]
         assert sources.read(TABLE, path, sources.schema_of(TABLE, tmp_path))["part"].to_list() == [7] * 5

@@ -186,6 +186,21 @@ def nonsense(row, answer):
     return 1
 
 
+def ends(row, answer):
+    raise SystemExit(0)
+
+
+class Changing(dict):
+    def __iter__(self):
+        raise RuntimeError("no items")
+
+    keys = items = __iter__
+
+
+def changing(row, answer):
+    return Changing()
+
+
 """
 PAGE = Path(__file__).parents[2] / "docs" / "outcomes.md"
 
@@ -254,7 +269,25 @@ def test_a_function_that_is_not_there_is_named(tmp_path: Path, world: str, words
         world_of(loop.file, world)
 
 
-@pytest.mark.parametrize(("world", "words"), [("broken", "KeyError"), ("nonsense", "return outcomes by name")])
+@pytest.mark.parametrize(
+    ("world", "words"),
+    [
+        ("broken", r"KeyError.*Correct it at \S+\.py:\d+; where nothing"),
+        ("nonsense", "return outcomes by name"),
+        ("changing", "RuntimeError: no items"),
+    ],
+)
 def test_a_function_that_fails_ends_the_replay_with_its_row(tmp_path: Path, world: str, words: str) -> None:
     with pytest.raises(DataError, match=rf"{world} (failed|gave 1) for the row .*{words}"):
         replayed(tmp_path, made_rows(12 * 30, days=12), world)
+
+
+def test_a_function_that_ends_python_is_a_mistake_and_no_success(tmp_path: Path) -> None:
+    loop = SmallLoop(tmp_path / "loop", rows=made_rows(12 * 30, days=12), head=HEAD + WORLD)
+    ended = loop.command("replay", str(loop.file), "--outcome", "ends", "--home", str(tmp_path / "home"), "--json")
+    assert ended.code == 4, ended.out
+    assert re.search(r"ends failed for the row .*SystemExit: 0\. Correct it at \S+\.py:\d+;", ended.value["error"])
+    assert "Traceback" not in ended.err
+    again = loop.command("status", "--home", str(tmp_path / "home"))  # what was done until then is kept, and whole
+    assert again.code == 0, again.err
+    assert "version 1 serves" in again.out

@@ -7,6 +7,7 @@ outcome can be tried before it is trusted.
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -97,8 +98,14 @@ class Consequences:
         name = getattr(self._world, "__name__", "the function of --outcome")
         try:
             found = self._world(row, msgspec.to_builtins(answer))
-        except Exception as error:
-            raise DataError(f"{name} failed for the row {answer.id!r}: {type(error).__name__}: {error}") from error
+            if isinstance(found, Mapping):
+                found = dict(found)
+        except (Exception, SystemExit) as error:
+            line = _line(error, self._world)
+            raise DataError(
+                f"{name} failed for the row {answer.id!r}: {type(error).__name__}: {error}. Correct it{line}; where nothing "
+                "comes of an answer it returns {}."
+            ) from error
         if not isinstance(found, Mapping) or not all(isinstance(each, str) and each for each in found):
             raise DataError(
                 f'{name} gave {found!r} for the row {answer.id!r}; return outcomes by name, as {{"sold": 1}}.'
@@ -109,6 +116,13 @@ class Consequences:
                     f"{name} gave {each} = {value!r} for the row {answer.id!r}; an outcome is a text, a number, true or false."
                 )
         return {each: value for each, value in found.items() if value is not None}
+
+
+def _line(error: BaseException, function: Any) -> str:
+    """Where in the file of the function it went wrong."""
+    path = getattr(getattr(function, "__code__", None), "co_filename", None)
+    lines = [each.lineno for each in traceback.extract_tb(error.__traceback__) if each.filename == path]
+    return f" at {Path(path).name}:{lines[-1]}" if path and lines else ""
 
 
 def _tellable(value: Any) -> bool:
