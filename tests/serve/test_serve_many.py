@@ -297,6 +297,16 @@ def test_what_was_unloaded_stays_so_whatever_is_released_until_it_is_loaded(tmp_
         assert states(client)["second"] == "unloaded"
         assert client.post("/predict/second", {"x": 1})[0] == 503
         assert client.post("/outcomes/second", {"id": "a", "value": 1})[0] == 200, "what came true is always taken"
+        assert client.post("/outcomes/second", {"id": "a", "value": "1"})[0] == 200, "nobody knows what it may be"
+        second.release(2, label="late", task="binary", classes=(False, True))
+        server.wait(lambda told: client.post("/outcomes/second", {"id": "b", "value": "maybe"})[0] == 400)
+        status, answer = client.post("/outcomes/second", [{"id": "b", "value": True}, {"id": "c", "value": "maybe"}])
+        assert (status, answer["error"]) == (
+            400, "The outcome of 'c' is 'maybe', which is no late; it is false or true: send one of these."
+        )  # fmt: skip
+        assert client.post("/outcomes/second", {"id": "b", "value": "maybe", "name": "sold"})[0] == 200
+        assert client.post("/outcomes/second", {"id": "b", "value": "true"})[0] == 200
+        second.release(2)
         assert client.post("/v2/repository/models/second/load", b"")[0] == 200
         assert ask(client, "second") == 11.0
 

@@ -8,7 +8,7 @@ import pytest
 
 from everloop.clock import microseconds
 from everloop.records import Signature
-from everloop.spec.metric import LogLoss
+from everloop.spec.metric import LogLoss, SquaredError
 from everloop.store.lake import Lake
 from everloop.watch.advice import Advice, advise
 from everloop.watch.fold import fold
@@ -73,6 +73,23 @@ def test_probabilities_that_do_not_hold_give_no_estimate(told: Told) -> None:
     found = told((0.9, 0.9), bold=1.8)
     assert found.estimated is None
     assert "no estimate without labels: probabilities are off by" in found.words[-1]
+
+
+def test_reported_labels_that_are_none_are_counted_and_said_aloud(
+    log: Any, lake: Lake, signatures: dict[str, Signature]
+) -> None:
+    log.predictions(["a", "b"], at=[microseconds(START) + 1] * 2)
+    log.outcomes(
+        [("a", 1, microseconds(START) + 1), ("b", 7, microseconds(START) + 1), ("b", "yes", microseconds(START) + 1)]
+    )
+    fold(log.folder, lake, signatures)
+    found = advise(lake, TRUTH, LogLoss(), version=1, since=START, now=START + td(days=10))
+    assert found.unfit == 2
+    assert found.words[0].startswith("2 reported values of 'late' are neither 0 nor 1 and counted for nothing")
+    assert found.coverage == 0.5
+    number = Truth(column="late", delay=td(days=3), task="regression")
+    said = advise(lake, number, SquaredError(), version=1, since=START, now=START + td(days=10)).words
+    assert said[0].startswith("1 reported value of 'late' is no number and counted for nothing")
 
 
 def test_before_any_row_there_is_nothing_to_say(lake: Lake) -> None:

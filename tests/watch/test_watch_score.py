@@ -11,7 +11,7 @@ from everloop.records import InputColumn, Signature
 from everloop.spec.metric import Accuracy, LogLoss, RocAuc
 from everloop.store.lake import Lake
 from everloop.watch.fold import fold
-from everloop.watch.labels import Truth, answers, matured, truths
+from everloop.watch.labels import Truth, answers, matured, truths, unfit_labels
 from everloop.watch.score import Judged, Reference, bound, degradation, score
 
 START = datetime(2024, 1, 1, tzinfo=UTC)
@@ -96,9 +96,9 @@ def test_no_news_is_an_answer_where_it_is_declared_so(log: Any, lake: Lake, sign
 @pytest.mark.parametrize(
     ("classes", "reported", "places"),
     [
-        ((0, 1), [1, "1", True, 7], [1, 1, 1, -1]),
-        ((False, True), [True, "true", 0, "maybe"], [1, 1, 0, -1]),
-        (("no", "yes"), ["yes", "no", "perhaps", "yes"], [1, 0, -1, 1]),
+        ((0, 1), [1, "1", True, 7], [1, 1, 1, None]),
+        ((False, True), [True, "true", 0, "maybe"], [1, 1, 0, None]),
+        (("no", "yes"), ["yes", "no", "perhaps", "yes"], [1, 0, None, 1]),
     ],
 )
 def test_a_label_finds_its_class_however_a_client_writes_it(
@@ -110,6 +110,21 @@ def test_a_label_finds_its_class_however_a_client_writes_it(
     fold(log.folder, lake, signatures)
     truth = Truth(column="late", delay=td(days=3), task="binary", classes=classes)
     assert matured(lake, truth, since=None, until=START + td(days=4)).sort("id")["truth"].to_list() == places
+    assert unfit_labels(lake, truth, since=START, now=START + td(days=4)) == 1
+
+
+def test_what_is_neither_of_two_classes_hides_no_label_and_a_third_of_three_is_a_wrong_answer(
+    log: Any, lake: Lake, signatures: Signatures
+) -> None:
+    log.predictions(["a", "b"], at=[us(0)] * 2)
+    log.outcomes([("a", "no", us(1)), ("a", "perhaps", us(2)), ("b", "yes", us(1)), ("b", None, us(2))])
+    fold(log.folder, lake, signatures)
+    for classes, places in ((("no", "yes"), [0, None]), (("no", "yes", "soon"), [-1, None])):
+        task: Any = "binary" if len(classes) == 2 else "multiclass"
+        truth = Truth(column="late", delay=td(days=3), task=task, classes=classes)
+        found = matured(lake, truth, since=None, until=START + td(days=4)).sort("id")
+        assert found["truth"].to_list() == places, "a label that is taken back is one no more"
+        assert unfit_labels(lake, truth, since=START, now=START + td(days=4)) == int(len(classes) == 2)
 
 
 def test_a_version_with_its_classes_in_another_order_is_read_in_ours(

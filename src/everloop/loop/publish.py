@@ -57,6 +57,8 @@ def publish(installation: Installation) -> Release:
         "sticky": sticky,
         "salt": salt,
         "label": installation.loop.label.column,
+        "task": installation.resolved.task,
+        "classes": installation.resolved.classes,
         "log": serve.log,
         "sketch": _stretch(installation.loop),
         "p99_ms": serve.p99.total_seconds() * 1_000 if serve.p99 else None,

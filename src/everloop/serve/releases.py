@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 
 from everloop.errors import ServeError
-from everloop.records import LOOP_NAME
+from everloop.records import LOOP_NAME, Task
 
 LARGEST = 2**20
 Count = Annotated[int, msgspec.Meta(ge=0, le=2**53)]
@@ -101,6 +101,9 @@ class ReleaseFile(msgspec.Struct, frozen=True, kw_only=True):
     cache: CacheTerms | None = None
     label: str = "label"
     """The name of an outcome that is sent without one."""
+    task: Task | None = None
+    classes: tuple[bool | int | float | str, ...] = ()
+    """What a label may be, for a server that has loaded no version."""
     experiment: ExperimentFile | None = None
     route: RouteFile | None = None
     first: dict[str, Any] | None = None

@@ -240,10 +240,10 @@ class Service:
         now = time.time_ns() // 1000 if moment is None else moment
         outcomes = [_outcome(each, label, now) for each in sent]
         live = self.predictor.live
-        if live is not None:
-            signature = live.champion.model.signature
+        declared = release if live is None else live.champion.model.signature  # who rests knows what the release says
+        if declared is not None and declared.task is not None:
             for id_, name, value, _ in outcomes:
-                unfit = truth.unfit(value, signature.task, signature.classes) if name == label else None
+                unfit = truth.unfit(value, declared.task, declared.classes) if name == label else None
                 if unfit is not None:
                     raise RequestError(f"The outcome of {id_!r} is {value!r}, which is no {label}; {unfit}.")
         if not outcomes:

@@ -14,10 +14,10 @@ import polars as pl
 
 from everloop.measure import estimate, metrics
 from everloop.measure.estimate import Calibration, Estimate
-from everloop.measure.truth import Class
+from everloop.measure.truth import Class, class_name
 from everloop.spec.metric import Metric
 from everloop.store.lake import PREDICTIONS, Lake, moment
-from everloop.watch.labels import DRAWN, Truth, answers, matured, truths
+from everloop.watch.labels import DRAWN, Truth, answers, matured, truths, unfit_labels
 from everloop.watch.recent import newest
 
 REACH = timedelta(days=28)
@@ -33,6 +33,8 @@ class Advice:
     """``words`` hold all of it in sentences."""
 
     version: int
+    unfit: int = 0
+    """Labels that were reported and are none: neither of two classes, or no number where one is predicted."""
     coverage: float | None = None
     """The share of the rows that are due that have a label."""
     selected: dict[str, float] = field(default_factory=dict)
@@ -59,6 +61,14 @@ def advise(
     order = {version: classes or truth.classes}
     due = matured(lake, truth, since=begin + truth.delay, until=now, versions=[version])
     words: list[str] = []
+    unfit = unfit_labels(lake, truth, since=begin, now=now)
+    if unfit:
+        wanted = " nor ".join(class_name(each) for each in truth.classes)
+        words.append(
+            f"{unfit:,} reported value{'s' if unfit > 1 else ''} of {truth.column!r} "
+            f"{'are' if unfit > 1 else 'is'} {f'neither {wanted}' if wanted else 'no number'} and counted for nothing; report "
+            "them again as they should be"
+        )
     coverage: float | None = None
     found: dict[str, float] = {}
     held: Calibration | None = None
@@ -97,6 +107,7 @@ def advise(
         estimated = None  # nobody knows whether the probabilities hold
     return Advice(
         version=version,
+        unfit=unfit,
         coverage=coverage,
         selected=found,
         calibration=held,

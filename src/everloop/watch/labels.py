@@ -52,8 +52,8 @@ def matured(
     """Answered rows whose label is due in (``since``, ``until``], oldest event first.
 
     Columns: id, event_time, version, arm, epoch, decision, the answers (p_0 … or value), ``inputs`` as they stand in
-    the predictions table, and ``truth``: int64 index into ``truth.classes`` (−1: a class that nobody declared) or
-    float64; null where no label has come. An empty frame where nothing is due.
+    the predictions table, and ``truth``: int64 index into ``truth.classes`` (−1: a class that nobody declared, where
+    there are more than two) or float64; null where no label has come. An empty frame where nothing is due.
     """
     first = None if since is None else since - truth.delay
     happened = pl.col("event_time")
@@ -78,7 +78,11 @@ def matured(
 
 
 def known_labels(lake: Lake, truth: Truth, *, since: datetime | None, until: datetime, now: datetime) -> pl.LazyFrame:
-    """Columns id and truth of rows with an event time in [since, until]: the latest value of each, as known ``now``."""
+    """Columns id and truth of rows with an event time in [since, until]: the latest value of each, as known ``now``.
+
+    A value that is neither of two classes is a mistake of whoever reported it, not a wrong answer: it is passed over
+    (`unfit_labels` counts such).
+    """
     parts: list[pl.LazyFrame] = []
     raw = lake.schema(RAW)
     if truth.column in raw and "_key" in raw:
@@ -108,9 +112,25 @@ def known_labels(lake: Lake, truth: Truth, *, since: datetime | None, until: dat
         parts.append(newest(lake, OUTCOMES, since=earliest, columns=columns, where=reported))
     if not parts:
         return pl.LazyFrame(schema={"id": pl.String(), "truth": pl.Float64()})
+    told = pl.concat(parts).with_columns(truth=_places(truth))
+    if len(truth.classes) == 2:
+        told = told.filter(pl.col("truth").ne_missing(-1))
     # Stable: of two with the same instant the reported one, which comes last here, is the correction.
-    latest = pl.concat(parts).sort("at", maintain_order=True).unique("id", keep="last", maintain_order=True)
-    return latest.select("id", truth=_places(truth))
+    return told.sort("at", maintain_order=True).unique("id", keep="last", maintain_order=True).select("id", "truth")
+
+
+def unfit_labels(lake: Lake, truth: Truth, *, since: datetime, now: datetime) -> int:
+    """How many labels were reported in [since, now] that are none: neither of two classes, or no number where one is due."""
+    if not lake.exists(OUTCOMES) or len(truth.classes) > 2:
+        return 0
+    reported = (pl.col("name") == truth.column) & (pl.col("at") <= moment(now)) & (pl.col("at") >= moment(since))
+    rows = newest(lake, OUTCOMES, since=since, columns=["value_text", "value_number"], where=reported)
+    unfit = (
+        _places(truth).eq(-1)
+        if truth.classes
+        else pl.col("value_number").is_null() & pl.col("value_text").is_not_null()
+    )
+    return int(rows.select(unfit.sum()).collect().item() or 0)
 
 
 def _places(truth: Truth) -> pl.Expr:
