@@ -495,6 +495,8 @@ class GuardEvidence:
     """Of an outcome: which of its values are no event at all and a whole one. Rates and margins here are of events."""
     variance: float | None = None
     """Of the events in the champion's requests before, frozen with the rate; None: they are 0 or 1."""
+    counted: str = ""
+    """What its shares are of, in words, where ``guard`` alone would read as a value."""
     silent: str = ""
     """In words, that nothing is reported of what is guarded: such a guard is never shown not worse."""
 

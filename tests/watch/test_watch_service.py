@@ -204,6 +204,7 @@ def test_guard_evidence_names_its_guard_and_its_margin() -> None:
     )
     errors, latency = guard_evidence(GUARDS, FROZEN, tallies)
     assert (errors.guard, latency.guard) == ("errors", "latency p99")
+    assert (errors.counted, latency.counted) == ("", "answers slower than the champion's p99 before the release:")
     assert (errors.epochs[0].challenger_events, latency.epochs[0].champion_events) == (1, 3)
 
 

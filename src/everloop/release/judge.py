@@ -155,7 +155,9 @@ def _guard(guard: GuardEvidence, rollout: Canary, limit: float, release: Release
     challenger, champion = (None if rate is None else low + rate * (high - low) for rate in _rates(guard, observed))
     units = int(sum(each.challenger_units for each in guard.epochs))
     said = _percent if {low, high} == {0.0, 1.0} else _number
-    words = f"{_counted(guard.guard)} {said(challenger)} against {said(champion)} in {units:,} challenger requests"
+    words = (
+        f"{guard.counted or guard.guard} {said(challenger)} against {said(champion)} in {units:,} challenger requests"
+    )
     if guard.only_challenger_failed:
         words = (
             f"in shadow it alone failed on {guard.only_challenger_failed:,} rows, the champion alone on "
@@ -195,12 +197,6 @@ def _guard(guard: GuardEvidence, rollout: Canary, limit: float, release: Release
         # Where both arms changed since the baseline was frozen, nothing may be shown any more: that alone is no harm.
         beyond=gap >= guard.margin or bool(guard.silent),
     )
-
-
-def _counted(guard: str) -> str:
-    """What the shares of a guard are shares of, where its name alone would read as a value."""
-    latency, _, quantile = guard.partition("latency ")
-    return guard if latency or not quantile else f"answers slower than the champion's {quantile} before the release:"
 
 
 def _won(guard: GuardEvidence, which: Literal["log_worse", "log_not_worse"]) -> list[float]:

@@ -183,7 +183,11 @@ def guard_evidence(
             )
             for each in tallies
         )
-        found.append(GuardEvidence(guard=guard_name(guard), baseline=rate, margin=guard.margin, epochs=epochs))
+        found.append(
+            GuardEvidence(
+                guard=guard_name(guard), baseline=rate, margin=guard.margin, epochs=epochs, counted=_counted(guard)
+            )
+        )
     return tuple(found)
 
 
@@ -208,7 +212,17 @@ def failed_in_shadow(lake: Lake, release: Release, *, since: datetime) -> tuple[
 def guard_name(guard: Guard) -> str:
     if isinstance(guard, Outcome):
         return f"outcome {guard.name}"
-    return "errors" if isinstance(guard, Errors) else f"latency p{guard.quantile * 100:g}"
+    return "errors" if isinstance(guard, Errors) else f"latency {_quantile(guard)}"
+
+
+def _counted(guard: Guard) -> str:
+    if not isinstance(guard, Latency):
+        return ""
+    return f"answers slower than the champion's {_quantile(guard)} before the release:"
+
+
+def _quantile(guard: Latency) -> str:
+    return f"p{guard.quantile * 100:g}"
 
 
 # Paired shadow answers
