@@ -2,6 +2,7 @@
 rows say; a kill loses what came since the last writing, and it is said how many rows that were.
 """
 
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
@@ -12,19 +13,21 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from everloop.clock import microseconds
 from everloop.errors import ServeError, StoreFull
 from everloop.measure import profile, season, space
 from everloop.measure.profile import PREDICTION, Profile
 from everloop.measure.sketch import Sketch, from_bytes
 from everloop.records import MISSING_INTEGER, Signature
 from everloop.serve import releases
+from everloop.serve import sketches as writing
 from everloop.serve.live import Part
 from everloop.serve.sketches import Held, Sketcher
 from everloop.spec.retrain import Drift
 from everloop.store import sketches
 from everloop.testing.serving import Client, ServedHome, ServerProcess, live_of, signature_of
 from everloop.watch.drift import Against, signals_of
-from everloop.watch.sketched import Sketched
+from everloop.watch.sketched import LATE, Sketched
 from everloop.watch.windows import Window
 
 COLUMNS = {"distance": "number", "items": "integer", "insured": "boolean", "carrier": "text", "note": "text"}
@@ -124,8 +127,8 @@ def test_two_servers_sketches_added_up_say_what_all_rows_say_and_a_killed_one_lo
         reached(lambda: sum(each.rows for each in heads(served)) == 650)
         # What comes just after a writing is lost with the process.
         ask(other, sent(rows, range(650, 700)))
-        reached(lambda: max(rows for rows, _ in sketches.taken(served.home.sketches("made")).values()) == 400)
-        reached(lambda: sum(rows for rows, _ in sketches.taken(served.home.sketches("made")).values()) == 700)
+        reached(lambda: max(each.rows for each in sketches.taken(served.home.sketches("made")).values()) == 400)
+        reached(lambda: sum(each.rows for each in sketches.taken(served.home.sketches("made")).values()) == 700)
         other.kill()
         told = one.told()
         assert told["ready"]
@@ -175,7 +178,9 @@ class Asked:
         self.live.champion.held = Held(1, signature, known, types)
         self.sketcher = Sketcher(self.folder, "1-1")
 
-    def batch(self, rows: Rows, at: Sequence[int], *, role: str = "champion", failed: Sequence[int] = ()) -> None:
+    def batch(
+        self, rows: Rows, at: Sequence[int], *, role: str = "champion", failed: Sequence[int] = (), seconds: int = 300
+    ) -> None:
         names = self.live.reader.names
         values = [tuple(_packable(rows[name][place]) for name in names) for place in range(len(at))]
         part = Part(self.live.champion, role, values, None)
@@ -185,7 +190,7 @@ class Asked:
             part.prediction[list(failed)] = np.nan
             part.failed = list(failed)
         part.answered()
-        self.sketcher.add(part, at, 300)
+        self.sketcher.add(part, at, seconds)
 
     @property
     def heads(self) -> list[sketches.Head]:
@@ -209,6 +214,54 @@ def asked(tmp_path: Path, known: Profile) -> Iterator[Asked]:
         yield made
     finally:
         made.sketcher.close()
+
+
+def test_a_large_sketch_is_whole_when_its_stretch_is_read_though_nobody_asks_anything_more(
+    asked: Asked, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writing, "WRITE_BYTES", 1)  # so that the next writing is hours away
+    now = time.time_ns() // 1000
+    asked.batch(made(10), [now] * 10, seconds=2)
+    reached(lambda: [each.rows for each in asked.heads] == [10])
+    asked.batch(made(5), [now] * 5, seconds=2)
+    reached(lambda: [each.rows for each in asked.heads] == [15])
+    assert timedelta(seconds=writing.SETTLES_SECONDS) == LATE
+
+
+def test_what_a_stretch_that_goes_on_or_is_long_over_costs_is_bounded() -> None:
+    second = writing.WRITE_BYTES
+    assert [writing._wait(20 * second, left) for left in (300.0, 15.0, 0.3, -9.0, -11.0, -1e8)] == [
+        20,
+        15,
+        1,
+        1,
+        20,
+        20,
+    ]
+    assert writing._wait(1, 300.0) == writing.WRITE_SECONDS
+
+
+def test_a_server_that_rested_while_its_count_was_tidied_away_says_what_a_kill_lost(
+    tmp_path: Path, known: Profile
+) -> None:
+    served, rows = home(tmp_path, known), made(60, seed=3)
+    folder = served.home.sketches(served.loop)
+    with served.serve() as server:
+        ask(server, sent(rows, range(20)))
+        reached(lambda: sum(each.rows for each in heads(served)) == 20)
+        (count,) = folder.glob("*.taken")
+        os.utime(count, (1e9, 1e9))
+        for path, _ in sketches.files(folder):
+            path.unlink()  # as years later, when no window asks for them
+        sketches.remove(folder, BEGIN)
+        assert not list(folder.glob("*.taken"))
+        ask(server, sent(rows, range(20, 60)))
+        reached(lambda: sum(each.rows for each in sketches.taken(folder).values()) == 60)
+        server.kill()
+    kept = max((each.sketched for each in heads(served)), default=20)
+    seen = Sketched(folder)
+    lost = seen._lost(*(microseconds(each) for each in (window().since, window().until)))
+    assert kept + lost == 60
 
 
 STRETCH = 300_000_000

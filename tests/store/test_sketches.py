@@ -59,7 +59,7 @@ def test_what_no_window_asks_for_is_removed_with_what_a_kill_left(tmp_path: Path
     old, new = written(tmp_path, head()), written(tmp_path, head(NOON + 5 * MINUTE, tag="1-18"))
     for tag in ("0000001767268800-17", "1-18"):
         taken = Taken(tmp_path, tag)
-        taken.say(7)
+        taken.say(7, 5)
         taken.close()
         os.utime(tmp_path / f"{tag}.taken", (NOON / 1e6, NOON / 1e6))
     half = tmp_path / f".{old.name}.17.abcd"
@@ -69,15 +69,31 @@ def test_what_no_window_asks_for_is_removed_with_what_a_kill_left(tmp_path: Path
     assert sorted(each.name for each in tmp_path.iterdir()) == sorted([new.name, "1-18.taken"])
 
 
+def test_a_process_that_was_silent_for_long_is_counted_when_it_takes_rows_again(tmp_path: Path) -> None:
+    taken = Taken(tmp_path, "1-18")
+    taken.say(7, 5)
+    os.utime(tmp_path / "1-18.taken", (NOON / 1e6, NOON / 1e6))
+    sketches.remove(tmp_path, NOON + 5 * MINUTE)
+    assert sketches.taken(tmp_path) == {}
+    taken.say(9, 7)
+    assert sketches.taken(tmp_path)["1-18"][:2] == (9, 7)
+    taken.close()
+
+
 def test_how_many_rows_were_taken_is_told_and_a_full_disk_ends_nothing(tmp_path: Path) -> None:
     taken = Taken(tmp_path, "1-18")
     assert sketches.taken(tmp_path) == {}
-    taken.say(7)
-    taken.say(1_000)
-    (rows, at) = sketches.taken(tmp_path)["1-18"]
-    assert rows == 1_000
+    taken.say(7, 5)
+    taken.say(1_000, 990)
+    (rows, written, at) = sketches.taken(tmp_path)["1-18"]
+    assert (rows, written) == (1_000, 990)
     assert abs(at / 1e6 - time.time()) < 60
     taken.close()
+    (tmp_path / "1-17.taken").write_bytes(b"%020d" % 12)  # by an everloop of before
+    (tmp_path / "1-16.taken").write_bytes(b"")
+    assert {tag: (each.rows, each.written) for tag, each in sketches.taken(tmp_path).items()} == {
+        "1-18": (1_000, 990), "1-17": (12, 0),
+    }  # fmt: skip
     gone = Taken(tmp_path / "nowhere", "1-18")
-    gone.say(3)
+    gone.say(3, 0)
     gone.close()

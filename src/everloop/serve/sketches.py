@@ -43,7 +43,9 @@ GROUP_ROWS = 512
 """Rows that are sketched in one go: more would hold up the event loop, which shares the interpreter, and memory."""
 WRITE_SECONDS = 1.0
 WRITE_BYTES = 65_536
-"""Written in a second on average, at most: large sketches are written less often."""
+"""Written in a second on average, at most: large sketches are written less often, but for the end of a stretch."""
+SETTLES_SECONDS = 10.0
+"""Whoever reads takes what is on disk so long after a stretch ended (`everloop.watch.sketched.LATE`) for all of it."""
 NOTED_BYTES = 32 * 2**20
 """What waits to be sketched; beyond it the oldest rows are lost, and counted."""
 ROW_BYTES = 16
@@ -218,7 +220,7 @@ class Sketcher:
             self._wake.clear()
             self._full.wait(TURN_SECONDS)
             self._full.clear()
-            self._taken.say(self._count)
+            self._taken.say(self._count, self.rows)
             now = time.monotonic()
             if now - sketched >= SKETCH_SECONDS or self._waiting >= GROUP_ROWS:
                 sketched = now
@@ -331,13 +333,13 @@ class Sketcher:
         self.trouble = None
         self.rows += stretch.unwritten
         stretch.unwritten = 0
-        stretch.next = time.monotonic() + max(WRITE_SECONDS, len(data) / WRITE_BYTES)
+        stretch.next = time.monotonic() + _wait(len(data), stretch.until / 1e6 - time.time())
 
     # What others ask of it
 
     def flush(self) -> None:
         """Write all that was taken. Raises StoreError; what was not written waits on."""
-        self._taken.say(self._count)
+        self._taken.say(self._count, self.rows)
         with self._making:
             self._sketch()
             self._write(time.monotonic(), all_of_them=True)
@@ -355,6 +357,16 @@ class Sketcher:
         except StoreError:
             self.lost_rows += sum(each.unwritten for each in self._open.values())
         self._taken.close()
+
+
+def _wait(size: int, left: float) -> float:
+    """Seconds until a stretch may be written again that has so many bytes, and so many seconds left.
+
+    When it ends, and a little after for answers that were slow, it is written however large it is, though nobody should
+    ask anything more: it would be judged without its last rows. A replay lives long ago: there nothing ends just now.
+    """
+    usual = max(WRITE_SECONDS, size / WRITE_BYTES)
+    return min(usual, max(WRITE_SECONDS, left)) if left > -SETTLES_SECONDS else usual
 
 
 def grouped(notes: Iterable[Note]) -> list[list[Note]]:

@@ -4,7 +4,7 @@ A file is never changed. While its stretch goes on a process writes one more tha
 before: what is removed soon never reaches the disk, where a file that is replaced would be forced to it. Whoever reads
 takes the fullest of one stretch, and adds up those of many processes and stretches.
 ``<begin>-<minutes>m-v<version>-<tag>-<number>.sketch``: `MAGIC`, then two frames as in a segment. Beside them each
-process keeps in ``<tag>.taken`` how many rows it has taken, so that it can be said how many a kill has lost.
+process keeps in ``<tag>.taken`` how many rows it has taken and written, so that it can be said how many a kill has lost.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 
@@ -100,12 +101,22 @@ def read(path: Path) -> tuple[Head, bytes]:
     return head, _payload(path, data, place)[0]
 
 
-def taken(folder: Path) -> dict[str, tuple[int, int]]:
-    """By the tag of each process how many rows it has taken, and when it said so last, in microseconds since 1970."""
-    found: dict[str, tuple[int, int]] = {}
+class Count(NamedTuple):
+    """What one process has said: rows that it took, and of these the ones that were in sketches, tidied away by now or not."""
+
+    rows: int
+    written: int
+    at: int
+    """When it said so last, in microseconds since 1970."""
+
+
+def taken(folder: Path) -> dict[str, Count]:
+    """By the tag of each process."""
+    found: dict[str, Count] = {}
     for path in folder.glob(f"*{TAKEN}"):
         with suppress(OSError, ValueError):
-            found[path.name.removesuffix(TAKEN)] = int(path.read_bytes()), path.stat().st_mtime_ns // 1000
+            rows, *written = map(int, path.read_bytes().split())
+            found[path.name.removesuffix(TAKEN)] = Count(rows, sum(written), path.stat().st_mtime_ns // 1000)
     return found
 
 
@@ -150,17 +161,23 @@ class Taken:
     def __init__(self, folder: Path, tag: str) -> None:
         self._path = folder / f"{tag}{TAKEN}"
         self._descriptor = -1
-        self._said = 0
+        self._said = 0, 0
 
-    def say(self, rows: int) -> None:
+    def say(self, rows: int, written: int) -> None:
         """Never raises: a full disk must not end the serving."""
-        if rows == self._said:
+        if (rows, written) == self._said:
             return
         with suppress(OSError):
-            if self._descriptor < 0:
-                self._descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT, 0o644)
-            os.pwrite(self._descriptor, b"%020d" % rows, 0)
-            self._said = rows
+            self._put(rows, written)
+            if os.fstat(self._descriptor).st_nlink == 0:  # it was silent for so long that somebody tidied its file away
+                self.close()
+                self._put(rows, written)
+            self._said = rows, written
+
+    def _put(self, rows: int, written: int) -> None:
+        if self._descriptor < 0:
+            self._descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT, 0o644)
+        os.pwrite(self._descriptor, b"%020d %020d" % (rows, written), 0)
 
     def close(self) -> None:
         if self._descriptor >= 0:

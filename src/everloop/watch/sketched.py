@@ -258,11 +258,11 @@ class Sketched:
             for tag, _, _, _, count in (each.part, *each.parts):
                 sketched[tag] = max(sketched.get(tag, 0), count)
         taken = sketches.taken(self.folder)
-        latest = max([until, *(at for _, at in taken.values())])
+        latest = max([until, *(each.at for each in taken.values())])
         return sum(
-            max(0, rows - sketched.get(tag, 0))
-            for tag, (rows, at) in taken.items()
-            if since <= at < until and at < latest - SETTLED
+            max(0, each.rows - max(each.written, sketched.get(tag, 0)))
+            for tag, each in taken.items()
+            if since <= each.at < until and each.at < latest - SETTLED
         )
 
 
