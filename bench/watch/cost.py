@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from everloop.loop import tables
 from everloop.measure import drift, profile, space
 from everloop.measure.carried import carried
+from everloop.measure.comparison import compare
 from everloop.measure.sketch import Sketch
 from everloop.records import InputColumn, Signature
 from everloop.spec.retrain import Drift
@@ -54,7 +55,7 @@ def table(random: np.random.Generator, rows: int, *, columns: int = 20, moved: b
 
 def report(reference: profile.Profile, current: Table) -> list[str]:
     now = profile.build(current, like=reference)
-    compared = profile.compare(reference, now)
+    compared = compare(reference, now)
     drift.signals(compared)
     return [
         str(each)
@@ -148,7 +149,7 @@ def a_prediction(rows: int, rounds: int) -> list[Row]:
     def watched() -> None:
         sketch = Sketch()
         sketch.update(now, like=reference)
-        profile.compare(reference, sketch.profile(like=reference))
+        compare(reference, sketch.profile(like=reference))
 
     return [
         Row(

@@ -20,8 +20,8 @@ from scipy.special import ndtr, ndtri
 
 from everloop.measure import drift, habit
 from everloop.measure.calibration import Calibration
+from everloop.measure.comparison import LEAST_PER_BIN
 from everloop.measure.drift import CALIBRATION_DAYS, Signal
-from everloop.measure.profile import LEAST_PER_BIN
 from everloop.watch import history
 from everloop.watch.history import History
 from everloop.watch.windows import LEAST_ROWS, Window

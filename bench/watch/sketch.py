@@ -14,6 +14,7 @@ from bench.watch.parts import Part
 from numpy.typing import NDArray
 
 from everloop.measure import profile
+from everloop.measure.comparison import compare
 from everloop.measure.distance import psi
 from everloop.measure.sketch import Sketch, from_bytes, to_bytes
 
@@ -68,7 +69,7 @@ def errors(
                 then, now = drawn(random, shape, rows, 0.0), drawn(random, shape, rows, shift)
                 reference = profile.build({"x": then}) if live else merged(then).profile()
                 here = merged(now, reference if live else None)
-                found = profile.compare(reference, here.profile(like=reference))[0]
+                found = compare(reference, here.profile(like=reference))[0]
                 true_ks, true_psi = exact(then, now)
                 ks.append(abs((found.ks or 0.0) - true_ks))
                 moved.append(abs(found.psi - true_psi) / (true_psi if relative else 1.0))
@@ -113,6 +114,6 @@ def in_bins(seeds: int) -> float:
             each = Sketch()
             each.update({"x": shard}, like=reference)
             whole.merge(each)
-        sketched = profile.compare(reference, whole.profile(like=reference))[0].psi
-        found.append(abs(sketched - profile.compare(reference, profile.build({"x": now}, like=reference))[0].psi))
+        sketched = compare(reference, whole.profile(like=reference))[0].psi
+        found.append(abs(sketched - compare(reference, profile.build({"x": now}, like=reference))[0].psi))
     return max(found)

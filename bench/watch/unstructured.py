@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from scipy.stats import ks_2samp
 
 from everloop.measure import drift, profile, space
+from everloop.measure.comparison import compare
 from everloop.measure.profile import Profile
 
 TOPICS, ROWS, TRAINED = 30, 1_000, 4_000
@@ -65,7 +66,7 @@ def window(held: Profile, drawn: Drawn, random: np.random.Generator) -> tuple[tu
     values = drawn(random, ROWS)
     points = values if values.dtype == object else space.summary(values)
     columns = space.replaced({"body": points}, held.spaces)
-    return drift.signals(profile.compare(held, profile.build(columns, like=held))), columns["body (distance)"]
+    return drift.signals(compare(held, profile.build(columns, like=held))), columns["body (distance)"]
 
 
 def part(*, quick: bool = False) -> Part:

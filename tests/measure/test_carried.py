@@ -7,6 +7,7 @@ from scipy.stats import chi2_contingency, wasserstein_distance
 
 from everloop.measure import profile
 from everloop.measure.carried import carried
+from everloop.measure.comparison import compare
 from everloop.measure.distance import chi_square, jensen_shannon
 from everloop.measure.sketch import CategorySketch, Sketch
 
@@ -20,7 +21,7 @@ def test_distances_agree_with_their_definitions() -> None:
     assert found == pytest.approx(expected.statistic)
     assert freedom == expected.dof
     a, b = random.normal(0, 2, 20_000), random.normal(1, 2, 20_000)
-    (compared,) = profile.compare(profile.build({"x": a}), profile.build({"x": b}))
+    (compared,) = compare(profile.build({"x": a}), profile.build({"x": b}))
     assert compared.wasserstein == pytest.approx(wasserstein_distance(a, b) / a.std(), rel=0.03)
     assert compared.outliers < 0.03
 

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from scipy.stats import norm
 
 from everloop.measure import drift, profile
+from everloop.measure.comparison import compare
 from everloop.measure.distance import counts_from_quantiles, ks, psi
 from everloop.records import MISSING_INTEGER, MISSING_TEXT, decode, encode
 
@@ -194,8 +195,8 @@ def test_a_profile_that_was_built_alone_compares_nearly_as_well() -> None:
     names = np.array([f"v{index}" for index in range(40)], dtype=object)
     reference = profile.build({"x": random.normal(0, 1, 20_000), "t": names[random.zipf(1.5, 20_000) % 40]})
     now = {"x": random.normal(0.4, 1, 20_000), "t": names[random.zipf(1.8, 20_000) % 40]}
-    like = profile.compare(reference, profile.build(now, like=reference))
-    alone = profile.compare(reference, profile.build(now))
+    like = compare(reference, profile.build(now, like=reference))
+    alone = compare(reference, profile.build(now))
     for one, other in zip(like, alone, strict=True):
         assert one.psi == pytest.approx(other.psi, rel=0.1)
         assert one.bins == other.bins
@@ -207,7 +208,7 @@ def test_small_windows_get_fewer_bins() -> None:
     reference = profile.build({"x": random.normal(0, 1, 5_000), "c": random.integers(0, 2, 5_000)})
     for n, bins in ((50, 2), (100, 3), (1_000, 10)):
         now = profile.build({"x": random.normal(0, 1, n), "c": random.integers(0, 2, n)}, like=reference)
-        found = profile.compare(reference, now)
+        found = compare(reference, now)
         assert found[0].bins == bins
         assert found[1].bins == 2
         assert found[0].psi < 0.3

@@ -6,6 +6,7 @@ from numpy.typing import NDArray
 
 from everloop.measure import habit, profile, season
 from everloop.measure.calibration import calibrate_blocks
+from everloop.measure.comparison import compare
 from everloop.measure.distance import psi
 from everloop.records import decode, encode
 
@@ -54,7 +55,7 @@ def test_windows_of_training_days_look_like_windows_of_quiet_days(mood: float) -
         assert found.signals == ("x", "x (missing)")
         later = table(mood, seed=seed + 100)[0]["x"]
         apart = [
-            profile.compare(made, profile.build({"x": later[begin : begin + 100]}, like=made))[0].psi
+            compare(made, profile.build({"x": later[begin : begin + 100]}, like=made))[0].psi
             for begin in range(0, ROWS * DAYS, 100)
         ]
         both = np.minimum(apart, [apart[0], *apart[:-1]]).reshape(DAYS, 4).max(axis=1)

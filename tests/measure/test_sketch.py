@@ -6,6 +6,7 @@ from numpy.typing import NDArray
 
 from everloop.measure import profile, sketch
 from everloop.measure.coded import Coded
+from everloop.measure.comparison import compare
 from everloop.measure.distance import psi
 from everloop.measure.profile import Profile
 from everloop.measure.sketch import CategorySketch, Sketch
@@ -47,7 +48,7 @@ def test_merged_shards_are_within_the_promised_error_of_exact(shift: float) -> N
     for seed in range(5):
         random = np.random.default_rng(seed)
         one, other = random.lognormal(0, 1, 30_000), random.lognormal(shift, 1, 30_000)
-        found = profile.compare(
+        found = compare(
             merged_numbers(one).profile(), merged_numbers(other).profile(like=merged_numbers(one).profile())
         )[0]
         edges = np.quantile(one, np.arange(1, 10) / 10, method="inverted_cdf")
@@ -86,7 +87,7 @@ def test_the_distance_of_two_profiles_is_that_of_all_rows(shift: float) -> None:
             (random.poisson(4, 20_000).astype(float), random.poisson(4 * (1 + shift), 20_000).astype(float)),
         ):
             reference = profile.build({"x": one})
-            found = profile.compare(reference, profile.build({"x": other}, like=reference))[0].ks
+            found = compare(reference, profile.build({"x": other}, like=reference))[0].ks
             assert found == pytest.approx(exact_ks(one, other), abs=0.0015 if one[0] != int(one[0]) else 0.0026)
 
 
@@ -130,7 +131,7 @@ def test_a_sketch_without_a_reference_keeps_the_values_that_matter() -> None:
     alone, exact = merged(now).profile(), profile.build(now)
     assert alone.columns["text"].values[:5] == exact.columns["text"].values[:5]
     assert alone.columns["flag"].values == exact.columns["flag"].values
-    found = {each.column: each for each in profile.compare(exact, alone)}
+    found = {each.column: each for each in compare(exact, alone)}
     assert all(each.psi < 0.01 for each in found.values())
 
 

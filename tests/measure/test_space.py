@@ -8,6 +8,7 @@ import pytest
 from numpy.typing import NDArray
 
 from everloop.measure import drift, profile, space
+from everloop.measure.comparison import compare
 from everloop.measure.profile import Profile
 from everloop.records import MISSING_TEXT
 
@@ -44,7 +45,7 @@ def reference(columns: dict[str, NDArray[Any]], arrays: dict[str, NDArray[Any]])
 
 def seen(held: Profile, columns: dict[str, NDArray[Any]]) -> tuple[drift.Signal, ...]:
     now = profile.build(space.replaced(columns, held.spaces), like=held)
-    return drift.signals(profile.compare(held, now))
+    return drift.signals(compare(held, now))
 
 
 def alarms(held: Profile, before: dict[str, Any], now: dict[str, Any]) -> set[tuple[str, str]]:
@@ -95,7 +96,7 @@ def test_names_of_things_are_categories_and_sentences_are_not() -> None:
 
 def test_a_trigger_on_the_column_watches_what_follows_from_it(held: Profile) -> None:
     now = profile.build(space.replaced({"body": texts(np.random.default_rng(6), 500)}, held.spaces), like=held)
-    found = drift.signals(profile.compare(held, now), columns=["body"])
+    found = drift.signals(compare(held, now), columns=["body"])
     assert {each.column for each in found} == {"body (cluster)", "body (distance)", "body (length)"}
 
 

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from everloop.clock import microseconds
 from everloop.errors import ServeError, StoreFull
 from everloop.measure import profile, season, space
+from everloop.measure.comparison import compare
 from everloop.measure.profile import PREDICTION, Profile
 from everloop.measure.sketch import Sketch, from_bytes
 from everloop.records import MISSING_INTEGER, Signature
@@ -156,7 +157,7 @@ def test_two_servers_sketches_added_up_say_what_all_rows_say_and_a_killed_one_lo
     assert seen.profile.columns[PREDICTION].counts[: len(answers)] == pytest.approx(
         profile.build({PREDICTION: np.array(answers)}, like=known).columns[PREDICTION].counts, abs=kept - 650
     )
-    (exactly,) = (each for each in profile.compare(known, exact) if each.column == "distance")
+    (exactly,) = (each for each in compare(known, exact) if each.column == "distance")
     moved = {each.name: each for each in signals_of(known, seen, Drift())}
     assert moved["distance"].psi == pytest.approx(exactly.psi)
     assert exactly.ks is not None
@@ -425,7 +426,7 @@ def test_pictures_are_sketched_by_what_drift_is_seen_in(tmp_path: Path) -> None:
         ask(server, [{"photo": each.tolist()} for each in dark], at_once=20)
         reached(lambda: sum(each.rows for each in heads(served)) == 60)
     seen = Sketched(served.home.sketches("made")).observed(window(), against(known), known)
-    (far,) = (each for each in profile.compare(known, seen.profile) if each.column == "photo (distance)")
+    (far,) = (each for each in compare(known, seen.profile) if each.column == "photo (distance)")
     assert far.novel == 1.0
     exact = profile.build(space.replaced({"photo": space.summary(dark)}, known.spaces), like=known).columns
     assert seen.profile.columns["photo (cluster)"].value_counts == exact["photo (cluster)"].value_counts

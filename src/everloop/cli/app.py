@@ -6,18 +6,15 @@ or a job; 6 a package; 7 the server; 8 a release; 9 a durable run; 10 storage; 1
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from everloop.cli import alerting, backtesting, dividing, keeping, keying, watching
-from everloop.cli.extras import EXTRAS
+from everloop.cli import alerting, backtesting, dividing, ended, keeping, keying, watching
 from everloop.cli.options import DEFAULT_HOME, AsJson, Env, HomeFolder, LoopName
-from everloop.errors import EverloopError
 
 app = typer.Typer(
     name="everloop",
@@ -390,45 +387,7 @@ def batch(
 def run_app(arguments: list[str] | None = None) -> int:
     """The exit code of a command line, with mistakes told in one line."""
     given = sys.argv[1:] if arguments is None else arguments
-    try:
-        ended = app(args=given, standalone_mode=False)
-        if ended == 130:  # the command line takes an interrupt for itself and gives back what to end with
-            raise KeyboardInterrupt
-        return ended if isinstance(ended, int) else 0
-    except EverloopError as error:
-        _tell(f"{type(error).__name__}: {error}", error.exit_code, "--json" in given)
-        return error.exit_code
-    except (KeyboardInterrupt, typer.Abort):
-        _tell("interrupted", 130, "--json" in given)
-        return 130
-    except BrokenPipeError:  # whoever read this has seen enough; the last flush must not fail as well
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
-    except OSError as error:
-        _tell(f"{error.filename or 'A file'} cannot be used: {error.strerror or error}.", 10, "--json" in given)
-        return 10
-    except ModuleNotFoundError as error:
-        extra = EXTRAS.get((error.name or "").partition(".")[0])
-        if extra is None:
-            raise
-        _tell(
-            f"This command needs {error.name}; install it with pip install 'everloop[{extra}]'.", 1, "--json" in given
-        )
-        return 1
-    except Exception as error:
-        show = getattr(error, "show", None)  # the command line's own mistakes know how to show themselves
-        if show is None:
-            raise
-        show()
-        return int(getattr(error, "exit_code", 2))
-
-
-def _tell(message: str, code: int, as_json: bool) -> None:
-    if as_json:
-        value: dict[str, Any] = {"error": message, "exit_code": code}
-        print(json.dumps(value))
-    else:
-        print(message, file=sys.stderr)
+    return ended.code_of(lambda: app(args=given, standalone_mode=False), as_json="--json" in given)
 
 
 def run_and_exit() -> None:

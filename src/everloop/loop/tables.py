@@ -18,7 +18,9 @@ from everloop.errors import DataError
 from everloop.measure import drift, profile, space
 from everloop.measure.carried import Carried, carried
 from everloop.measure.coded import Coded, Values
-from everloop.measure.profile import ColumnComparison, ColumnProfile
+from everloop.measure.comparison import ColumnComparison, counts_in
+from everloop.measure.comparison import compare as compared
+from everloop.measure.profile import ColumnProfile
 from everloop.records import MISSING_INTEGER, ColumnType
 from everloop.watch.observed import values_of
 
@@ -202,9 +204,7 @@ def _compared(before: pl.DataFrame, now: pl.DataFrame) -> list[tuple[ColumnCompa
     plain = {name: values for name, values in columns.items() if name not in spaces}
     reference = profile.with_spaces(profile.build(plain), spaces, later)
     seen = profile.build(space.replaced(current, spaces), like=reference)
-    return [
-        (each, reference.columns[each.column], seen.columns[each.column]) for each in profile.compare(reference, seen)
-    ]
+    return [(each, reference.columns[each.column], seen.columns[each.column]) for each in compared(reference, seen)]
 
 
 def _floats(values: Any) -> Any:
@@ -243,7 +243,7 @@ def _shares(before: ColumnProfile, now: ColumnProfile) -> tuple[tuple[str, float
     if before.kind == "number":
         edges = [f"{each:.4g}" for each in before.edges]
         names = [f"≤ {edges[0]}", *(f"≤ {each}" for each in edges[1:]), f"> {edges[-1]}"] if edges else ["all"]
-        then, here = before.counts, profile.counts_in(now, before.edges).tolist()
+        then, here = before.counts, counts_in(now, before.edges).tolist()
     else:
         names, then, here = list(before.values[:9]), before.value_counts[:9], list(now.value_counts[:9])
         names.append("others")

@@ -9,7 +9,8 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from everloop.measure.profile import ColumnProfile, counts_in
+from everloop.measure.comparison import counts_in
+from everloop.measure.profile import ColumnProfile
 
 MOST = 3
 

@@ -15,8 +15,9 @@ from typing import Literal
 from scipy.special import chdtri, kolmogi, ndtri
 
 from everloop.measure.calibration import DAY, Calibration, calibrate
+from everloop.measure.comparison import ColumnComparison, compare
 from everloop.measure.distance import ks, psi
-from everloop.measure.profile import NOVEL, ColumnComparison, Profile, compare
+from everloop.measure.profile import NOVEL, Profile
 
 __all__ = [
     "Calibration",

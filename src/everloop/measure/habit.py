@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from everloop.measure.profile import LEAST_PER_BIN, MOST_CATEGORY_BINS, ColumnProfile, Profile, group_of, places
+from everloop.measure.comparison import LEAST_PER_BIN, MOST_CATEGORY_BINS, group_of
+from everloop.measure.profile import ColumnProfile, Profile, places
 from everloop.measure.season import DAY, width_of
 
 Floats = NDArray[np.float64]

@@ -17,9 +17,9 @@ import numpy as np
 
 from everloop.measure import drift as measure
 from everloop.measure import habit, season
-from everloop.measure import profile as profiles
 from everloop.measure.calibration import Calibration
 from everloop.measure.carried import Carried, carried
+from everloop.measure.comparison import compare
 from everloop.measure.drift import ColumnAlarm, Signal
 from everloop.measure.profile import ColumnProfile, Profile
 from everloop.records import Signature
@@ -268,7 +268,7 @@ def _column(alarm: ColumnAlarm, signal: Signal, then: Mapping[str, ColumnProfile
 
 def signals_of(reference: Profile, seen: Observed, trigger: Drift) -> tuple[Signal, ...]:
     """Everything that a trigger watches in one window, against the reference for the window's hours."""
-    compared = profiles.compare(season.expected(reference, seen.weights), seen.profile)
+    compared = compare(season.expected(reference, seen.weights), seen.profile)
     return measure.signals(compared, columns=trigger.columns, clumping=seen.values, missing_clumping=seen.missing)
 
 
