@@ -109,6 +109,16 @@ def test_a_pattern_that_reaches_into_a_table_is_told_what_to_write(tmp_path: Pat
         sources.files(Parquet("parted/**/*.parquet", key="id", event_time="at"), tmp_path)
 
 
+def test_a_folder_that_is_no_table_is_told_from_nothing(tmp_path: Path) -> None:
+    (tmp_path / "parcels.parquet").mkdir()
+    rows(0, 5).write_parquet(tmp_path / "parcels.parquet" / "part-0.parquet")
+    folder = Parquet("parcels.parquet", key="id", event_time="at")
+    with pytest.raises(DataError, match=r'names the folder .*, not files; write "parcels.parquet/\*.parquet"'):
+        sources.schema_of(folder, tmp_path)
+    inside = Parquet("parcels.parquet/*.parquet", key="id", event_time="at")
+    assert len(sources.files(inside, tmp_path)) == 1
+
+
 def test_a_table_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     written(tmp_path, rows(0, 30))
     for each in (tmp_path / "parcels" / "_delta_log").iterdir():

@@ -94,6 +94,13 @@ def schema_of(source: Source, folder: Path) -> dict[str, ColumnType]:
     """
     found = files(source, folder)
     if not found:
+        inside = next((each for each in places(source, folder) if os.path.isdir(each)), None)  # noqa: PTH112
+        if inside is not None:
+            within = (
+                Path(os.path.relpath(inside, folder))
+                / f"*{PARQUET if isinstance(source, Parquet) else '.csv' if isinstance(source, Csv) else '.jsonl'}"
+            )
+            raise DataError(f'{source.path!r} names the folder {inside}, not files; write "{within}" for those in it.')
         raise DataError(f"No file matches {source.path!r} in {folder}. Correct the path, or put the first file there.")
     chosen = found if len(found) <= HEADS else found[: HEADS // 2] + found[-HEADS // 2 :]
     types: dict[str, ColumnType] = {}

@@ -159,8 +159,10 @@ class Made:
             where = f"{name} of candidate {self._candidate.name[:16]}… (version {self.version.number})"
             try:
                 content = (self._candidate / name).read_bytes()
+            except FileNotFoundError:
+                raise NotFound(f"{where} is gone; put it back from a backup of the home") from None
             except OSError as error:
-                raise NotFound(f"{where} is gone ({error.strerror}); put it back from a backup of the home") from error
+                raise NotFound(f"{where} cannot be read ({error.strerror}); look at its rights and its disk") from error
             if digest_of(content) != self._kept[sealed]:
                 raise PackageTampered(
                     f"{where} is not the one that was sealed; put that one back from a backup of the home"

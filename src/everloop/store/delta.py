@@ -118,7 +118,8 @@ def _listing(folder: Path, version: int | None) -> _Listing:
             "Purge or rewrite it, or read a copy in Parquet."
         )
     found = pl.DataFrame(added)
-    partitions = found["partition"].struct.unnest() if parted and len(found) else pl.DataFrame()
+    told = "partition" if "partition" in found.columns else "partition_values"  # as deltalake called it before
+    partitions = found[told].struct.unnest() if parted and len(found) else pl.DataFrame()
     rows = {unquote(path): place for place, path in enumerate(found["path"].to_list())}
     return _Listing(int(table.version()), parted, rows, partitions)
 
