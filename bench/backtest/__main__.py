@@ -19,7 +19,7 @@ from bench.backtest.parts import Part
 
 from bench import rows as table
 
-PARTS = ("reproduce", "words", "sharing", "overhead", "halves", "killed")
+PARTS = ("reproduce", "words", "sharing", "overhead", "memory", "halves", "killed")
 """Each is a module here with ``part(quick=)``."""
 RESULTS = Path(__file__).parents[1] / "results" / "backtest.json"
 

@@ -10,7 +10,7 @@ import polars as pl
 import pytest
 from deltalake import write_deltalake
 
-from everloop.loop.backtest import timeline
+from everloop.loop.backtest import pieces
 from everloop.spec.load import load
 from everloop.spec.retrain import Every, Manual
 from known_world import World, made, rows
@@ -29,16 +29,17 @@ def test_commits_that_overlap_and_partitions_change_nothing(tmp_path: Path, monk
         write_deltalake(table.folder / "history", part.to_arrow(), mode="append", partition_by=["group"])
     (table.folder / "rows.parquet").unlink()
     table = World(folder=table.folder, declaration=load(table.folder / "made.py"))
-    monkeypatch.setattr(timeline, "CHUNK", 100)
+    monkeypatch.setattr(pieces, "CHUNK", 100)
+    monkeypatch.setattr("everloop.loop.backtest.timeline.CHUNK", 100)
     largest = list[int]()
-    whole = timeline._in_order
+    whole = pieces.in_order
 
-    def watched(group: Sequence[timeline._Piece]) -> Iterator[pl.DataFrame]:
+    def watched(group: Sequence[pieces.Piece]) -> Iterator[pl.DataFrame]:
         for each in whole(group):
             largest.append(len(each))
             yield each
 
-    monkeypatch.setattr(timeline, "_in_order", watched)
+    monkeypatch.setattr("everloop.loop.backtest.timeline.in_order", watched)
     found = []
     for world in (plain, table):
         policies = [world.policy(Manual()), world.policy(Every(timedelta(days=14)))]

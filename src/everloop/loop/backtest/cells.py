@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -53,6 +53,19 @@ def added_up(metric: Metric, loss: float, rows: int) -> float | None:
     if isinstance(metric, RootMeanSquaredError):
         return math.sqrt(loss)
     return 1 - loss if isinstance(metric, Accuracy) else loss
+
+
+def moves(metric: Metric, parts: Sequence[tuple[float, int]]) -> list[float]:
+    """How each part moves the score of all: the sum of its rows' influences (`measure.metrics.influence`).
+
+    ``parts``: mean loss and rows of each; for a metric that `added_up` knows.
+    """
+    count = sum(rows for _, rows in parts)
+    mean = sum(rows * loss for loss, rows in parts) / max(count, 1)
+    apart = [rows * (loss - mean) for loss, rows in parts]
+    if isinstance(metric, RootMeanSquaredError):
+        return [each / (2 * math.sqrt(mean)) if mean > 0 else 0.0 for each in apart]
+    return [-each for each in apart] if isinstance(metric, Accuracy) else apart
 
 
 def errors(

@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from everloop.errors import StoreError, TrainError
 from everloop.loop.backtest.asks import Ask, AskAnswers, AskCells, AskFit, AskProfile, SeasonAsked
+from everloop.loop.backtest.mapped import read_array
 from everloop.loop.backtest.post import Post
 from everloop.loop.backtest.result import Cell, FitName
 from everloop.loop.backtest.worker import RECORD, cells_of, fit_folder
@@ -165,7 +166,7 @@ class Fits:
         if key not in self._arrays:
             path = fit_folder(self._cache, fit) / f"{low}-{high}.npy"
             try:
-                made = np.load(path)
+                made = read_array(path)
             except (ValueError, EOFError, OSError):
                 raise StoreError(
                     f"The answers of a fit in {path} are damaged; delete {path.parent}, and only this fit is made again."

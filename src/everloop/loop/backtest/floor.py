@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from everloop.loop.backtest.cells import cell, positive, scored
+from everloop.loop.backtest.cells import added_up, cell, positive, scored, together
 from everloop.loop.backtest.result import Floor
 from everloop.loop.backtest.world import MICROSECOND, World
 
@@ -26,6 +26,7 @@ def floor(world: World) -> Floor:
     truths: list[Array] = []
     answers: list[Array] = []
     edges = world.grid.places
+    adds = added_up(resolved.score, 0.0, 1) is not None
     for low, high in pairwise(edges):
         places, truth = line.truths(low, high)
         times = np.asarray(line.times[places])
@@ -34,8 +35,12 @@ def floor(world: World) -> Floor:
         values = np.asarray(line.target[world.known[np.maximum(newest, 0)]])
         said = _as_answers(values, newest < 0, len(resolved.classes), regression=resolved.task == "regression")
         cells.append(cell(resolved, truth, said, rows=world.raw(low, high, places)))
-        truths.append(truth)
-        answers.append(said)
+        if not adds:
+            truths.append(truth)
+            answers.append(said)
+    if adds:
+        loss, rows, _ = together(cells)
+        return Floor(windows=tuple(cells), score=added_up(resolved.score, loss, rows))
     low, high = edges[0], edges[-1]
     places, _ = line.truths(low, high)
     whole = scored(

@@ -159,7 +159,6 @@ class Backtest:
     def policies(self) -> tuple[Policy, ...]:
         """Those that are compared when nobody names any."""
         times = self.timeline.label_times
-        target = np.asarray(self.timeline.target[self.timeline.labelled], dtype=np.float64)
         every = self.setting.windows
         assert every is not None
         return choices.usual(
@@ -168,7 +167,7 @@ class Backtest:
             span=self.span,
             rows=len(times),
             metric=self.resolved.score,
-            spread=float(target.std()),
+            spread=self.timeline.about.spread,
         )
 
     @property

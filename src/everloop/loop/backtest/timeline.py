@@ -1,12 +1,13 @@
 """A history in event order, rendered once and kept on disk, read in slices by everybody who fits on it.
 
 What a fit of the loop would see of a row is calculated here once: its features, its label. Of a large history a slice
-costs the memory of its rows; what grows with the whole is 40 bytes a row. Decides nothing, and knows no windows: who may
-look at which row is the simulation's business.
+costs the memory of its rows, and nothing that is held grows with the whole. Decides nothing, and knows no windows: who
+may look at which row is the simulation's business.
 """
 
 from __future__ import annotations
 
+import math
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -25,6 +26,8 @@ from everloop.data.features import render
 from everloop.data.snapshot import label_type
 from everloop.data.sources import EVENT_TIME, KEY
 from everloop.errors import DataError
+from everloop.loop.backtest.mapped import Columns, mapped
+from everloop.loop.backtest.pieces import CHUNK, HASH, Piece, drop_repeated, in_order, overlapping
 from everloop.package.build import columns_of
 from everloop.records import digest_of, encode
 from everloop.spec import codec
@@ -37,14 +40,14 @@ from everloop.train.labels import to_target
 Array = npt.NDArray[Any]
 Integers = npt.NDArray[np.int64]
 
-FORMAT = 1
-CHUNK = 200_000
-"""Rows of a Parquet file that are read together."""
+FORMAT = 2
 IN_MEMORY = 256 << 20
 """A history of at most so many bytes is held in memory, by each process; of a larger one what is asked for."""
 FEATURE, RAW = "f.", "r."
 """Before the names of rendered features and of raw columns in a part."""
-TIMES, TARGET, KEYS, ABOUT = "times.npy", "target.npy", "keys.npy", "about.json"
+TIMES, TARGET, KEYS, LABELLED, LABEL_TIMES = "times", "target", "keys", "labelled", "label-times"
+"""Mapped columns."""
+ABOUT = "about.json"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,6 +61,9 @@ class About:
     """Rows that failed the declared checks."""
     repeated: int
     """Rows whose key had come before."""
+    spread: float
+    """The standard deviation of the labels, of a class index or a value."""
+    regression: bool
     parts: tuple[str, ...]
     starts: tuple[int, ...]
     """The place of each part's first row."""
@@ -84,18 +90,14 @@ class Timeline:
     @classmethod
     def open(cls, folder: Path) -> Timeline:
         about = msgspec.json.decode((folder / ABOUT).read_bytes(), type=About)
-        # As plain arrays over the mapped file: memmap's own class makes every small look-up ten times as dear.
-        times = np.asarray(np.load(folder / TIMES, mmap_mode="r"))
-        target = np.asarray(np.load(folder / TARGET, mmap_mode="r"))
-        known = np.flatnonzero(np.isfinite(target) if target.dtype.kind == "f" else target >= 0)
         return cls(
             folder=folder,
             about=about,
-            times=times,
-            target=target,
-            keys=np.asarray(np.load(folder / KEYS, mmap_mode="r")),
-            labelled=known,
-            label_times=times[known],
+            times=mapped(folder / TIMES, np.int64),
+            target=mapped(folder / TARGET, np.float64 if about.regression else np.int64),
+            keys=mapped(folder / KEYS, np.uint64),
+            labelled=mapped(folder / LABELLED, np.int64),
+            label_times=mapped(folder / LABEL_TIMES, np.int64),
         )
 
     def __len__(self) -> int:
@@ -206,7 +208,7 @@ def kept_columns(resolved: Resolved, also: Sequence[str] = ()) -> list[str]:
 
 
 def _write(resolved: Resolved, files: Sequence[Path], folder: Path, digest: str, kept: Sequence[str]) -> None:
-    pieces: list[_Piece] = []
+    pieces: list[Piece] = []
     put_aside = 0
     for rows in _chunks(resolved, files):
         sound = rows.filter(_sound(resolved, rows))
@@ -217,34 +219,43 @@ def _write(resolved: Resolved, files: Sequence[Path], folder: Path, digest: str,
         raise DataError(
             f"{resolved.loop.source.path!r} holds no rows that pass the checks; a backtest needs a history."
         )
-    repeated = _drop_repeated(pieces)
+    repeated = drop_repeated(pieces)
     starts: list[int] = []
     names: list[str] = []
-    times: list[Array] = []
-    targets: list[Array] = []
-    keys: list[Array] = []
-    count = 0
-    for frame in (each for group in _overlapping(pieces) for each in _in_order(group) if len(each)):
-        name = f"part-{len(names):06d}.arrow"
-        frame.select(c for c in frame.columns if c.startswith((FEATURE, RAW))).write_ipc(folder / name)
-        names.append(name)
-        starts.append(count)
-        count += len(frame)
-        times.append(frame[EVENT_TIME].dt.epoch("us").to_numpy())
-        targets.append(_target(resolved, frame["_label"]))
-        keys.append(frame[KEY].hash(seed=0).to_numpy())
-    target = np.concatenate(targets)
-    labelled = int(np.isfinite(target).sum() if target.dtype.kind == "f" else (target >= 0).sum())
+    regression = resolved.task == "regression"
+    count = labelled = 0
+    mean = squares = 0.0
+    """Of the labels so far: their mean, and the sum of squares about it."""
+    with Columns(folder, TIMES, TARGET, KEYS, LABELLED, LABEL_TIMES) as columns:
+        for frame in (each for group in overlapping(pieces) for each in in_order(group) if len(each)):
+            name = f"part-{len(names):06d}.arrow"
+            frame.select(c for c in frame.columns if c.startswith((FEATURE, RAW))).write_ipc(folder / name)
+            names.append(name)
+            starts.append(count)
+            times = frame[EVENT_TIME].dt.epoch("us").to_numpy()
+            target = _target(resolved, frame["_label"])
+            known = np.flatnonzero(np.isfinite(target) if regression else target >= 0)
+            columns.append(TIMES, times)
+            columns.append(TARGET, target)
+            columns.append(KEYS, frame[HASH].to_numpy())
+            columns.append(LABELLED, known + count)
+            columns.append(LABEL_TIMES, times[known])
+            if len(known):
+                # Chan, Golub and LeVeque: the sums of two parts as those of the whole.
+                values = target[known].astype(np.float64)
+                apart = float(values.mean()) - mean
+                both = labelled + len(known)
+                squares += float(values.var()) * len(known) + apart**2 * labelled * len(known) / both
+                mean += apart * len(known) / both
+                labelled = both
+            count += len(frame)
     if not labelled:
         raise DataError(
             f"None of the {count:,} rows has a label {resolved.loop.label.column!r}; a backtest needs labels in the history."
         )
-    np.save(folder / TIMES, np.concatenate(times))
-    np.save(folder / TARGET, target)
-    np.save(folder / KEYS, np.concatenate(keys))
     about = About(
-        digest=digest, rows=count, labelled=labelled, put_aside=put_aside, repeated=repeated, parts=tuple(names),
-        starts=tuple(starts),
+        digest=digest, rows=count, labelled=labelled, put_aside=put_aside, repeated=repeated,
+        spread=math.sqrt(squares / labelled), regression=regression, parts=tuple(names), starts=tuple(starts),
     )  # fmt: skip
     write_atomically(folder / ABOUT, encode(about), sync=False)
 
@@ -281,28 +292,7 @@ def _zones(resolved: Resolved) -> dict[str, str | None]:
     return dict.fromkeys(instants, resolved.loop.source.time_zone)
 
 
-@dataclass(slots=True)
-class _Piece:
-    """Rendered rows of one chunk, in the order of time, on disk until all are known."""
-
-    path: Path
-    keys: npt.NDArray[np.uint64]
-    first: int
-    last: int
-    dropped: Array | None = None
-
-    def times(self) -> Integers:
-        """Event times in microseconds, [rows], rising."""
-        read = pl.read_ipc(self.path, columns=[EVENT_TIME])
-        return np.asarray(read[EVENT_TIME].dt.epoch("us").to_numpy())
-
-    def frame(self, low: int, high: int) -> pl.DataFrame:
-        """The rows [low, high) that count."""
-        rows = pl.scan_ipc(self.path).slice(low, high - low).collect()
-        return rows if self.dropped is None else rows.filter(pl.Series(~self.dropped[low:high]))
-
-
-def _piece(resolved: Resolved, rows: pl.DataFrame, kept: Sequence[str], path: Path) -> _Piece:
+def _piece(resolved: Resolved, rows: pl.DataFrame, kept: Sequence[str], path: Path) -> Piece:
     label = resolved.loop.label
     kind = label_type(resolved, dict(resolved.schema))
     answer = rows[label.column].cast(DTYPES[kind])
@@ -318,60 +308,7 @@ def _piece(resolved: Resolved, rows: pl.DataFrame, kept: Sequence[str], path: Pa
             *(rows[name].alias(f"{RAW}{name}") for name in kept),
         ]
     ).with_row_index("_order")
-    made = made.sort(EVENT_TIME, KEY, "_order")
-    made.write_ipc(path)
-    times = made[EVENT_TIME].dt.epoch("us")
-    return _Piece(path=path, keys=made[KEY].hash(seed=0).to_numpy(), first=int(times[0]), last=int(times[-1]))
-
-
-def _drop_repeated(pieces: Sequence[_Piece]) -> int:
-    """Mark rows whose key came before, in the order of the files; returns how many."""
-    if not pieces:
-        return 0
-    whole = np.concatenate([piece.keys for piece in pieces])
-    first = np.zeros(len(whole), dtype=np.bool_)
-    first[np.unique(whole, return_index=True)[1]] = True
-    place = 0
-    for piece in pieces:
-        mine = first[place : place + len(piece.keys)]
-        place += len(piece.keys)
-        if not mine.all():
-            piece.dropped = ~mine
-        piece.keys = piece.keys[:0]
-    return int((~first).sum())
-
-
-def _overlapping(pieces: Sequence[_Piece]) -> Iterator[list[_Piece]]:
-    """Pieces in the order of time; those whose times overlap together."""
-    group: list[_Piece] = []
-    last = 0
-    for piece in sorted(pieces, key=lambda each: each.first):
-        if group and piece.first > last:
-            yield group
-            group = []
-        group.append(piece)
-        last = max(last, piece.last) if len(group) > 1 else piece.last
-    if group:
-        yield group
-
-
-def _in_order(group: Sequence[_Piece]) -> Iterator[pl.DataFrame]:
-    """The rows of pieces that overlap in time, in its order, about `CHUNK` at a time: however many there are, no more of
-    them are in memory. Rows of one instant stay together; the pieces are removed.
-    """
-    times = [piece.times() for piece in group]
-    together = np.sort(np.concatenate(times))
-    cuts = np.unique(together[CHUNK::CHUNK])
-    places = [np.concatenate([[0], np.searchsorted(each, cuts, side="left"), [len(each)]]) for each in times]
-    for at in range(len(cuts) + 1):
-        rows = [
-            piece.frame(int(place[at]), int(place[at + 1]))
-            for piece, place in zip(group, places, strict=True)
-            if place[at + 1] > place[at]
-        ]
-        yield pl.concat(rows, how="diagonal").sort(EVENT_TIME, KEY) if rows else pl.DataFrame()
-    for piece in group:
-        piece.path.unlink()
+    return Piece.write(made.sort(EVENT_TIME, KEY, "_order"), path)
 
 
 def _target(resolved: Resolved, labels: pl.Series) -> Array:

@@ -14,6 +14,7 @@ import pickle
 import shutil
 import time
 from collections import OrderedDict
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -25,6 +26,7 @@ import numpy.typing as npt
 
 from everloop.errors import EverloopError, TrainError
 from everloop.loop.backtest.cells import cell, positive
+from everloop.loop.backtest.mapped import read_array, write_array
 from everloop.loop.backtest.result import Cell, FitName
 from everloop.loop.backtest.timeline import Timeline
 from everloop.loop.functions import binder
@@ -213,7 +215,7 @@ class Worker:
         low, high = int(task["since"]), int(task["until"])
         path = fit_folder(self._cache, task["fit"]) / f"{low}-{high}.npy"
         if not path.exists():
-            _save_array(path, self._predicted(task["fit"], low, high))
+            write_array(path, self._said(task["fit"], low, high), rows=high - low)
         return {}
 
     def _cells(self, task: dict[str, Any]) -> list[Any]:
@@ -224,23 +226,25 @@ class Worker:
         if path.exists():
             known: list[Any] = msgspec.json.decode(path.read_bytes())
             return known
-        answers = self._told(task["fit"], low, high)
+        said = self._told(task["fit"], low, high)
         found = []
-        for index, since, until in windows:
-            places, truth = self._timeline.truths(since, until)
-            rows = self._timeline.raw(since, until, places) if self._custom else None
-            found.append([index, cell(self._resolved, truth, answers[places - low], rows=rows)])
+        for group in _groups(windows):
+            begin, end = group[0][1], group[-1][2]
+            answers = said[begin - low : end - low] if said is not None else self._predicted(task["fit"], begin, end)
+            for index, since, until in group:
+                places, truth = self._timeline.truths(since, until)
+                rows = self._timeline.raw(since, until, places) if self._custom else None
+                found.append([index, cell(self._resolved, truth, answers[places - begin], rows=rows)])
         write_atomically(path, encode(found), sync=False)
         return found
 
-    def _told(self, fit: str, low: int, high: int) -> Array:
-        """What the fit says of these rows, if it was asked about them before without asking it again."""
+    def _told(self, fit: str, low: int, high: int) -> Array | None:
+        """What the fit said of these rows when it was asked about them before; None: it was not."""
         for path in fit_folder(self._cache, fit).glob("[0-9]*.npy"):
             since, _, until = path.stem.partition("-")
             if int(since) <= low and high <= int(until):
-                known: Array = np.load(path)
-                return known[low - int(since) : high - int(since)]
-        return self._predicted(fit, low, high)
+                return read_array(path)[low - int(since) : high - int(since)]
+        return None
 
     def _profile(self, task: dict[str, Any]) -> dict[str, Any]:
         """As `loop.fit_job.profile_of` makes it for a package, from the trainer's own answers."""
@@ -270,16 +274,20 @@ class Worker:
     # Models.
 
     def _predicted(self, fit: str, low: int, high: int) -> Array:
+        found = list(self._said(fit, low, high))
+        return found[0] if len(found) == 1 else np.concatenate(found)
+
+    def _said(self, fit: str, low: int, high: int) -> Iterator[Array]:
+        """Answers about [low, high), at most `AT_ONCE` rows at a time, at least one array."""
         made = self._model(fit)
         if high <= low:
-            return np.zeros(0) if self._resolved.task == "regression" else np.zeros((0, len(self._resolved.classes)))
-        found = []
+            yield np.zeros(0) if self._resolved.task == "regression" else np.zeros((0, len(self._resolved.classes)))
         for since in range(low, high, AT_ONCE):
             matrix = encoding.inputs(made.encoding, self._timeline.features(since, min(since + AT_ONCE, high)))
             cpu = time.process_time()
-            found.append(made.fitted.predict(matrix))
+            said = made.fitted.predict(matrix)
             self.predicting += time.process_time() - cpu
-        return found[0] if len(found) == 1 else np.concatenate(found)
+            yield said
 
     def _model(self, fit: str) -> Trained:
         if fit not in self._models:
@@ -308,7 +316,7 @@ class Worker:
         except (pickle.PicklingError, TypeError, AttributeError):
             self._keep(name.digest, made, KEPT_BYTES)
             low, high = self._timeline.place(name.since), len(self._timeline)
-            _save_array(folder / f"{low}-{high}.npy", self._predicted(name.digest, low, high))
+            write_array(folder / f"{low}-{high}.npy", self._said(name.digest, low, high), rows=high - low)
             return
         self._keep(name.digest, made, len(data))
         (folder / MODEL).write_bytes(data)
@@ -324,11 +332,16 @@ def cells_of(answer: list[Any]) -> dict[int, Cell]:
     return {int(index): msgspec.convert(each, Cell) for index, each in answer}
 
 
-def _save_array(path: Path, values: Array) -> None:
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    with beside.open("wb") as file:
-        np.save(file, values)
-    beside.rename(path)
+def _groups(windows: Sequence[Sequence[int]]) -> Iterator[list[Sequence[int]]]:
+    """(index, since, until) in groups of about `AT_ONCE` rows, at least one window each."""
+    group: list[Sequence[int]] = []
+    for each in windows:
+        if group and each[2] - group[0][1] > AT_ONCE:
+            yield group
+            group = []
+        group.append(each)
+    if group:
+        yield group
 
 
 def _noted(log: Path, digest: str) -> None:

@@ -84,10 +84,10 @@ class World:
         line = self.timeline
         self.sketches = Sketches(line, self.resolved, self.fits)
         self._late = self.delay // MICROSECOND
-        self.known = line.labelled
+        self.known, self.known_times = line.labelled, line.label_times
         if self.share < 1.0:
-            self.known = line.labelled[known_share(np.asarray(line.keys[line.labelled]), self.share)]
-        self.known_times = np.asarray(line.times[self.known])
+            kept = known_share(np.asarray(line.keys[line.labelled]), self.share)
+            self.known, self.known_times = line.labelled[kept], line.label_times[kept]
 
     # What is known when.
 
