@@ -1,4 +1,4 @@
-"""How memory grows with a history: two and eight million rows at one rate, so that a training window holds as many in both.
+"""How memory grows with a history: 8 and 24 million rows at one rate, so that a training window holds as many in both.
 
 Memory of a process is what it has to itself (RssAnon of Linux): pages of mapped files are the system's to take back.
 """
@@ -24,6 +24,14 @@ from bench.rows import Row
 
 A_WEEK = 50_000
 """Rows; a tenth of it with --quick."""
+POLICIES = """
+from datetime import timedelta as td
+
+import everloop as el
+
+window = el.Last(td(weeks=4), test=td(weeks=1))
+policies = [el.Policy(each, window=window) for each in (el.Manual(), el.Every(td(weeks=4)), el.Drift())]
+"""
 DECLARED = """
 from datetime import timedelta as td
 
@@ -47,7 +55,7 @@ loop = el.Loop(
 def part(*, quick: bool) -> Part:
     found = Part()
     a_week = A_WEEK // 10 if quick else A_WEEK
-    sizes = (40 * a_week, 160 * a_week)
+    sizes = (160 * a_week, 480 * a_week)
     peaks = []
     for rows in sizes:
         with tempfile.TemporaryDirectory(prefix="everloop-bench-") as folder:
@@ -84,15 +92,12 @@ def _written(folder: Path, rows: int, a_week: int) -> None:
         at = pl.lit(datetime(2020, 1, 1)) + pl.col("id") * pl.lit(step)
         frame.with_columns(at=at).write_parquet(folder / f"rows-{number:03d}.parquet")
     (folder / "long.py").write_text(DECLARED)
+    (folder / "policies.py").write_text(POLICIES)
 
 
 def _peaks(folder: Path) -> tuple[int, int, float]:
     """Bytes of the process that simulates and of the largest worker, each at its peak, and how long all took."""
     command = [sys.executable, "-c", "from everloop.cli import main; main()", "backtest", "long.py"]
-    (folder / "policies.py").write_text(
-        "from datetime import timedelta as td\nimport everloop as el\n"
-        "policies = [el.Policy(el.Manual()), el.Policy(el.Every(td(weeks=4))), el.Policy(el.Drift())]\n"
-    )
     began = time.perf_counter()
     process = subprocess.Popen(
         [*command, "--policies", "policies.py", "--windows", "7d", "--no-oracle", "--json"],
