@@ -1,15 +1,17 @@
 """A backtest of a known world: who should win wins, nothing is fitted twice, and nothing looks ahead."""
 
 import json
+import shutil
 from datetime import timedelta as td
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pytest
 
 import everloop as el
-from everloop.errors import DataError, EverloopError, SpecError
+from everloop.errors import DataError, EverloopError, SpecError, StoreError
 from everloop.loop.backtest import world as worlds
 from everloop.loop.backtest.result import BacktestResult, PolicyRun, Prices
 from everloop.measure.metrics import score
@@ -242,3 +244,16 @@ def test_a_backtest_is_one_call_in_python(world: World, result: BacktestResult) 
 
 def test_a_result_is_json(result: BacktestResult) -> None:
     assert BacktestResult.from_json(json.loads(json.dumps(result.to_json()))) == result
+
+
+def test_a_prepared_history_that_is_cut_off_is_said(tmp_path: Path) -> None:
+    world = made(tmp_path, rows(days=84))
+    with world.open([world.policy(el.Manual())]) as running:
+        folder = running.timeline.folder
+    with (folder / "target").open("r+b") as file:
+        file.truncate(100)
+    with pytest.raises(StoreError, match=f"{folder.name} is damaged"):
+        world.open([world.policy(el.Manual())])
+    shutil.rmtree(folder)
+    with world.open([world.policy(el.Manual())]) as running:
+        assert len(running.timeline) == 84 * 24

@@ -25,7 +25,7 @@ from everloop.data.columns import DTYPES
 from everloop.data.features import render
 from everloop.data.snapshot import label_type
 from everloop.data.sources import EVENT_TIME, KEY
-from everloop.errors import DataError
+from everloop.errors import DataError, StoreError
 from everloop.loop.backtest.mapped import Columns, mapped
 from everloop.loop.backtest.pieces import CHUNK, HASH, Piece, drop_repeated, in_order, overlapping
 from everloop.package.build import columns_of
@@ -89,7 +89,15 @@ class Timeline:
 
     @classmethod
     def open(cls, folder: Path) -> Timeline:
+        """Of what `prepare` made. Raises StoreError where a column is gone or cut off."""
         about = msgspec.json.decode((folder / ABOUT).read_bytes(), type=About)
+        counted = {TIMES: about.rows, TARGET: about.rows, KEYS: about.rows}
+        counted |= {LABELLED: about.labelled, LABEL_TIMES: about.labelled}
+        for name, rows in counted.items():
+            if not (folder / name).is_file() or (folder / name).stat().st_size != 8 * rows:
+                raise StoreError(
+                    f"The prepared history in {folder} is damaged ({name}); delete it, and it is made again."
+                )
         return cls(
             folder=folder,
             about=about,
