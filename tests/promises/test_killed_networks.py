@@ -179,10 +179,14 @@ def meets_the_others_until_one_is_killed(context: Context, arguments: Any) -> An
     torch.distributed.barrier()
 
 
-def test_a_killed_rank_is_named_and_not_the_peers_who_lost_it(tmp_path: Path) -> None:
-    job = together("meets_the_others_until_one_is_killed", tmp_path)
+def test_a_killed_rank_is_named_and_not_the_peers_who_lost_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    left = tmp_path / "temporary"
+    left.mkdir()
+    monkeypatch.setenv("TMPDIR", str(left))
+    job = together("meets_the_others_until_one_is_killed", tmp_path / "job")
     with torchrun(2, restarts=0) as executor, pytest.raises(JobKilled, match="memory"):
         executor.run(job)
+    assert not list(left.glob("torch*")), "nothing is left among the machine's own"
 
 
 def test_a_result_does_not_count_when_another_rank_died_after_it_was_left(tmp_path: Path) -> None:

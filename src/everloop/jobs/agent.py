@@ -18,6 +18,8 @@ import msgspec
 
 from everloop.jobs.worker import ERROR, OUTPUT, RESULT, die_with_parent, is_final, ranks_ended_well, redirect
 
+RANKS = "ranks"
+"""Where the agent keeps what it knows of its ranks: its own choice is a folder that it leaves among the machine's."""
 SAME_SECONDS = 5
 """Ends of ranks that lie so close together have one cause; the agent itself kills only after thirty."""
 
@@ -51,7 +53,7 @@ def launch(folder: Path, processes: int, restarts: int) -> int:
         local_addr="127.0.0.1",
         max_restarts=restarts,
         monitor_interval=0.1,
-        logs_specs=DefaultLogsSpecs(),
+        logs_specs=DefaultLogsSpecs(log_dir=str(folder / RANKS)),
     )
     try:
         elastic_launch(config, sys.executable)("-m", "everloop.jobs.worker", str(folder))
