@@ -17,14 +17,16 @@ from everloop.clock import microseconds
 from everloop.durable.engine import Engine
 from everloop.errors import DataError, NotFound
 from everloop.jobs.process import ProcessExecutor
-from everloop.loop.attribution import attribute
+from everloop.loop.attribution import Explaining, attribute
 from everloop.loop.controller import Controller
 from everloop.loop.importance import importance
 from everloop.loop.installation import Installation, install, reopen
+from everloop.loop.of_version import made_of
 from everloop.loop.server import ServingProcess
 from everloop.loop.traffic import Traffic
 from everloop.measure.shapley import shapley
 from everloop.store.home import Home
+from everloop.store.ledger import versions
 from small_loop import FIELDS, START, Ended, SmallLoop, made_rows
 
 LIGHTGBM = "el.Train(__import__('lightgbm').LGBMClassifier(n_estimators=30))"
@@ -101,6 +103,17 @@ def test_a_boosted_models_own_contributions_sum_to_the_served_probability(booste
         told = attribute(installation, IDS[3])
     (carrier,) = (each for each in told.contributions if each.name == "carrier")
     assert carrier.value is None
+
+
+def test_contributions_that_are_not_of_what_was_served_are_not_shown_and_that_is_said(boosted: SmallLoop) -> None:
+    with opened(boosted) as installation:
+        with installation.ledger.read() as connection:
+            made = made_of(installation, versions.get(connection, installation.name, 1))
+        frame = made.test_rows(1)
+        own = Explaining(made, 1).row(frame, served=None, seed=0)
+        other = Explaining(made, 1).row(frame, served=own["answer"] + 0.01, seed=0)
+    assert (own["method"], other["method"]) == ("the model's own", "its graph")
+    assert other["note"].startswith("the served graph is asked: contributions by the model's own add up to 0.")
 
 
 def test_the_other_class_has_the_opposite_contributions(boosted: SmallLoop) -> None:

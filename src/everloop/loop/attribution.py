@@ -169,7 +169,9 @@ class Explaining:
                 continue
             if served is None or math.isclose(found["answer"], served, rel_tol=AGREES, abs_tol=AGREES):
                 return found
-            self._note = f"{found['method']} add up to {found['answer']:.6g}, and {served:.6g} was served"
+            self._note = (
+                f"contributions by {found['method']} add up to {found['answer']:.6g}, and {served:.6g} was served"
+            )
         note = None if self._note is None else f"the served graph is asked: {self._note}"
         return {**_asked(self._made, frame, self._place, seed, inside), "note": note}
 
