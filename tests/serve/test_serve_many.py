@@ -306,7 +306,6 @@ def test_what_was_unloaded_stays_so_whatever_is_released_until_it_is_loaded(tmp_
         )  # fmt: skip
         assert client.post("/outcomes/second", {"id": "b", "value": "maybe", "name": "sold"})[0] == 200
         assert client.post("/outcomes/second", {"id": "b", "value": "true"})[0] == 200
-        second.release(2)
         assert client.post("/v2/repository/models/second/load", b"")[0] == 200
         assert ask(client, "second") == 11.0
 
