@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -237,6 +238,7 @@ def label_facts(loop: Loop, folder: Path, schema: Mapping[str, ColumnType]) -> L
             continue
         found = rows[loop.label.column]
         distinct = found.drop_nulls().unique(maintain_order=True).head(1_000).to_list()
+        distinct = [each for each in distinct if not isinstance(each, float) or math.isfinite(each)]
         before = facts or LabelFacts(distinct=(), rows=0, missing=0)
         facts = LabelFacts(
             distinct=tuple(dict.fromkeys([*before.distinct, *distinct])),

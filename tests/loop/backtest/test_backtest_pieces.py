@@ -1,5 +1,6 @@
 """However a history lies in pieces: each key counts once, where it came first, and all rows come in the order of time."""
 
+import resource
 from collections.abc import Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -66,6 +67,19 @@ def test_rows_come_in_the_order_of_time_a_few_at_a_time(
     assert not list(tmp_path.iterdir()), "pieces are gone when their rows are in order"
 
 
+def test_many_pieces_take_few_open_files(tmp_path: Path) -> None:
+    made = history(tmp_path, [rows([f"k{each}", f"l{each}"], [each, 500 - each]) for each in range(120)])
+    allowed = resource.getrlimit(resource.RLIMIT_NOFILE)
+    highest = max(int(each.name) for each in Path("/proc/self/fd").iterdir())
+    resource.setrlimit(resource.RLIMIT_NOFILE, (highest + 40, allowed[1]))
+    try:
+        assert pieces.drop_repeated(made) == 0
+        (group,) = pieces.overlapping(made)
+        assert sum(len(each) for each in pieces.in_order(group)) == 240
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, allowed)
+
+
 def test_pieces_of_other_times_are_apart(tmp_path: Path) -> None:
     made = history(tmp_path, [rows(["c", "d"], [5, 9]), rows(["a"], [1]), rows(["b", "e"], [3, 6])])
     assert [sorted(each.first for each in group) for group in pieces.overlapping(made)] == [
@@ -102,4 +116,6 @@ def test_an_array_whose_parts_end_early_is_not_there(tmp_path: Path) -> None:
 
     with pytest.raises(OSError, match="no more"):
         mapped.write_array(tmp_path / "a.npy", parts(), rows=6)
+    with pytest.raises(ValueError, match="was to hold 6 rows, and its parts have 5"):
+        mapped.write_array(tmp_path / "a.npy", [np.zeros(3), np.zeros(2)], rows=6)
     assert not list(tmp_path.iterdir())

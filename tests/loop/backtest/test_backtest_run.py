@@ -1,6 +1,7 @@
 """A backtest of a known world: who should win wins, nothing is fitted twice, and nothing looks ahead."""
 
 import json
+import math
 import shutil
 from datetime import timedelta as td
 from itertools import pairwise
@@ -16,7 +17,7 @@ from everloop.loop.backtest import world as worlds
 from everloop.loop.backtest.result import BacktestResult, PolicyRun, Prices
 from everloop.measure.metrics import score
 from everloop.spec.policy import Policy
-from known_world import DAY, START, World, made, rows
+from known_world import DAY, HEAD, START, World, made, rows
 
 EVERY = el.Every(td(days=7))
 
@@ -254,6 +255,38 @@ def test_a_prepared_history_that_is_cut_off_is_said(tmp_path: Path) -> None:
         file.truncate(100)
     with pytest.raises(StoreError, match=f"{folder.name} is damaged"):
         world.open([world.policy(el.Manual())])
+    (folder / "about.json").write_text("{}")
+    with pytest.raises(StoreError, match=f"{folder.name} is damaged"):
+        world.open([world.policy(el.Manual())])
     shutil.rmtree(folder)
+    killed = folder.with_name(".0123456789ab-999999999-x")  # what a process left that was killed in preparing
+    killed.mkdir()
     with world.open([world.policy(el.Manual())]) as running:
         assert len(running.timeline) == 84 * 24
+    assert not killed.exists()
+
+
+NUMBERS = {
+    "head": HEAD.replace("DecisionTreeClassifier", "DecisionTreeRegressor"),
+    "train": "el.Train(DecisionTreeRegressor(max_depth=3))",
+    "score": "el.metric.RootMeanSquaredError()",
+}
+
+
+def test_a_label_that_is_infinite_is_none(tmp_path: Path) -> None:
+    frame = rows(days=84).with_columns(y=pl.col("x") * 2)
+    whole = made(tmp_path / "whole", frame, **NUMBERS)
+    frame = frame.with_columns(y=pl.when(pl.int_range(pl.len()) == 700).then(math.inf).otherwise("y"))
+    world = made(tmp_path / "infinite", frame, **NUMBERS)
+    found = [each.run([each.policy(el.Manual())]).runs[0].score for each in (whole, world)]
+    assert found[0] == pytest.approx(found[1], rel=0.2)
+
+
+@pytest.mark.parametrize("size", [1e160, 1.7e308])
+def test_labels_too_large_to_be_squared_are_said_and_nothing_is_kept_broken(tmp_path: Path, size: float) -> None:
+    world = made(tmp_path, rows(days=84).with_columns(y=pl.col("x") * size), **NUMBERS)
+    for _ in range(2):
+        with world.open([world.policy(el.Manual())]) as running:
+            assert running.timeline.about.spread is None
+            with pytest.raises(SpecError, match="is inf"):
+                running.policies()

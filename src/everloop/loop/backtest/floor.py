@@ -6,6 +6,7 @@ of the labels and nothing of models. Knows no policies.
 
 from __future__ import annotations
 
+import math
 from itertools import pairwise
 from typing import Any
 
@@ -40,7 +41,8 @@ def floor(world: World) -> Floor:
             answers.append(said)
     if adds:
         loss, rows, _ = together(cells)
-        return Floor(windows=tuple(cells), score=added_up(resolved.score, loss, rows))
+        figure = added_up(resolved.score, loss, rows)
+        return Floor(windows=tuple(cells), score=figure if figure is not None and math.isfinite(figure) else None)
     low, high = edges[0], edges[-1]
     places, _ = line.truths(low, high)
     whole = scored(

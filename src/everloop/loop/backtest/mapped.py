@@ -41,7 +41,8 @@ class Columns:
 def mapped(path: Path, dtype: npt.DTypeLike) -> Array:
     """A column that was written, [rows]; not to be changed.
 
-    As a plain array over the mapped file: memmap's own class makes every small look-up ten times as dear.
+    As a plain array over the mapped file: memmap's own class makes every small look-up ten times as dear. It keeps one
+    file open for as long as it lives.
     """
     if not path.stat().st_size:
         return np.zeros(0, dtype)
@@ -53,13 +54,16 @@ def write_array(path: Path, parts: Iterable[Array], *, rows: int) -> None:
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with beside.open("wb") as file:
-            dtype = None
+            dtype, written = None, 0
             for part in parts:
+                written += len(part)
                 if dtype is None:
                     dtype = part.dtype
                     header: dict[str, Any] = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False}
                     np.lib.format.write_array_header_2_0(file, {**header, "shape": (rows, *part.shape[1:])})
                 file.write(np.ascontiguousarray(part, dtype).data)
+        if written != rows:
+            raise ValueError(f"{path.name} was to hold {rows} rows, and its parts have {written}.")
         beside.rename(path)
     except BaseException:
         beside.unlink(missing_ok=True)

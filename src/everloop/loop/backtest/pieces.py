@@ -112,7 +112,7 @@ def in_order(group: Sequence[Piece]) -> Iterator[pl.DataFrame]:
     """The rows of pieces that overlap in time, in its order, about `CHUNK` at a time: however many there are, no more of
     them are in memory. Rows of one instant stay together; the pieces are removed.
     """
-    cuts = _cuts([piece.times for piece in group])
+    cuts = _cuts(group)
     places = [np.concatenate([[0], np.searchsorted(each.times, cuts, side="left"), [each.rows]]) for each in group]
     for at in range(len(cuts) + 1):
         rows = [
@@ -125,11 +125,14 @@ def in_order(group: Sequence[Piece]) -> Iterator[pl.DataFrame]:
         piece.remove()
 
 
-def _cuts(times: Sequence[Integers]) -> Integers:
-    """Instants between which about `CHUNK` rows lie: from every so many-th row of each piece, which is in order."""
-    if sum(len(each) for each in times) <= CHUNK:
+def _cuts(group: Sequence[Piece]) -> Integers:
+    """Instants between which about `CHUNK` rows lie: from every so many-th row of each piece, which is in order.
+
+    One piece after the other: each that is mapped takes one of the files that a process may have open.
+    """
+    if sum(piece.rows for piece in group) <= CHUNK:
         return np.zeros(0, np.int64)
-    step = max(1, CHUNK // (8 * len(times)))
-    together = np.sort(np.concatenate([each[step - 1 :: step] for each in times]))
-    every = CHUNK // step - len(times)  # A piece may have up to a step more between two of its rows.
-    return np.unique(together[max(1, every) :: max(1, every)])
+    step = max(1, CHUNK // (8 * len(group)))
+    together = np.sort(np.concatenate([piece.times[step - 1 :: step].copy() for piece in group]))
+    every = max(1, CHUNK // step - len(group))  # A piece may have up to a step more between two of its rows.
+    return np.unique(together[every::every])

@@ -148,9 +148,10 @@ class Post:
 
 
 def swept(folder: Path) -> None:
-    """Remove what processes that were killed have left: their letters, and fits that they had begun."""
+    """Remove what processes that were killed have left: their letters, and histories and fits that they had begun."""
     letters = [(path, path.name.split("-")[1]) for path in folder.glob("mail-*-*")]
     begun = [(path, path.name.split(".")[2]) for path in folder.glob("fits/*/.*.*.*")]
+    begun += [(path, path.name.split("-")[1]) for path in folder.glob("history/.*-*-*")]
     for path, owner in (*letters, *begun):
         if owner.isdigit() and not psutil.pid_exists(int(owner)):
             shutil.rmtree(path, ignore_errors=True)

@@ -1,13 +1,14 @@
 """A history in event order, rendered once and kept on disk, read in slices by everybody who fits on it.
 
 What a fit of the loop would see of a row is calculated here once: its features, its label. Of a large history a slice
-costs the memory of its rows, and nothing that is held grows with the whole. Decides nothing, and knows no windows: who
-may look at which row is the simulation's business.
+costs the memory of its rows; what is held does not grow with the whole, but for a byte a row while files that repeat keys
+are prepared. Decides nothing, and knows no windows: who may look at which row is the simulation's business.
 """
 
 from __future__ import annotations
 
 import math
+import os
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -61,8 +62,8 @@ class About:
     """Rows that failed the declared checks."""
     repeated: int
     """Rows whose key had come before."""
-    spread: float
-    """The standard deviation of the labels, of a class index or a value."""
+    spread: float | None
+    """The standard deviation of the labels, of a class index or a value; None: it is too large for a number."""
     regression: bool
     parts: tuple[str, ...]
     starts: tuple[int, ...]
@@ -90,14 +91,15 @@ class Timeline:
     @classmethod
     def open(cls, folder: Path) -> Timeline:
         """Of what `prepare` made. Raises StoreError where a column is gone or cut off."""
-        about = msgspec.json.decode((folder / ABOUT).read_bytes(), type=About)
+        try:
+            about = msgspec.json.decode((folder / ABOUT).read_bytes(), type=About)
+        except msgspec.MsgspecError:
+            raise StoreError(_damaged(folder, ABOUT)) from None
         counted = {TIMES: about.rows, TARGET: about.rows, KEYS: about.rows}
         counted |= {LABELLED: about.labelled, LABEL_TIMES: about.labelled}
         for name, rows in counted.items():
             if not (folder / name).is_file() or (folder / name).stat().st_size != 8 * rows:
-                raise StoreError(
-                    f"The prepared history in {folder} is damaged ({name}); delete it, and it is made again."
-                )
+                raise StoreError(_damaged(folder, name))
         return cls(
             folder=folder,
             about=about,
@@ -153,6 +155,10 @@ class Timeline:
         return part.slice(offset, length) if isinstance(part, pl.DataFrame) else part.slice(offset, length).collect()
 
 
+def _damaged(folder: Path, name: str) -> str:
+    return f"The prepared history in {folder} is damaged ({name}); delete it, and it is made again."
+
+
 def prepare(resolved: Resolved, folder: Path, place: Path, *, also: Sequence[str] = ()) -> Timeline:
     """The history of a loop's source, rendered under ``place`` unless it is there already.
 
@@ -174,7 +180,7 @@ def prepare(resolved: Resolved, folder: Path, place: Path, *, also: Sequence[str
     target = place / digest
     if not (target / ABOUT).exists():
         place.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{digest[:12]}-", dir=place) as temporary:
+        with tempfile.TemporaryDirectory(prefix=f".{digest[:12]}-{os.getpid()}-", dir=place) as temporary:
             made = Path(temporary) / "made"
             made.mkdir()
             _write(resolved, files, made, digest, kept)
@@ -232,7 +238,7 @@ def _write(resolved: Resolved, files: Sequence[Path], folder: Path, digest: str,
     names: list[str] = []
     regression = resolved.task == "regression"
     count = labelled = 0
-    mean = squares = 0.0
+    mean = squares = np.float64(0)
     """Of the labels so far: their mean, and the sum of squares about it."""
     with Columns(folder, TIMES, TARGET, KEYS, LABELLED, LABEL_TIMES) as columns:
         for frame in (each for group in overlapping(pieces) for each in in_order(group) if len(each)):
@@ -251,10 +257,11 @@ def _write(resolved: Resolved, files: Sequence[Path], folder: Path, digest: str,
             if len(known):
                 # Chan, Golub and LeVeque: the sums of two parts as those of the whole.
                 values = target[known].astype(np.float64)
-                apart = float(values.mean()) - mean
                 both = labelled + len(known)
-                squares += float(values.var()) * len(known) + apart**2 * labelled * len(known) / both
-                mean += apart * len(known) / both
+                with np.errstate(over="ignore", invalid="ignore"):
+                    apart = values.mean() - mean
+                    squares += values.var() * len(known) + apart * apart * (labelled * len(known) / both)
+                    mean += apart * (len(known) / both)
                 labelled = both
             count += len(frame)
     if not labelled:
@@ -263,7 +270,7 @@ def _write(resolved: Resolved, files: Sequence[Path], folder: Path, digest: str,
         )
     about = About(
         digest=digest, rows=count, labelled=labelled, put_aside=put_aside, repeated=repeated,
-        spread=math.sqrt(squares / labelled), regression=regression, parts=tuple(names), starts=tuple(starts),
+        spread=math.sqrt(squares / labelled) if np.isfinite(squares) else None, regression=regression, parts=tuple(names), starts=tuple(starts),
     )  # fmt: skip
     write_atomically(folder / ABOUT, encode(about), sync=False)
 

@@ -283,10 +283,15 @@ class Worker:
         if high <= low:
             yield np.zeros(0) if self._resolved.task == "regression" else np.zeros((0, len(self._resolved.classes)))
         for since in range(low, high, AT_ONCE):
-            matrix = encoding.inputs(made.encoding, self._timeline.features(since, min(since + AT_ONCE, high)))
+            until = min(since + AT_ONCE, high)
+            matrix = encoding.inputs(made.encoding, self._timeline.features(since, until))
             cpu = time.process_time()
             said = made.fitted.predict(matrix)
             self.predicting += time.process_time() - cpu
+            if len(said) != until - since:
+                raise TrainError(
+                    f"The model was asked about {until - since:,} rows and answered {len(said):,}; answer each."
+                )
             yield said
 
     def _model(self, fit: str) -> Trained:
