@@ -78,9 +78,13 @@ def test_probabilities_that_do_not_hold_give_no_estimate(told: Told) -> None:
 def test_reported_labels_that_are_none_are_counted_and_said_aloud(
     log: Any, lake: Lake, signatures: dict[str, Signature]
 ) -> None:
-    log.predictions(["a", "b"], at=[microseconds(START) + 1] * 2)
+    log.predictions(["a", "b", "c", "d"], at=[microseconds(START) + 1] * 4)
     log.outcomes(
-        [("a", 1, microseconds(START) + 1), ("b", 7, microseconds(START) + 1), ("b", "yes", microseconds(START) + 1)]
+        [
+            *((name, value, microseconds(START) + 1) for name, value in zip("aabcc", (7, 1, 7, 1, "yes"), strict=True)),
+            ("d", 7, microseconds(START) + 1),
+            ("d", None, microseconds(START) + 2),
+        ]
     )
     fold(log.folder, lake, signatures)
     found = advise(lake, TRUTH, LogLoss(), version=1, since=START, now=START + td(days=10))

@@ -127,6 +127,25 @@ def test_what_is_neither_of_two_classes_hides_no_label_and_a_third_of_three_is_a
         assert unfit_labels(lake, truth, since=START, now=START + td(days=4)) == int(len(classes) == 2)
 
 
+def test_what_is_no_number_hides_no_label_and_a_null_takes_one_back(
+    log: Any, lake: Lake, signatures: Signatures
+) -> None:
+    log.predictions(["a", "b", "c", "d"], at=[us(0)] * 4)
+    log.outcomes(
+        [
+            *(("a", 2.5, us(1)), ("a", "many", us(2))),
+            *(("b", 2.5, us(1)), ("b", "many", us(2)), ("b", None, us(3))),
+            *(("c", "many", us(1)), ("c", 2**60, us(2))),
+            ("d", "many", us(1)),
+        ]
+    )
+    fold(log.folder, lake, signatures)
+    truth = Truth(column="late", delay=td(days=3), task="regression")
+    found = matured(lake, truth, since=None, until=START + td(days=4)).sort("id")
+    assert found["truth"].to_list() == [2.5, None, 2**60, None]
+    assert unfit_labels(lake, truth, since=START, now=START + td(days=4)) == 2, "what was settled since is none"
+
+
 def test_a_version_with_its_classes_in_another_order_is_read_in_ours(
     log: Any, lake: Lake, signatures: Signatures
 ) -> None:

@@ -80,8 +80,9 @@ def matured(
 def known_labels(lake: Lake, truth: Truth, *, since: datetime | None, until: datetime, now: datetime) -> pl.LazyFrame:
     """Columns id and truth of rows with an event time in [since, until]: the latest value of each, as known ``now``.
 
-    A value that is neither of two classes is a mistake of whoever reported it, not a wrong answer: it is passed over
-    (`unfit_labels` counts such).
+    A value that is neither of two classes, or no number where one is due, is a mistake of whoever reported it, not a
+    wrong answer: it is passed over, and what was known before it counts on (`unfit_labels` counts such). A null takes
+    back what was known.
     """
     parts: list[pl.LazyFrame] = []
     raw = lake.schema(RAW)
@@ -112,25 +113,32 @@ def known_labels(lake: Lake, truth: Truth, *, since: datetime | None, until: dat
         parts.append(newest(lake, OUTCOMES, since=earliest, columns=columns, where=reported))
     if not parts:
         return pl.LazyFrame(schema={"id": pl.String(), "truth": pl.Float64()})
-    told = pl.concat(parts).with_columns(truth=_places(truth))
-    if len(truth.classes) == 2:
-        told = told.filter(pl.col("truth").ne_missing(-1))
+    told = pl.concat(parts).filter(~_unfit(truth)).with_columns(truth=_places(truth))
     # Stable: of two with the same instant the reported one, which comes last here, is the correction.
     return told.sort("at", maintain_order=True).unique("id", keep="last", maintain_order=True).select("id", "truth")
 
 
 def unfit_labels(lake: Lake, truth: Truth, *, since: datetime, now: datetime) -> int:
-    """How many labels were reported in [since, now] that are none: neither of two classes, or no number where one is due."""
+    """How many ids have as their latest report in [since, now] what is no label: neither of two classes, or no number
+    where one is due.
+
+    A label that is reported later, or a null, settles it. One reported before does not: it counts on, but whoever sent
+    the later value meant to say something else.
+    """
     if not lake.exists(OUTCOMES) or len(truth.classes) > 2:
         return 0
     reported = (pl.col("name") == truth.column) & (pl.col("at") <= moment(now)) & (pl.col("at") >= moment(since))
-    rows = newest(lake, OUTCOMES, since=since, columns=["value_text", "value_number"], where=reported)
-    unfit = (
-        _places(truth).eq(-1)
-        if truth.classes
-        else pl.col("value_number").is_null() & pl.col("value_text").is_not_null()
-    )
-    return int(rows.select(unfit.sum()).collect().item() or 0)
+    columns = ["id", "at", "value_text", "value_number"]
+    rows = newest(lake, OUTCOMES, since=since, columns=columns, where=reported)
+    latest = rows.sort("at", maintain_order=True).unique("id", keep="last", maintain_order=True)
+    return int(latest.select(_unfit(truth).sum()).collect().item() or 0)
+
+
+def _unfit(truth: Truth) -> pl.Expr:
+    """Whether a value is there and cannot be the label. Where there are more than two classes it is a wrong answer."""
+    if truth.task == "regression":
+        return pl.col("value_number").is_null() & pl.col("value_text").is_not_null()
+    return _places(truth).eq_missing(-1) if len(truth.classes) == 2 else pl.lit(value=False)
 
 
 def _places(truth: Truth) -> pl.Expr:
