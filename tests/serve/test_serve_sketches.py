@@ -229,6 +229,16 @@ def test_a_large_sketch_is_whole_when_its_stretch_is_read_though_nobody_asks_any
     assert timedelta(seconds=writing.SETTLES_SECONDS) == LATE
 
 
+def test_a_server_that_rests_has_said_what_it_wrote(asked: Asked) -> None:
+    asked.batch(made(10), [BEGIN] * 10)
+    reached(lambda: [each.rows for each in asked.heads] == [10])
+    reached(lambda: sketches.taken(asked.folder)["1-1"][:2] == (10, 10))
+    with asked.sketcher._making:  # the thread waits
+        asked.batch(made(5), [BEGIN] * 5)
+    asked.sketcher.flush()
+    assert sketches.taken(asked.folder)["1-1"][:2] == (15, 15)
+
+
 def test_what_a_stretch_that_goes_on_or_is_long_over_costs_is_bounded() -> None:
     second = writing.WRITE_BYTES
     assert [writing._wait(20 * second, left) for left in (300.0, 15.0, 0.3, -9.0, -11.0, -1e8)] == [

@@ -1,6 +1,7 @@
 """Files of sketches are whole or not at all, and go when nobody asks for them any more."""
 
 import os
+import threading
 import time
 from pathlib import Path
 
@@ -76,6 +77,27 @@ def test_a_process_that_was_silent_for_long_is_counted_when_it_takes_rows_again(
     sketches.remove(tmp_path, NOON + 5 * MINUTE)
     assert sketches.taken(tmp_path) == {}
     taken.say(9, 7)
+    assert sketches.taken(tmp_path)["1-18"][:2] == (9, 7)
+    taken.close()
+
+
+def test_two_threads_that_say_what_was_taken_wait_for_each_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken, put, said = Taken(tmp_path, "1-18"), os.pwrite, []
+    other = threading.Thread(target=lambda: taken.say(9, 7))
+
+    def putting(descriptor: int, data: bytes, offset: int) -> int:
+        said.append(int(data.split()[0]))
+        if len(said) == 1:
+            other.start()
+            other.join(0.3)
+            assert said == [7], "the other one writes, and may close what is written to"
+        return put(descriptor, data, offset)
+
+    monkeypatch.setattr(os, "pwrite", putting)
+    taken.say(7, 5)
+    other.join()
     assert sketches.taken(tmp_path)["1-18"][:2] == (9, 7)
     taken.close()
 

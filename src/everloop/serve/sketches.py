@@ -227,6 +227,8 @@ class Sketcher:
                 with self._making:
                     self._sketch()
                     self._write(now)
+                # It may rest now for as long as nobody asks anything: what stands on disk is what it has written.
+                self._taken.say(self._count, self.rows)
 
     def _sketch(self) -> None:
         with self._guard:
@@ -343,6 +345,7 @@ class Sketcher:
         with self._making:
             self._sketch()
             self._write(time.monotonic(), all_of_them=True)
+            self._taken.say(self._count, self.rows)
             if self.trouble is not None:
                 raise self.trouble
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import fcntl
 import os
 import re
+import threading
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -156,30 +157,38 @@ def alone(folder: Path) -> Iterator[bool]:
 
 
 class Taken:
-    """How many rows this process has taken, on disk: what is in no sketch when it is killed can be counted."""
+    """How many rows this process has taken, on disk: what is in no sketch when it is killed can be counted.
+
+    May be told so by several threads.
+    """
 
     def __init__(self, folder: Path, tag: str) -> None:
         self._path = folder / f"{tag}{TAKEN}"
         self._descriptor = -1
         self._said = 0, 0
+        self._guard = threading.Lock()
 
     def say(self, rows: int, written: int) -> None:
         """Never raises: a full disk must not end the serving."""
-        if (rows, written) == self._said:
-            return
-        with suppress(OSError):
+        with self._guard, suppress(OSError):
+            if (rows, written) == self._said:
+                return
             self._put(rows, written)
             if os.fstat(self._descriptor).st_nlink == 0:  # it was silent for so long that somebody tidied its file away
-                self.close()
+                self._close()
                 self._put(rows, written)
             self._said = rows, written
+
+    def close(self) -> None:
+        with self._guard:
+            self._close()
 
     def _put(self, rows: int, written: int) -> None:
         if self._descriptor < 0:
             self._descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT, 0o644)
         os.pwrite(self._descriptor, b"%020d %020d" % (rows, written), 0)
 
-    def close(self) -> None:
+    def _close(self) -> None:
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
