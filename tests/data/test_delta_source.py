@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -109,6 +110,26 @@ def test_a_pattern_that_reaches_into_a_table_is_told_what_to_write(tmp_path: Pat
         sources.files(Parquet("parted/**/*.parquet", key="id", event_time="at"), tmp_path)
 
 
+@pytest.mark.parametrize("pattern", ["parcels/day=*", "parcels/*", "parcels/_delta_log", "par*/_delta_log/*.parquet"])
+def test_who_names_folders_of_a_table_is_told_to_name_the_table(tmp_path: Path, pattern: str) -> None:
+    written(tmp_path, rows(0, 30), partition_by=["day"])
+    DeltaTable(tmp_path / "parcels").create_checkpoint()
+    with pytest.raises(DataError, match='Name the table: "parcels"'):
+        sources.schema_of(Parquet(pattern, key="id", event_time="at"), tmp_path)
+
+
+@pytest.mark.parametrize(("pattern", "better"), [("days/day=*", "days/day=*/*.parquet"), ("da*", "da*/**/*.parquet")])
+def test_who_names_folders_is_told_a_pattern_that_finds_all_their_files(
+    tmp_path: Path, pattern: str, better: str
+) -> None:
+    for day in (1, 2):
+        (tmp_path / "days" / f"day={day}").mkdir(parents=True)
+        rows(0, 5).write_parquet(tmp_path / "days" / f"day={day}" / "part.parquet")
+    with pytest.raises(DataError, match=re.escape(f'write "{better}"')):
+        sources.schema_of(Parquet(pattern, key="id", event_time="at"), tmp_path)
+    assert len(sources.files(Parquet(better, key="id", event_time="at"), tmp_path)) == 2
+
+
 def test_a_folder_that_is_no_table_is_told_from_nothing(tmp_path: Path) -> None:
     (tmp_path / "parcels.parquet").mkdir()
     rows(0, 5).write_parquet(tmp_path / "parcels.parquet" / "part-0.parquet")
@@ -185,6 +206,64 @@ def test_a_file_that_is_replaced_while_it_is_to_be_read_keeps_its_partition(tmp_
     rows(0, 5).write_parquet(stray)
     with pytest.raises(DataError, match="whose log does not name it"):
         sources.read(TABLE, stray, schema)
+
+
+def test_a_folder_of_somebody_else_below_a_table_is_read(tmp_path: Path) -> None:
+    written(tmp_path, rows(0, 30), partition_by=["day"])
+    extra = tmp_path / "parcels" / "extra" / "more.parquet"
+    extra.parent.mkdir()
+    rows(100, 103).write_parquet(extra)
+    source = Parquet("parcels/extra/*.parquet", key="id", event_time="at")
+    schema = sources.schema_of(source, tmp_path)
+    assert sources.read(source, extra, schema)["day"].to_list() == rows(100, 103)["day"].to_list()
+    # What may have been the table's is refused all the same: its partition is not known any more.
+    for strange in ("day=2024-01-01", "part=7", "_change_data", "."):
+        place = tmp_path / "parcels" / strange / "old.parquet"
+        place.parent.mkdir(exist_ok=True)
+        extra.rename(place)
+        with pytest.raises(DataError, match="whose log does not name it"):
+            delta.partition(place)
+        place.rename(extra)
+    assert delta.partition(extra) == {}
+
+
+def test_a_file_that_was_compacted_long_ago_does_not_lose_its_partition_in_silence(tmp_path: Path) -> None:
+    table = tmp_path / "parcels"
+    written(tmp_path, rows(0, 5).with_columns(part=pl.lit(7, pl.Int64())), partition_by=["part"])
+    (old,) = sources.files(TABLE, tmp_path)
+    spread = table / "aB" / "old.parquet"
+    spread.parent.mkdir()
+    old.rename(spread)
+    rewritten(table, lambda add: add.update(path="aB/old.parquet"))
+    assert delta.partition(spread)["part"].to_list() == [7]
+    for name in ("aB/older.parquet", "cD/older.parquet"):  # such a writer names any folder
+        (table / name).parent.mkdir(exist_ok=True)
+        rows(0, 5).write_parquet(table / name)
+        with pytest.raises(DataError, match="whose log does not name it"):
+            delta.partition(table / name)
+
+
+@pytest.mark.parametrize("by", [None, ["day"]])
+def test_a_table_that_cannot_be_read_file_by_file_stands_in_nobodys_way_below_it(
+    tmp_path: Path, by: list[str] | None
+) -> None:
+    written(tmp_path, rows(0, 5), partition_by=by)
+    (path,) = sources.files(TABLE, tmp_path)
+    extra = tmp_path / "parcels" / "extra" / "more.parquet"
+    extra.parent.mkdir()
+    rows(100, 103).write_parquet(extra)
+    (log,) = (tmp_path / "parcels" / "_delta_log").glob("*.json")
+    actions = [json.loads(line) for line in log.read_text("utf-8").splitlines()]
+    for each in actions:
+        if "protocol" in each:
+            beyond = {"readerFeatures": ["deletionVectors"], "writerFeatures": ["deletionVectors"]}
+            each["protocol"] = {"minReaderVersion": 3, "minWriterVersion": 7, **beyond}
+    log.unlink()
+    log.write_text("\n".join(json.dumps(each) for each in actions), "utf-8")
+    assert delta.partition(extra) == {}
+    for call in (lambda: delta.files(tmp_path / "parcels"), lambda: delta.partition(path)):
+        with pytest.raises(DataError, match="uses deletionVectors, so its files cannot be read one by one"):
+            call()
 
 
 def test_a_commit_at_the_same_tick_of_the_disks_clock_is_known(tmp_path: Path) -> None:

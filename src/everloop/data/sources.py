@@ -10,6 +10,7 @@ import hashlib
 import io
 import os
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import polars as pl
@@ -68,7 +69,7 @@ def _folders(found: list[str]) -> set[str]:
 
 def _not_inside(source: Source, place: Path, folder: Path) -> None:
     table = place
-    while "=" in table.name:
+    while "=" in table.name or table.name == delta.LOG:
         table = table.parent
     if delta.is_table(table):
         raise DataError(
@@ -94,13 +95,9 @@ def schema_of(source: Source, folder: Path) -> dict[str, ColumnType]:
     """
     found = files(source, folder)
     if not found:
-        inside = next((each for each in places(source, folder) if os.path.isdir(each)), None)  # noqa: PTH112
-        if inside is not None:
-            within = (
-                Path(os.path.relpath(inside, folder))
-                / f"*{PARQUET if isinstance(source, Parquet) else '.csv' if isinstance(source, Csv) else '.jsonl'}"
-            )
-            raise DataError(f'{source.path!r} names the folder {inside}, not files; write "{within}" for those in it.')
+        inside = [Path(each) for each in places(source, folder) if os.path.isdir(each)]  # noqa: PTH112
+        if inside:
+            raise _names_folders(source, folder, inside)
         raise DataError(f"No file matches {source.path!r} in {folder}. Correct the path, or put the first file there.")
     chosen = found if len(found) <= HEADS else found[: HEADS // 2] + found[-HEADS // 2 :]
     types: dict[str, ColumnType] = {}
@@ -117,6 +114,17 @@ def schema_of(source: Source, folder: Path) -> dict[str, ColumnType]:
                 types[name] = "number"
             origin.setdefault(name, path)
     return types
+
+
+def _names_folders(source: Source, folder: Path, inside: list[Path]) -> DataError:
+    """With a pattern that finds files and is taken; raises the one that names the table where they are a Delta table's."""
+    suffix = PARQUET if isinstance(source, Parquet) else ".csv" if isinstance(source, Csv) else ".jsonl"
+    if isinstance(source, Parquet):
+        for each in inside:
+            _not_inside(source, each, folder)
+    patterns = [str(Path(source.path) / f"*{suffix}"), str(Path(source.path) / "**" / f"*{suffix}")]
+    better = next((each for each in patterns if files(replace(source, path=each), folder)), patterns[0])
+    return DataError(f'{source.path!r} names the folder {inside[0]}, not files; write "{better}" for those in it.')
 
 
 def read(
