@@ -270,6 +270,19 @@ def test_a_function_that_is_not_there_is_named(tmp_path: Path, world: str, words
 
 
 @pytest.mark.parametrize(
+    ("option", "words"),
+    [
+        ("--outcome", "--outcome is empty; name a function of"),
+        *((each, "'' is not an instant") for each in ("--start", "--to", "--drift", "--poison")),
+    ],
+)
+def test_an_option_of_a_replay_that_is_empty_is_not_taken_for_none(tmp_path: Path, option: str, words: str) -> None:
+    loop = SmallLoop(tmp_path, rows=made_rows(20))
+    ended = loop.command("replay", str(loop.file), option, "")
+    assert (ended.code, words in " ".join(ended.err.split())) == (2, True), ended.err
+
+
+@pytest.mark.parametrize(
     ("world", "words"),
     [
         ("broken", r"KeyError.*Correct it at \S+\.py:\d+; where nothing"),

@@ -63,6 +63,16 @@ def test_a_number_beyond_64_bits_is_refused(tmp_path: Path) -> None:
         read(path)
 
 
+@pytest.mark.parametrize("ending", ["csv", "jsonl", "ndjson", "parquet"])
+@pytest.mark.parametrize("content", ["", "\n\n"])
+def test_an_empty_file_is_said_to_be_empty(tmp_path: Path, ending: str, content: str) -> None:
+    path = tmp_path / f"o.{ending}"
+    path.write_text(content)
+
+    with pytest.raises(DataError, match=r"is empty: it names no column\. Write id and value for each outcome\.$"):
+        read(path)
+
+
 @pytest.mark.parametrize(
     ("line", "words"),
     [

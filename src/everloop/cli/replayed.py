@@ -43,17 +43,19 @@ def replay(
     as_json: bool,
 ) -> None:
     check_page(out)
+    if outcome == "":
+        raise Usage(f"--outcome is empty; name a function of {declaration.name}, or leave it out.")
     loaded = load(declaration)
     history = read_history(chosen(loaded, loop), loaded.source, loaded.path.parent)
     with _place(home) as folder:
         plan = Plan(
             home=folder,
-            start=parse_instant(start) if start else None,
-            to=parse_instant(to) if to else None,
+            start=parse_instant(start) if start is not None else None,
+            to=parse_instant(to) if to is not None else None,
             look=parse_duration(look),
-            drift=_span(drift, "--drift") if drift else None,
-            poison=_span(poison, "--poison") if poison else None,
-            world=world_of(loaded.path, outcome) if outcome else None,
+            drift=_span(drift, "--drift") if drift is not None else None,
+            poison=_span(poison, "--poison") if poison is not None else None,
+            world=world_of(loaded.path, outcome) if outcome is not None else None,
         )
         _turn(history, plan, out=out, as_json=as_json, opening=f"[bold]everloop replay[/bold]  {declaration.name}")
     if home is not None:

@@ -108,8 +108,17 @@ def _frame(path: Path) -> pl.DataFrame:
     except FileNotFoundError:
         raise DataError(f"There is no file {path}.") from None
     except (pl.exceptions.PolarsError, OSError) as error:
+        if _empty(path):
+            raise DataError(f"{path} is empty: it names no column. Write id and value for each outcome.") from None
         raise DataError(f"{path} cannot be read: {str(error).splitlines()[0]}") from None
     return frame
+
+
+def _empty(path: Path) -> bool:
+    try:
+        return not path.read_bytes().strip()
+    except OSError:
+        return False
 
 
 def report(installation: Installation, outcomes: list[Outcome]) -> None:
