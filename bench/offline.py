@@ -25,6 +25,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from bench.status import memory
+
 from bench import rows as table
 
 CORES = 2
@@ -81,8 +83,7 @@ class Place:
 
 
 def peak() -> float:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(float(line.split()[1]) / 1000 for line in lines if line.startswith("VmHWM"))
+    return memory("VmHWM") / 1e6
 
 
 def ours(place: Place, *, source: Path | None = None, cores: int = CORES, sizes: Any = None, **changes: Any) -> Took:

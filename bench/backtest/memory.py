@@ -21,7 +21,9 @@ import polars as pl
 import psutil
 from bench.backtest.parts import Part
 from bench.rows import Row
+from bench.status import memory
 
+OWN = "RssAnon"
 A_WEEK = 50_000
 """Rows; a tenth of it with --quick."""
 POLICIES = """
@@ -106,8 +108,8 @@ def _peaks(folder: Path) -> tuple[int, int, float]:
     main = worker = 0
     try:
         while process.poll() is None and time.perf_counter() - began < 1_500:
-            main = max(main, _own(process.pid))
-            worker = max([worker, *(_own(each) for each in _below(process.pid))])
+            main = max(main, memory(OWN, process.pid))
+            worker = max([worker, *(memory(OWN, each) for each in _below(process.pid))])
             time.sleep(0.05)
     finally:
         with suppress(ProcessLookupError):
@@ -120,12 +122,3 @@ def _peaks(folder: Path) -> tuple[int, int, float]:
 def _below(process: int) -> Iterator[int]:
     with suppress(psutil.Error):
         yield from (each.pid for each in psutil.Process(process).children(recursive=True))
-
-
-def _own(process: int) -> int:
-    try:
-        status = Path(f"/proc/{process}/status").read_text()
-    except OSError:
-        return 0
-    line = next((each for each in status.splitlines() if each.startswith("RssAnon")), "RssAnon: 0 kB")
-    return int(line.split()[1]) * 1024

@@ -15,6 +15,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Protocol
 
+from bench.status import memory
+
 PATIENCE = 90.0
 
 
@@ -156,13 +158,7 @@ class Server:
 
     def resident(self) -> float:
         """MB resident in its largest process."""
-        largest = 0
-        for each in self.processes:
-            with suppress(OSError):
-                for line in Path(f"/proc/{each}/status").read_text().splitlines():
-                    if line.startswith("VmRSS"):
-                        largest = max(largest, int(line.split()[1]))
-        return largest / 1024
+        return max((memory("VmRSS", each) for each in self.processes), default=0) / 2**20
 
     def pause(self) -> None:
         """Stop all of its processes: a server that polls while idle would slow the one that is measured."""

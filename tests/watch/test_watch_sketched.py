@@ -20,11 +20,12 @@ from everloop.records import Signature, decode, encode
 from everloop.spec.retrain import Drift
 from everloop.store import sketches
 from everloop.store.lake import Lake
+from everloop.store.sketches import LATE
 from everloop.watch import drift
 from everloop.watch.drift import Against, DriftState, Logged
 from everloop.watch.fold import fold
 from everloop.watch.observed import Observed
-from everloop.watch.sketched import LATE, Sketched, Wanted, stretch
+from everloop.watch.sketched import Sketched, Wanted, stretch
 from everloop.watch.windows import Window
 
 START = datetime(2024, 1, 1, tzinfo=UTC)

@@ -17,6 +17,7 @@ import numpy as np
 from datasketches import frequent_items_error_type, frequent_strings_sketch, hll_sketch, hll_union, kll_doubles_sketch
 from numpy.typing import NDArray
 
+from everloop.measure import moments
 from everloop.measure.coded import Coded, Values
 from everloop.measure.profile import (
     BINS,
@@ -62,8 +63,7 @@ class NumberSketch:
         if not len(values):
             return
         self.quantiles.update(values)
-        mean = float(values.mean())
-        self._add(len(values), mean, float(np.square(values - mean).sum()), float(values.min()), float(values.max()))
+        self._add(moments.of(values), float(values.min()), float(values.max()))
 
     def merge(self, other: NumberSketch) -> None:
         self.missing += other.missing
@@ -71,15 +71,10 @@ class NumberSketch:
             self.counts = other.counts.copy() if self.counts is None else self.counts + other.counts
         if other.present:
             self.quantiles.merge(other.quantiles)
-            self._add(other.present, other.mean, other.squares, other.least, other.most)
+            self._add((other.present, other.mean, other.squares), other.least, other.most)
 
-    def _add(self, present: int, mean: float, squares: float, least: float, most: float) -> None:
-        """Chan, Golub, LeVeque 1983: moments of two parts together."""
-        total = self.present + present
-        apart = mean - self.mean
-        self.squares += squares + apart**2 * self.present * present / total
-        self.mean += apart * present / total
-        self.present = total
+    def _add(self, more: moments.Moments, least: float, most: float) -> None:
+        self.present, self.mean, self.squares = moments.together((self.present, self.mean, self.squares), more)
         self.least, self.most = min(self.least, least), max(self.most, most)
 
     def recounted(self, edges: tuple[float, ...]) -> NumberSketch:

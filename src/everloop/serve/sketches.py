@@ -44,8 +44,6 @@ GROUP_ROWS = 512
 WRITE_SECONDS = 1.0
 WRITE_BYTES = 65_536
 """Written in a second on average, at most: large sketches are written less often, but for the end of a stretch."""
-SETTLES_SECONDS = 10.0
-"""Whoever reads takes what is on disk so long after a stretch ended (`everloop.watch.sketched.LATE`) for all of it."""
 NOTED_BYTES = 32 * 2**20
 """What waits to be sketched; beyond it the oldest rows are lost, and counted."""
 ROW_BYTES = 16
@@ -369,7 +367,7 @@ def _wait(size: int, left: float) -> float:
     ask anything more: it would be judged without its last rows. A replay lives long ago: there nothing ends just now.
     """
     usual = max(WRITE_SECONDS, size / WRITE_BYTES)
-    return min(usual, max(WRITE_SECONDS, left)) if left > -SETTLES_SECONDS else usual
+    return min(usual, max(WRITE_SECONDS, left)) if left > -sketches.LATE.total_seconds() else usual
 
 
 def grouped(notes: Iterable[Note]) -> list[list[Note]]:

@@ -30,6 +30,8 @@ from everloop.store.segments import HEAD, framed
 MAGIC = b"EVLSKT1\n"
 SUFFIX = ".sketch"
 TAKEN = ".taken"
+LATE = timedelta(seconds=10)
+"""What was asked until a stretch was over is on disk by then: whoever reads takes what is there for all of it."""
 NAME = re.compile(r"(\d{8}T\d{4})-(\d+)m-v(\d+)-(.+)-(\d+)\.sketch")
 
 

@@ -26,13 +26,11 @@ from everloop.measure.profile import PREDICTION, Profile
 from everloop.measure.sketch import CategorySketch, NumberSketch, Sketch, from_bytes, to_bytes
 from everloop.spec.retrain import Drift
 from everloop.store import sketches
-from everloop.store.sketches import Head
+from everloop.store.sketches import LATE, Head
 from everloop.watch.drift import Against, signals_of
 from everloop.watch.observed import DAY_US, Days, Observed
 from everloop.watch.windows import Arrivals, Window, full
 
-LATE = timedelta(seconds=10)
-"""What was asked until a stretch was over is on disk by then: servers write every few seconds."""
 SETTLED = 60_000_000
 """Microseconds after which a process that says nothing more is taken to be gone."""
 LOOKS = 5

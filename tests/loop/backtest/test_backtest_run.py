@@ -283,10 +283,11 @@ def test_a_label_that_is_infinite_is_none(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("size", [1e160, 1.7e308])
-def test_labels_too_large_to_be_squared_are_said_and_nothing_is_kept_broken(tmp_path: Path, size: float) -> None:
+def test_labels_too_large_to_be_squared_end_nothing_in_a_traceback_and_leave_nothing_broken(
+    tmp_path: Path, size: float
+) -> None:
     world = made(tmp_path, rows(days=84).with_columns(y=pl.col("x") * size), **NUMBERS)
     for _ in range(2):
         with world.open([world.policy(el.Manual())]) as running:
-            assert running.timeline.about.spread is None
-            with pytest.raises(SpecError, match="is inf"):
-                running.policies()
+            assert math.isfinite(running.timeline.about.spread)
+            assert running.policies()

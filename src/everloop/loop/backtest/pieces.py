@@ -9,16 +9,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 
 from everloop.data.sources import EVENT_TIME, KEY
-from everloop.loop.backtest.mapped import mapped
+from everloop.loop.backtest.mapped import Columns, mapped
 
-Array = npt.NDArray[Any]
 Integers = npt.NDArray[np.int64]
 
 CHUNK = 200_000
@@ -27,6 +25,8 @@ KEYS_AT_ONCE = 2_000_000
 """Of so many rows, about, it is looked at once whether their keys came before: 40 bytes each."""
 HASH = "_hash"
 """Of the key, uint64: a column of a piece."""
+TIMES, KEYS = ".times", ".keys"
+"""Columns of a piece that are read alone, beside its file."""
 
 
 @dataclass(slots=True)
@@ -46,19 +46,22 @@ class Piece:
         rows = rows.with_columns(pl.col(KEY).hash(seed=0).alias(HASH))
         rows.write_ipc(path)
         times = rows[EVENT_TIME].dt.epoch("us").to_numpy()
-        path.with_suffix(".times").write_bytes(np.ascontiguousarray(times).data)
-        path.with_suffix(".keys").write_bytes(np.ascontiguousarray(rows[HASH].to_numpy()).data)
-        return cls(path=path, rows=len(rows), first=int(times[0]), last=int(times[-1]))
+        made = cls(path=path, rows=len(rows), first=int(times[0]), last=int(times[-1]))
+        beside = [made._of(kind).name for kind in (TIMES, KEYS)]
+        with Columns(path.parent, *beside) as columns:
+            for name, values in zip(beside, (times, rows[HASH].to_numpy()), strict=True):
+                columns.append(name, values)
+        return made
 
     @property
     def times(self) -> Integers:
         """Event times in microseconds, [rows], rising."""
-        return mapped(self.path.with_suffix(".times"), np.int64)
+        return mapped(self._of(TIMES), np.int64)
 
     @property
     def keys(self) -> npt.NDArray[np.uint64]:
         """Hashes of the keys, [rows]."""
-        return mapped(self.path.with_suffix(".keys"), np.uint64)
+        return mapped(self._of(KEYS), np.uint64)
 
     def frame(self, low: int, high: int) -> pl.DataFrame:
         """The rows [low, high) that count."""
@@ -66,8 +69,11 @@ class Piece:
         return rows if self.dropped is None else rows.filter(pl.Series(~self.dropped[low:high]))
 
     def remove(self) -> None:
-        for suffix in (".arrow", ".times", ".keys"):
-            self.path.with_suffix(suffix).unlink()
+        for path in (self.path, self._of(TIMES), self._of(KEYS)):
+            path.unlink()
+
+    def _of(self, kind: str) -> Path:
+        return self.path.with_suffix(kind)
 
 
 def drop_repeated(pieces: Sequence[Piece]) -> int:

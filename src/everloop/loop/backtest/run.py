@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -168,7 +167,7 @@ class Backtest:
             span=self.span,
             rows=len(times),
             metric=self.resolved.score,
-            spread=math.inf if self.timeline.about.spread is None else self.timeline.about.spread,
+            spread=self.timeline.about.spread,
         )
 
     @property

@@ -29,6 +29,7 @@ from everloop.data.sources import EVENT_TIME, KEY
 from everloop.errors import DataError, StoreError
 from everloop.loop.backtest.mapped import Columns, mapped
 from everloop.loop.backtest.pieces import CHUNK, HASH, Piece, drop_repeated, in_order, overlapping
+from everloop.measure import moments
 from everloop.package.build import columns_of
 from everloop.records import digest_of, encode
 from everloop.spec import codec
@@ -62,8 +63,8 @@ class About:
     """Rows that failed the declared checks."""
     repeated: int
     """Rows whose key had come before."""
-    spread: float | None
-    """The standard deviation of the labels, of a class index or a value; None: it is too large for a number."""
+    spread: float
+    """The standard deviation of the labels, of a class index or a value."""
     regression: bool
     parts: tuple[str, ...]
     starts: tuple[int, ...]
@@ -237,9 +238,8 @@ def _write(resolved: Resolved, files: Sequence[Path], folder: Path, digest: str,
     starts: list[int] = []
     names: list[str] = []
     regression = resolved.task == "regression"
-    count = labelled = 0
-    mean = squares = np.float64(0)
-    """Of the labels so far: their mean, and the sum of squares about it."""
+    count = 0
+    spread = moments.NONE
     with Columns(folder, TIMES, TARGET, KEYS, LABELLED, LABEL_TIMES) as columns:
         for frame in (each for group in overlapping(pieces) for each in in_order(group) if len(each)):
             name = f"part-{len(names):06d}.arrow"
@@ -255,22 +255,16 @@ def _write(resolved: Resolved, files: Sequence[Path], folder: Path, digest: str,
             columns.append(LABELLED, known + count)
             columns.append(LABEL_TIMES, times[known])
             if len(known):
-                # Chan, Golub and LeVeque: the sums of two parts as those of the whole.
-                values = target[known].astype(np.float64)
-                both = labelled + len(known)
-                with np.errstate(over="ignore", invalid="ignore"):
-                    apart = values.mean() - mean
-                    squares += values.var() * len(known) + apart * apart * (labelled * len(known) / both)
-                    mean += apart * (len(known) / both)
-                labelled = both
+                spread = moments.together(spread, moments.of(target[known].astype(np.float64)))
             count += len(frame)
+    labelled, _, squares = spread
     if not labelled:
         raise DataError(
             f"None of the {count:,} rows has a label {resolved.loop.label.column!r}; a backtest needs labels in the history."
         )
     about = About(
         digest=digest, rows=count, labelled=labelled, put_aside=put_aside, repeated=repeated,
-        spread=math.sqrt(squares / labelled) if np.isfinite(squares) else None, regression=regression, parts=tuple(names), starts=tuple(starts),
+        spread=math.sqrt(squares / labelled), regression=regression, parts=tuple(names), starts=tuple(starts),
     )  # fmt: skip
     write_atomically(folder / ABOUT, encode(about), sync=False)
 
